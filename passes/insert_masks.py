@@ -1,0 +1,70 @@
+"""Puts a mask node on every selected weight of a graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from sparsefx.masking import VECTORS, masked_weight
+
+
+@dataclass(frozen=True, slots=True)
+class InsertMasks:
+    """Rewrites ``weight -> layer`` to ``weight -> masked_weight -> layer``.
+
+    Before, and after (mask parameters are read once, at the top)::
+
+        fc_weight = self.fc.weight                fc_weight = self.fc.weight
+        linear = F.linear(x, fc_weight)           masked = masked_weight(fc_weight, mu,
+                                                      slope, center, threshold, last,
+                                                      through, 0)
+                                                  linear = F.linear(x, masked)
+
+    Attributes:
+        sites: site number by the graph's name of the weight.
+        state: the module that holds the mask parameters.
+        path: where the graph finds it.
+    """
+
+    sites: Mapping[str, int]
+    state: nn.Module
+    path: str = "_sparsefx"
+
+    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+        """Rewrites in place, recompiles, and returns the same module."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # modules' flags are attributes, not tensors
+            graph_module._modules.setdefault(self.path, self.state)
+            insert(graph_module.graph, self.sites, self.path)
+            graph_module.graph.lint()
+            graph_module.recompile()
+        return graph_module
+
+
+def insert(graph: fx.Graph, sites: Mapping[str, int], state: str) -> None:
+    """Inserts the nodes; see `InsertMasks`."""
+    weights = [n for n in graph.nodes if n.op == "get_attr" and n.target in sites]
+    if not weights:
+        return
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    start = inputs[-1].next if inputs else next(iter(graph.nodes))
+    with graph.inserting_before(start):
+        scalars = [graph.create_node("get_attr", f"{state}.{name}", name=name) for name in VECTORS]
+    for scalar in scalars:
+        scalar.meta["module"] = state
+    for weight in weights:
+        index = sites[str(weight.target)]
+        users = list(weight.users)
+        with graph.inserting_after(weight):
+            masked = graph.create_node(
+                "call_function",
+                masked_weight,
+                (weight, *scalars, index),
+                name=f"{weight.name}_masked",
+            )
+        masked.meta = dict(weight.meta)
+        for user in users:
+            user.replace_input_with(weight, masked)

@@ -1,0 +1,39 @@
+"""Who decides how much where: one function a file, and the presets as YAML.
+
+The module is also the public function `sparsefx.policies()`: calling it lists the
+names of the presets.
+
+Example:
+    >>> import sparsefx.policies
+    >>> "cost_budget" in sparsefx.policies.preset_names()
+    True
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from types import ModuleType
+
+from sparsefx.policies.allocation import Allocation
+from sparsefx.policies.cost_budget import cost_budget
+from sparsefx.policies.erk import erk
+from sparsefx.policies.presets import preset_names
+from sparsefx.policies.uniform import uniform
+
+ALLOCATIONS: Mapping[str, Callable[..., Allocation]] = {
+    "cost_budget": cost_budget,
+    "uniform": uniform,
+    "erk": erk,
+}
+
+
+class _CallableModule(ModuleType):
+    """A module that answers `sparsefx.policies()` and still holds the files here."""
+
+    def __call__(self) -> tuple[str, ...]:
+        """Names of the presets, see `preset_names`."""
+        return preset_names()
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,0 +1,124 @@
+"""The allocation solver alone: sites and a budget in, densities out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+
+from sparsefx.budget import parse_budget
+from sparsefx.errors import BudgetError, PolicyError
+from sparsefx.policies import ALLOCATIONS
+from sparsefx.policies.allocation import Allocation, planned, prices
+from sparsefx.policy import Policy, PolicySource, load_policy
+from sparsefx.site import Site
+
+
+def allocate(
+    sites: Sequence[Site],
+    budget: float | str | Mapping[str, float | str],
+    *,
+    policy: PolicySource = "cost_budget",
+    cost: str | None = None,
+    normalize: str | None = None,
+) -> Allocation:
+    """Distributes a budget over sites, without touching any model.
+
+    Args:
+        sites: the maskable weights, for example ``sparsefx.sites(module)``.
+        budget: fraction of the sites' dense cost, percent, or absolute, as in
+            `sparsefx.transform`; a mapping names the cost.
+        policy: name of a preset, path of a YAML file, mapping, `Policy`, or a function
+            ``(sites, budget) -> Allocation`` that is given the absolute cost.
+        cost: the cost a bare budget speaks of; None takes the policy's.
+        normalize: how weights of different layers compare; None takes the policy's.
+
+    Raises:
+        BudgetError: the budget is malformed, or cannot be met within the bounds.
+        PolicyError: the policy is not known, or answers nonsense.
+
+    Example:
+        >>> import sympy
+        >>> one = {"macs": sympy.Integer(1)}
+        >>> pair = [Site(name, name, "linear", (4, 5), one) for name in "ab"]
+        >>> allocate(pair, 0.25, policy="uniform").densities
+        {'a': 0.25, 'b': 0.25}
+    """
+    given = {"cost": cost, "normalize": normalize}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    chosen = load_policy(policy, **overrides)
+    (single,) = parse_budget(budget, chosen.cost)
+    per_weight = prices(sites, single.cost)
+    dense = sum(p * s.numel for p, s in zip(per_weight, sites, strict=True))
+    return run(chosen, sites, single.limit(dense), single.cost)
+
+
+def run(policy: Policy, sites: Sequence[Site], limit: float, cost: str) -> Allocation:
+    """Asks a policy's allocation function, built in or the user's own.
+
+    Args:
+        policy: whose ``allocation`` and ``normalize`` count.
+        sites: the maskable weights.
+        limit: cost allowed for these sites, in the unit of ``cost``.
+        cost: name of the cost.
+
+    Raises:
+        BudgetError: the limit cannot be met within the bounds, or the answer of the
+            user's function costs more.
+        PolicyError: the user's function answers nonsense.
+
+    Example:
+        >>> import sympy
+        >>> one = {"macs": sympy.Integer(1)}
+        >>> pair = [Site(name, name, "linear", (4, 5), one) for name in "ab"]
+        >>> def mine(sites, budget):
+        ...     return {"a": 0.5, "b": 0.0}
+        >>> run(load_policy(mine), pair, 20, "macs").cost
+        10.0
+    """
+    function = (
+        ALLOCATIONS[policy.allocation]
+        if isinstance(policy.allocation, str)
+        else policy.allocation
+    )
+    known = {"cost": cost, "normalize": policy.normalize}
+    answer = function(sites, limit, **_accepted(function, known))
+    if isinstance(answer, Mapping):
+        answer = planned(answer, sites, limit, cost)
+    _check_answer(policy, answer, sites, limit, cost)
+    return answer
+
+
+def _accepted(
+    function: Callable[..., object], known: Mapping[str, str]
+) -> dict[str, str]:
+    parameters = inspect.signature(function).parameters
+    return {name: value for name, value in known.items() if name in parameters}
+
+
+def _check_answer(
+    policy: Policy, answer: object, sites: Sequence[Site], limit: float, cost: str
+) -> None:
+    if not isinstance(answer, Allocation):
+        raise PolicyError(
+            f"policy {policy.name!r} answers {type(answer).__name__}; return an "
+            "Allocation, or a mapping from site.name to density"
+        )
+    for site in sites:
+        for given in (answer.lower, answer.upper, answer.densities):
+            if not 0 <= given.get(site.name, -1.0) <= 1:
+                raise PolicyError(
+                    f"policy {policy.name!r} gives {site.name} the density "
+                    f"{given.get(site.name)}; give a kept fraction in [0, 1]"
+                )
+        low, high = answer.lower[site.name], answer.upper[site.name]
+        if low < site.min_density - 1e-9 or high > site.max_density + 1e-9:
+            raise PolicyError(
+                f"policy {policy.name!r} gives {site.name} densities from {low:g} to "
+                f"{high:g}; its bounds allow {site.min_density:g} to "
+                f"{site.max_density:g}"
+            )
+    if answer.cost > limit * (1 + 1e-9):
+        raise BudgetError(
+            f"policy {policy.name!r} spends {answer.cost:.6g} {cost}, but the budget "
+            f"allows {limit:.6g}; lower its densities"
+        )

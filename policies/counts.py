@@ -1,0 +1,86 @@
+"""From densities to whole weights: how many each site keeps, within the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sparsefx.policies.allocation import Allocation, bounds, ceil, floor, prices
+from sparsefx.site import Site
+
+
+def counts(
+    allocation: Allocation, sites: Sequence[Site], budget: float, cost: str
+) -> tuple[tuple[int, int], ...]:
+    """Least and greatest number of kept weights of each site.
+
+    A range of densities becomes the whole numbers inside it; which of them is left
+    to the weights. Where the allocation fixes every site, each keeps the floor of
+    its share, and the budget left over is handed out in whole weights, largest
+    fractional part first (ties in the order of sites), while it fits. So the cost is
+    never above the budget, and less than one weight below it unless upper bounds
+    forbid.
+
+    Args:
+        allocation: lower and upper densities by site name.
+        sites: the maskable weights.
+        budget: cost allowed for these sites.
+        cost: name of the cost.
+
+    Returns:
+        ``(lower, upper)`` for each site, in order; equal for a fixed site.
+
+    Example:
+        >>> import sympy
+        >>> from sparsefx.policies.uniform import uniform
+        >>> one = {"params": sympy.Integer(1)}
+        >>> pair = [Site(name, name, "linear", (5,), one) for name in "ab"]
+        >>> counts(uniform(pair, 5, "params"), pair, 5, "params")
+        ((3, 3), (2, 2))
+    """
+    lower = [allocation.lower[site.name] for site in sites]
+    upper = [allocation.upper[site.name] for site in sites]
+    if lower != upper:
+        highest = [floor(d, s.numel) for d, s in zip(upper, sites, strict=True)]
+        lowest = [ceil(d, s.numel) for d, s in zip(lower, sites, strict=True)]
+        return tuple(
+            (min(low, high), high) for low, high in zip(lowest, highest, strict=True)
+        )
+    kept = _rounded(lower, sites, budget, prices(sites, cost))
+    return tuple((count, count) for count in kept)
+
+
+def _rounded(
+    densities: Sequence[float],
+    sites: Sequence[Site],
+    budget: float,
+    per_weight: Sequence[float],
+) -> list[int]:
+    limits = [bounds(site) for site in sites]
+    # Without slack, so as never to exceed the budget: a count that rounding made
+    # fall just short has the largest fractional part and is handed back first.
+    kept = [
+        max(math.floor(d * s.numel), low) if price else floor(d, s.numel)
+        for d, s, (low, _), price in zip(
+            densities, sites, limits, per_weight, strict=True
+        )
+    ]
+    parts = [d * s.numel - n for d, s, n in zip(densities, sites, kept, strict=True)]
+    order = sorted(
+        (i for i in range(len(sites)) if per_weight[i] > 0), key=lambda i: -parts[i]
+    )
+    left = budget - math.fsum(p * n for p, n in zip(per_weight, kept, strict=True))
+    # A lower bound may have rounded a share up: others give back what that costs.
+    for i in reversed(order):
+        if left < 0:
+            taken = min(math.ceil(-left / per_weight[i]), kept[i] - limits[i][0])
+            kept[i] -= taken
+            left += taken * per_weight[i]
+    # First one weight each, then whatever still fits: cheap sites may take more.
+    for most in (1, math.inf):
+        for i in order:
+            room = max(limits[i][1] - kept[i], 0)
+            given = int(min(most, room, max(left, 0.0) // per_weight[i]))
+            kept[i] += given
+            left -= given * per_weight[i]
+    return kept

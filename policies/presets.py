@@ -1,0 +1,94 @@
+"""The presets beside this file, and policy files in general: YAML to a mapping."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+import yaml
+
+from sparsefx.errors import PolicyError
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names of the policies that come with sparsefx, in alphabetical order.
+
+    Example:
+        >>> preset_names()
+        ('cost_budget', 'erk', 'spartan', 'uniform')
+    """
+    files = importlib.resources.files("sparsefx.policies").iterdir()
+    names = (file.name for file in files)
+    return tuple(sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml")))
+
+
+def read_preset(name: str) -> dict[str, object]:
+    """The fields a preset sets.
+
+    Args:
+        name: one of `preset_names`.
+
+    Example:
+        >>> read_preset("erk")["allocation"]
+        'erk'
+    """
+    file = importlib.resources.files("sparsefx.policies").joinpath(f"{name}.yaml")
+    return parse(file.read_text("utf-8"), f"preset {name!r}")
+
+
+def read_file(path: str | Path) -> dict[str, object]:
+    """The fields a policy file sets.
+
+    Raises:
+        PolicyError: the file is missing or is not a YAML mapping.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"policy file '{path}' cannot be read: {error}") from None
+    return parse(text, f"policy file '{path}'")
+
+
+def parse(text: str, origin: str) -> dict[str, object]:
+    """YAML text to a mapping from field names.
+
+    Args:
+        text: a YAML mapping.
+        origin: what messages call the text.
+
+    Raises:
+        PolicyError: the text is not YAML, not a mapping, or repeats a key.
+
+    Example:
+        >>> parse("beta: 5.0", "this text")
+        {'beta': 5.0}
+    """
+    try:
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise PolicyError(f"{origin} is not valid YAML: {error}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise PolicyError(
+            f"{origin} holds {data!r}; write one 'field: value' a line, for example "
+            "'allocation: cost_budget'"
+        )
+    return data
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """The loader of yaml.safe_load, but a repeated key is an error."""
+
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[object, object]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise PolicyError(
+                    f"{key.value!r} is given twice in the same mapping (line "
+                    f"{key.start_mark.line + 1}); keep one"
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)

@@ -1,0 +1,30 @@
+"""Sparse training as graph rewrites under an exact, linear cost budget."""
+
+from sparsefx import passes as passes
+from sparsefx import policies as policies
+from sparsefx.api import costs as costs
+from sparsefx.api import draw as draw
+from sparsefx.api import finalize as finalize
+from sparsefx.api import graphs as graphs
+from sparsefx.api import masks as masks
+from sparsefx.api import report as report
+from sparsefx.api import sites as sites
+from sparsefx.api import step as step
+from sparsefx.api import transform as transform
+from sparsefx.capture import Capture as Capture
+from sparsefx.capture import capture as capture
+from sparsefx.errors import BudgetError as BudgetError
+from sparsefx.errors import CaptureError as CaptureError
+from sparsefx.errors import MaskError as MaskError
+from sparsefx.errors import PolicyError as PolicyError
+from sparsefx.errors import SparsefxError as SparsefxError
+from sparsefx.policies.allocate import allocate as allocate
+from sparsefx.policies.allocation import Allocation as Allocation
+from sparsefx.policy import Policy as Policy
+from sparsefx.policy import load_policy as load_policy
+from sparsefx.projection import hard_topk as hard_topk
+from sparsefx.projection import project as project
+from sparsefx.site import Granularity as Granularity
+from sparsefx.site import Site as Site
+
+__version__ = "0.1.0"

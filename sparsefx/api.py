@@ -1,0 +1,298 @@
+"""The life cycle: transform, step, report, finalize."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from sparsefx.building import build
+from sparsefx.capture import Capture, capture
+from sparsefx.cost import CostTable
+from sparsefx.draw import draw as draw_graphs
+from sparsefx.errors import CaptureError, MaskError
+from sparsefx.example_inputs import offered
+from sparsefx.layer import hard_mask
+from sparsefx.masked_module import program_of, restore
+from sparsefx.passes.annotate_costs import cost_table
+from sparsefx.policy import PolicySource, load_policy
+from sparsefx.report import BudgetReport, Cost, LayerReport, Report, Total
+from sparsefx.site import Site
+from sparsefx.state import CHILD, SparseState
+from sparsefx.training import StepReport, Trainer, advance
+
+COSTS = ("macs", "params", "bytes")
+
+
+def transform(
+    model: nn.Module,
+    policy: PolicySource = "cost_budget",
+    *,
+    example_inputs: Any = None,
+    inplace: bool = False,
+    strict: bool = False,
+    **overrides: Any,
+) -> nn.Module:
+    """Makes a model train sparse: its weights are masked under an exact budget.
+
+    Args:
+        model: any module. It is not touched unless ``inplace``; the result shares its
+            parameters and buffers, so that an existing optimizer stays valid.
+        policy: a preset's name, the path of a YAML file, a mapping, a `Policy`, or a
+            function ``(sites, budget) -> Allocation``.
+        example_inputs: a tuple of positional inputs or a dict of keyword inputs, for
+            the graph and the costs. Without them, what the model offers is used.
+        inplace: transform the model itself.
+        strict: raise if a selected weight cannot be masked, instead of warning.
+        overrides: fields of `Policy`: ``budget=``, ``total_steps=``, ``exclude=`` ...
+
+    Returns:
+        A module of the model's class with the same parameter names and signature.
+
+    Raises:
+        PolicyError: the policy or one of its fields is not understood.
+        BudgetError: the budget cannot be met.
+        CaptureError: the model does not run on the example inputs.
+        MaskError: the model is already transformed, has nothing to mask, or ``strict``
+            and a weight stays dense.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> sparse = transform(net, budget=0.25, example_inputs=(torch.randn(2, 8),))
+        >>> sum(int(mask.sum()) for mask in masks(sparse).values())
+        48
+    """
+    settings = load_policy(policy, **overrides)
+    if not isinstance(model, nn.Module):
+        raise MaskError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+    if _find_state(model) is not None:
+        raise MaskError(
+            f"this {type(model).__name__} is already transformed; transform the original "
+            "model, or finalize this one first"
+        )
+    return build(model, settings, example_inputs, inplace=inplace, strict=strict)
+
+
+def step(module: nn.Module) -> StepReport:
+    """Moves the masks one step; call it after ``optimizer.step()``.
+
+    Args:
+        module: what `transform` returned, also inside DDP or ``torch.compile``.
+
+    Raises:
+        MaskError: the module is not transformed or is finalized, or a weight has NaN
+            or infinite entries (the masks then stay as they were).
+
+    Example:
+        >>> net = nn.Linear(8, 4)
+        >>> sparse = transform(net, budget=0.5, example_inputs=(torch.randn(2, 8),))
+        >>> step(sparse).hard_cost
+        32.0
+    """
+    return advance(*_live(module, "step"))
+
+
+def masks(module: nn.Module) -> dict[str, Tensor]:
+    """The hard masks (bool, True is kept) by parameter name.
+
+    Example:
+        >>> net = nn.Linear(4, 1)
+        >>> _ = nn.init.constant_(net.weight, 1.0)
+        >>> masks(transform(net, budget=0.5, example_inputs=(torch.ones(1, 4),)))
+        {'weight': tensor([[ True,  True, False, False]])}
+    """
+    state, trainer = _live(module, "masks")
+    if bool(state.frozen) and trainer.kept is not None:
+        return dict(zip(state.names, (k.clone() for k in trainer.kept), strict=True))
+    found = {}
+    for index, (name, weight) in enumerate(zip(state.names, state.weights(), strict=True)):
+        a = weight.detach().abs()
+        a = a if a.dtype.itemsize >= 4 else a.float()
+        found[name] = hard_mask(a, state.threshold[index], state.last[index])
+    return found
+
+
+def sites(module: nn.Module) -> tuple[Site, ...]:
+    """The masked weights with granularity, costs and bounds.
+
+    Example:
+        >>> sparse = transform(nn.Linear(4, 2), example_inputs=(torch.ones(3, 4),))
+        >>> [(site.name, str(site.costs["macs"])) for site in sites(sparse)]
+        [('weight', 'batch')]
+    """
+    state, trainer = _live(module, "sites")
+    return tuple(trainer.plan.live(state.weights()))
+
+
+def graphs(module: nn.Module) -> dict[str, fx.GraphModule]:
+    """The rewritten graphs by module path; the key "" is the whole model.
+
+    Example:
+        >>> sparse = transform(nn.Linear(4, 2), example_inputs=(torch.ones(3, 4),))
+        >>> "masked_weight" in graphs(sparse)[""].code
+        True
+    """
+    root = _unwrapped(module)
+    _live(root, "graphs")
+    return {
+        path: program.module(owner)
+        for path, owner in root.named_modules()
+        if (program := program_of(owner)) is not None
+    }
+
+
+def draw(module: nn.Module, path: str | Path) -> None:
+    """Draws the rewritten graphs into an ``.svg``, ``.dot`` or ``.html`` file."""
+    draw_graphs(graphs(module), path)
+
+
+def costs(model: nn.Module, example_inputs: Any = None) -> CostTable:
+    """What any model costs, layer by layer, symbolic and in numbers.
+
+    Args:
+        model: a module; it is left as it was.
+        example_inputs: as for `transform`.
+
+    Example:
+        >>> table = costs(nn.Linear(4, 2), (torch.ones(3, 4),))
+        >>> table.totals()["macs"]["total"], str(table["weight"].macs)
+        (24, '8*batch')
+    """
+    inputs = offered(model) if example_inputs is None else example_inputs
+    if inputs is None:
+        raise CaptureError(
+            f"costs of {type(model).__name__} need example_inputs: MACs depend on the "
+            "sizes; give a tuple of positional inputs, such as (torch.zeros(1, 3, 224, "
+            "224),), or a dict of keyword inputs"
+        )
+    found: Capture = capture(model, inputs, verify=False)
+    return cost_table(model, found.graphs)
+
+
+def report(module: nn.Module) -> Report:
+    """What is kept where, at what cost, and what is not masked and why.
+
+    Example:
+        >>> sparse = transform(nn.Linear(4, 2), budget=0.5,
+        ...                    example_inputs=(torch.ones(1, 4),))
+        >>> report(sparse).to_dict()["budgets"]
+        {'macs': {'limit': 4, 'kept': 4, 'met': True}}
+    """
+    state, trainer = _live(module, "report")
+    plan = trainer.plan
+    counts = {name: int(mask.count_nonzero()) for name, mask in masks(module).items()}
+    counts |= {site.name: site.numel for site in plan.dense}
+    everything = (*plan.sites, *plan.dense)
+    rows = [
+        LayerReport(
+            site.name,
+            site.op,
+            site.shape,
+            str(site.granularity) if site in plan.sites else "dense",
+            counts[site.name] / max(site.numel, 1),
+            {
+                cost: Cost(site.cost(cost) * counts[site.name], site.cost(cost) * site.numel)
+                for cost in COSTS
+            },
+        )
+        for site in everything
+    ]
+    fixed = {cost: total["fixed"] for cost, total in plan.table.totals().items()}
+    totals = {}
+    for cost in COSTS:
+        kept = sum(row.costs[cost].kept for row in rows)
+        dense = sum(row.costs[cost].dense for row in rows)
+        totals[cost] = Total(kept, dense, fixed[cost], dense)
+    kept = totals[plan.cost].kept
+    met = kept <= plan.limit * (1 + 1e-12)
+    return Report(
+        policy=plan.policy.name,
+        step=int(state.step),
+        frozen=bool(state.frozen),
+        layers=tuple(rows),
+        totals=totals,
+        budgets={plan.cost: BudgetReport(plan.limit, kept, met)},
+        coverage=plan.coverage,
+        history=tuple(trainer.history),
+    )
+
+
+def finalize(module: nn.Module) -> nn.Module:
+    """The plain model: original classes and keys, masks baked into the weights.
+
+    Dropped weights are exactly zero, kept ones carry their soft mask. The result
+    shares nothing with ``module``, which can no longer be trained.
+
+    Raises:
+        MaskError: the module is not transformed, or has been finalized already.
+
+    Example:
+        >>> net = nn.Linear(4, 2, bias=False)
+        >>> dense = finalize(transform(net, budget=0.5,
+        ...                            example_inputs=(torch.ones(1, 4),)))
+        >>> type(dense) is nn.Linear, int(dense.weight.count_nonzero())
+        (True, 4)
+    """
+    root = _unwrapped(module)
+    state, trainer = _live(root, "finalize")
+    import copy
+
+    dense = copy.deepcopy(root)
+    inner = cast(SparseState, dense.get_submodule(CHILD))
+    with torch.no_grad():
+        for index, weight in enumerate(inner.weights()):
+            weight.copy_(inner.masked(weight, index))
+            weight.grad = None
+    restore(dense)
+    dense.__dict__.pop(TRAINER, None)
+    trainer.finalized = True
+    return dense
+
+
+TRAINER = "_sparsefx_trainer"
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The transformed model inside DDP and compiled wrappers."""
+    for _ in range(8):
+        for name in ("_orig_mod", "module"):
+            inner = module._modules.get(name)
+            if isinstance(inner, nn.Module) and CHILD not in module._modules:
+                module = inner
+                break
+        else:
+            break
+    return module
+
+
+def _find_state(model: nn.Module) -> SparseState | None:
+    return next((m for m in model.modules() if isinstance(m, SparseState)), None)
+
+
+def _live(module: nn.Module, verb: str) -> tuple[SparseState, Trainer]:
+    root = _unwrapped(module)
+    state = root._modules.get(CHILD)
+    if not isinstance(state, SparseState):
+        raise MaskError(
+            f"{verb} needs what sparsefx.transform returned; this {type(root).__name__} "
+            "has no masks (it was never transformed, or is already finalized)"
+        )
+    trainer: Trainer = root.__dict__[TRAINER]
+    if trainer.finalized and verb in ("step", "finalize"):
+        raise MaskError(
+            f"{verb} after finalize: this model has been finalized and its masks are "
+            "final; train the model that finalize returned, or transform again"
+        )
+    return state, trainer
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _options(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(overrides)

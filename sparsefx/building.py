@@ -1,0 +1,196 @@
+"""From a model and a policy to the sparse model: capture, annotate, allocate, insert."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from sparsefx.budget import parse_budget
+from sparsefx.capture import Capture, capture
+from sparsefx.cost import CostRow, CostTable
+from sparsefx.errors import CaptureError, MaskError
+from sparsefx.example_inputs import offered
+from sparsefx.masked_module import mask_module, mirror, run_graph
+from sparsefx.passes.annotate_costs import AnnotateCosts, cost_table
+from sparsefx.passes.insert_masks import InsertMasks
+from sparsefx.plan import Plan
+from sparsefx.policy import Policy
+from sparsefx.report import Coverage
+from sparsefx.selection import Selection, select
+from sparsefx.site import Granularity, Site
+from sparsefx.state import CHILD, SparseState
+from sparsefx.training import Trainer, project
+
+TRAINER = "_sparsefx_trainer"  # attribute that holds the Trainer of a sparse model
+
+
+def build(
+    model: nn.Module, policy: Policy, example_inputs: Any, *, inplace: bool, strict: bool
+) -> nn.Module:
+    """Builds the sparse model; see `sparsefx.transform`."""
+    found, priced = _captured(model, example_inputs)
+    table = cost_table(model, found.graphs if priced else {})
+    weights = {row.name: row for row in table if row.maskable}
+    if not weights:
+        raise MaskError(
+            f"{type(model).__name__} has no weight to mask: no parameter of two or more "
+            "dimensions is multiplied with an activation"
+        )
+    chosen = select(
+        [(row.name, row.module) for row in weights.values()],
+        policy.include,
+        policy.exclude,
+        policy.layers,
+        min_density=policy.min_density,
+        max_density=policy.max_density,
+        granularity=policy.granularity,
+    )
+    parameters = dict(model.named_parameters())
+    made = {
+        name: _site(row, chosen[name], parameters[name]) for name, row in weights.items()
+    }
+    sites = tuple(site for name, site in made.items() if chosen[name].selected)
+    dense = tuple(site for name, site in made.items() if not chosen[name].selected)
+    budget = parse_budget(policy.budget, policy.cost)[0]
+    cost = budget.cost
+    if cost == "macs" and not priced:
+        _say(
+            "no example inputs, and the model offers none: MACs are unknown, so the "
+            "budget counts parameters instead; give example_inputs=(x,)"
+        )
+        cost = "params"
+    total = sum(site.cost(cost) * site.numel for site in made.values())
+    limit = budget.limit(total)
+    if limit > total:
+        _say(
+            f"budget {policy.budget!r} is above what the dense model costs "
+            f"({total:.6g} {cost}), so nothing is dropped; lower it"
+        )
+        limit = total
+    covered = _coverage(model, table, chosen, found)
+    plan = Plan(policy, sites, dense, cost, limit, table, covered)
+    plan.limits(limit, [parameters[s.name] for s in sites])  # refuse before touching
+    _check_coverage(plan, found, priced, strict)
+    return _install(model, plan, found, inplace)
+
+
+def _captured(model: nn.Module, example_inputs: Any) -> tuple[Capture, bool]:
+    if example_inputs is not None:
+        return capture(model, example_inputs), True
+    inputs = offered(model)
+    if inputs is not None:
+        try:
+            return capture(model, inputs), True
+        except CaptureError:
+            pass  # what the model offers does not fit: as if it offered nothing
+    return capture(model, None), False
+
+
+def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
+    low, high = chosen.min_density, chosen.max_density
+    if not chosen.selected:
+        low = high = 1.0
+    return Site(
+        name=row.name,
+        module=row.module,
+        op=row.op,
+        shape=row.shape,
+        costs=row.per_weight(),
+        sizes=dict(row.sizes),
+        granularity=Granularity.parse(chosen.granularity),
+        min_density=low,
+        max_density=high,
+        weight=parameter,
+    )
+
+
+def _coverage(
+    model: nn.Module, table: CostTable, chosen: Mapping[str, Selection], found: Capture
+) -> tuple[Coverage, ...]:
+    graphed = {
+        f"{path}.{node.target}" if path else str(node.target)
+        for path, program in found.programs.items()
+        for node in program.graph.nodes
+        if node.op == "get_attr"
+    }
+    aliases: dict[int, list[str]] = {}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(value), []).append(name)
+    rows = []
+    for name, value in model.named_parameters():
+        row, choice = table[name], chosen.get(name)
+        if choice is not None and choice.selected:
+            seen = graphed.intersection(aliases[id(value)])
+            kind: Any = "graph" if seen else "property"
+            rows.append(Coverage(name, row.module, kind, ""))
+        else:
+            reason = choice.reason if choice is not None else row.reason
+            rows.append(Coverage(name, row.module, None, reason))
+    return tuple(rows)
+
+
+def _check_coverage(plan: Plan, found: Capture, priced: bool, strict: bool) -> None:
+    unknown = [
+        row
+        for row in plan.coverage
+        if row.masked is None and _looks_like_weight(row, plan.table, plan)
+    ]
+    if unknown:
+        text = "; ".join(f"{row.parameter} ({row.reason})" for row in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        message = f"{len(unknown)} weights stay dense: {text}{more}"
+        if strict:
+            raise MaskError(f"{message}; exclude them, or drop strict=True")
+        _say(f"{message}; report() lists them")
+    if priced and not found.whole:
+        reason = next(iter(found.reasons.values()), "")
+        parts = ", ".join(list(found.programs)[:4]) or "none"
+        _say(
+            f"the model is not one graph ({reason}); graphs cover {parts}"
+            f"{' ...' if len(found.programs) > 4 else ''}, all selected weights are masked"
+        )
+
+
+def _looks_like_weight(row: Coverage, table: CostTable, plan: Plan) -> bool:
+    if any(site.name == row.parameter for site in plan.dense):
+        return False  # the user said so
+    return len(table[row.parameter].shape) >= 2
+
+
+def _install(model: nn.Module, plan: Plan, found: Capture, inplace: bool) -> nn.Module:
+    root = model if inplace else mirror(model)
+    numbers = {site.name: index for index, site in enumerate(plan.sites)}
+    named = dict(root.named_parameters())
+    index_of = {id(named[name]): index for name, index in numbers.items()}
+    owners: list[list[tuple[nn.Module, str]]] = [[] for _ in plan.sites]
+    for module in root.modules():
+        for attribute, value in module._parameters.items():
+            if value is not None and id(value) in index_of:
+                owners[index_of[id(value)]].append((module, attribute))
+    state = SparseState([site.name for site in plan.sites], owners)
+    root.add_module(CHILD, state)
+    trainer = Trainer(plan)
+    root.__dict__[TRAINER] = trainer
+    for index, entries in enumerate(owners):
+        for module, attribute in entries:
+            mask_module(module, {attribute: index}, state)
+    for path, program in found.programs.items():
+        owner = root.get_submodule(path)
+        local = {
+            name: index_of[id(value)]
+            for name, value in owner.named_parameters(remove_duplicate=False)
+            if id(value) in index_of
+        }
+        run_graph(owner, program, state)
+        bound = program.module(owner)
+        AnnotateCosts()(bound)
+        InsertMasks(local, state)(bound)
+    project(state, plan, plan.policy.schedule().at(0))
+    return root
+
+
+def _say(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=5)

@@ -1,0 +1,66 @@
+r"""The budget's share of the gradient, added when a backward pass ends.
+
+Moving one weight moves the multiplier ``mu`` that all weights of a group share.
+With ``T`` the group's ``sum_i G_i w_i s_i`` (gathered by autograd as the gradient of
+``mu``), ``c`` the prices and ``S = sum_i c_i s_i``, every gradient of the group gets
+
+    dL/dw_i  -=  sign(w_i) * slope * c_i * s_i * T / S
+
+Adding it inside autograd would hold every layer's gradient back until the whole
+backward pass is done; here each layer's gradient is ready as in the dense model.
+Source: Tai, Tian, Lim, "Spartan: Differentiable Sparsity via Regularized
+Transportation", 2022 (arXiv 2205.14107), with the exact normaliser ``S``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparsefx.layer import soft_mask
+from sparsefx.masking import magnitude
+
+
+def shares(total: Tensor, groups: Tensor, spreads: Tensor) -> Tensor:
+    """``T / S`` of each site's group; 0 where the group's mask is not soft.
+
+    Args:
+        total: ``sum G w s`` of each site, shape (sites,).
+        groups: group number of each site, in [0, sites).
+        spreads: ``sum c m (1 - m)`` of each site.
+
+    Example:
+        >>> t = torch.tensor([1.0, 2.0, 5.0])
+        >>> shares(t, torch.tensor([0, 0, 1]), torch.tensor([2.0, 4.0, 0.0]))
+        tensor([0.5000, 0.5000, 0.0000])
+    """
+    zero = torch.zeros_like(total)
+    tops = zero.index_add(0, groups, total)[groups]
+    bottoms = zero.index_add(0, groups, spreads)[groups]
+    return torch.where(bottoms > 0, tops / bottoms, zero)
+
+
+@torch.no_grad()
+def couple(
+    weights: Sequence[Tensor],
+    total: Tensor,
+    *,
+    mu: Tensor,
+    slope: Tensor,
+    center: Tensor,
+    price: Tensor,
+    groups: Tensor,
+    spreads: Tensor,
+) -> None:
+    """Subtracts the coupling term from ``weight.grad`` of every site, in place."""
+    factors = shares(total, groups, spreads) * slope * price
+    active = spreads.tolist()
+    for index, weight in enumerate(weights):
+        if not weight.requires_grad or active[index] <= 0:
+            continue
+        a = magnitude(weight)
+        m = soft_mask(a, slope[index], center[index], mu[index])
+        term = weight.sign() * (m * (1 - m) * factors[index]).to(weight.dtype)
+        weight.grad = -term if weight.grad is None else weight.grad.sub_(term)

@@ -1,0 +1,211 @@
+"""Checks of single settings: each names the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Never, TypeGuard
+
+from sparsefx.errors import PolicyError
+from sparsefx.site import Granularity
+
+LAYER_KEYS = ("min_density", "max_density", "density", "granularity")
+
+
+def refuse(field: str, value: object, allowed: str) -> Never:
+    """Raises the error of a setting.
+
+    Raises:
+        PolicyError: always.
+
+    Example:
+        >>> refuse("beta", -1, "a number above 0")
+        Traceback (most recent call last):
+        ...
+        sparsefx.errors.PolicyError: beta is -1; give a number above 0
+    """
+    hint = ""
+    if isinstance(value, str) and _reads_as_number(value):
+        # YAML 1.1 takes 1e-3 for text.
+        hint = " (not as text; YAML reads a number only with its dot, 1.0e-3)"
+    raise PolicyError(f"{field} is {value!r}; give {allowed}{hint}")
+
+
+def unknown(kind: str, name: object, known: Collection[str]) -> Never:
+    """Raises the error of a name that is not known, with the nearest that is.
+
+    Raises:
+        PolicyError: always.
+
+    Example:
+        >>> unknown("policy", "unifrom", ("erk", "uniform"))
+        Traceback (most recent call last):
+        ...
+        sparsefx.errors.PolicyError: policy 'unifrom' is not known; did you mean \
+'uniform'? known: erk, uniform
+    """
+    close = get_close_matches(str(name), known, 1)
+    nearest = f"did you mean {close[0]!r}? " if close else ""
+    raise PolicyError(
+        f"{kind} {name!r} is not known; {nearest}known: {', '.join(known)}"
+    )
+
+
+def choice(field: str, value: object, allowed: Collection[str]) -> None:
+    """Refuses a value that is not one of the allowed words.
+
+    Example:
+        >>> choice("normalize", "layer", ("layer", "none"))
+    """
+    if not isinstance(value, str):
+        refuse(field, value, f"one of {', '.join(allowed)}")
+    if value not in allowed:
+        unknown(field, value, allowed)
+
+
+def text(field: str, value: object) -> str:
+    """A string that is not empty.
+
+    Example:
+        >>> text("name", "mine")
+        'mine'
+    """
+    if not isinstance(value, str) or not value:
+        refuse(field, value, "a string that is not empty")
+    return value
+
+
+def positive(field: str, value: object, most: float = math.inf) -> float:
+    """A finite number above 0, at most ``most``.
+
+    Example:
+        >>> positive("beta", 20)
+        20.0
+    """
+    if not (_is_number(value) and 0 < value <= most and math.isfinite(value)):
+        refuse(
+            field,
+            value,
+            "a number above 0" if most == math.inf else f"a number in (0, {most:g}]",
+        )
+    return float(value)
+
+
+def density(field: str, value: object) -> float:
+    """A kept fraction, in [0, 1].
+
+    Example:
+        >>> density("min_density", 0)
+        0.0
+    """
+    if not (_is_number(value) and 0 <= value <= 1):
+        refuse(field, value, "a kept fraction in [0, 1]")
+    return float(value)
+
+
+def count(field: str, value: object) -> int:
+    """A whole number of at least 1.
+
+    Example:
+        >>> count("update_every", 100)
+        100
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        refuse(field, value, "a whole number of at least 1")
+    return value
+
+
+def position(field: str, value: object) -> int | float:
+    """A step (int of at least 0) or a fraction of total_steps (float in [0, 1]).
+
+    Example:
+        >>> position("end_step", 0.2), position("end_step", 200)
+        (0.2, 200)
+    """
+    whole = isinstance(value, int)
+    if not (_is_number(value) and value >= 0 and (whole or value <= 1)):
+        refuse(
+            field,
+            value,
+            "a step (int of at least 0) or a fraction of total_steps (float in [0, 1])",
+        )
+    return value
+
+
+def budget(field: str, value: object) -> float | str | dict[str, float | str]:
+    """A number, a string, or a mapping from cost names to either; not parsed here.
+
+    Example:
+        >>> budget("budget", {"macs": "25%"})
+        {'macs': '25%'}
+    """
+    if _is_number(value) or (isinstance(value, str) and value):
+        return value  # type: ignore[return-value]
+    if not isinstance(value, Mapping) or not value:
+        refuse(
+            field,
+            value,
+            "a fraction (0.1), a string ('25%', '1.2 GMACs') or a mapping from cost "
+            "names to either",
+        )
+    for cost, limit in value.items():
+        text(f"the cost name in {field}", cost)
+        if not (_is_number(limit) or (isinstance(limit, str) and limit)):
+            refuse(f"{field}[{cost!r}]", limit, "a number or a string such as '25%'")
+    return dict(value)
+
+
+def patterns(field: str, value: object) -> tuple[str, ...]:
+    """Patterns of module names; one string counts as one pattern.
+
+    Example:
+        >>> patterns("exclude", "head"), patterns("exclude", ["stem.*", "re:fc[12]"])
+        (('head',), ('stem.*', 're:fc[12]'))
+    """
+    if isinstance(value, str):
+        value = (value,)
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        refuse(field, value, "a list of patterns of module names")
+    return tuple(text(f"a pattern in {field}", pattern) for pattern in value)
+
+
+def layers(field: str, value: object) -> dict[str, dict[str, float | str]]:
+    """Settings by pattern: min_density, max_density, density, granularity.
+
+    Example:
+        >>> layers("layers", {"head": {"min_density": 1}})
+        {'head': {'min_density': 1.0}}
+    """
+    if not isinstance(value, Mapping):
+        refuse(field, value, "a mapping from patterns to settings")
+    return {
+        text(f"a pattern in {field}", pattern): _layer(f"{field}[{pattern!r}]", options)
+        for pattern, options in value.items()
+    }
+
+
+def _layer(field: str, options: object) -> dict[str, float | str]:
+    if not isinstance(options, Mapping):
+        refuse(field, options, f"a mapping with the keys {', '.join(LAYER_KEYS)}")
+    checked: dict[str, float | str] = {}
+    for key, value in options.items():
+        if key not in LAYER_KEYS:
+            unknown(f"key of {field}", key, LAYER_KEYS)
+        if key == "granularity":
+            checked[key] = str(Granularity.parse(text(f"{field}[{key!r}]", value)))
+        else:
+            checked[key] = density(f"{field}[{key!r}]", value)
+    return checked
+
+
+def _reads_as_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""How masks move: one learner a file."""

@@ -1,0 +1,147 @@
+r"""Masks by regularised optimal transport: the soft top-k under a cost budget.
+
+At each update the magnitudes decide anew: the hard masks are the largest prefix by
+``worth |w| / price`` that the budget pays, the soft masks ``m`` solve
+
+    maximise   sum_i worth |w_i| m_i + (1/beta) sum_i price H(m_i)
+    subject to sum_i price m_i = budget,  lower_l <= sum_{i in l} m_i <= upper_l
+
+Source: Tai, Tian, Lim, "Spartan: Differentiable Sparsity via Regularized
+Transportation", 2022 (arXiv 2205.14107). The budget is met to 1e-6 here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from sparsefx.dual import solve_soft
+from sparsefx.greedy import solve_hard
+from sparsefx.layer import Layer
+from sparsefx.masking import magnitude
+
+
+@dataclass(frozen=True, slots=True)
+class MaskParameters:
+    """The scalars that define every mask; one entry a site.
+
+    Attributes:
+        mu, slope, center: soft mask ``sigmoid(slope * (|w| - center) + mu)``.
+        threshold, last: hard mask, see `sparsefx.masking`.
+        price: cost of one kept entry.
+        spread: ``sum price m (1 - m)``.
+        group: sites with the same number share one multiplier.
+        counts: entries kept by the hard mask.
+        soft_cost: ``sum price m`` over all sites.
+        hard_cost: ``sum price * counts``.
+        dual: the shared multiplier, uncentred.
+        sweeps: passes over the weights the solver took.
+    """
+
+    mu: tuple[float, ...]
+    slope: tuple[float, ...]
+    center: tuple[float, ...]
+    threshold: tuple[float, ...]
+    last: tuple[int, ...]
+    price: tuple[float, ...]
+    spread: tuple[float, ...]
+    group: tuple[int, ...]
+    counts: tuple[int, ...]
+    soft_cost: float
+    hard_cost: float
+    dual: float
+    sweeps: int
+
+
+def keep_all(numels: Sequence[int], prices: Sequence[float]) -> MaskParameters:
+    """Masks of exactly 1 everywhere.
+
+    Example:
+        >>> keep_all([4], [2.0]).hard_cost
+        8.0
+    """
+    count = len(numels)
+    cost = math.fsum(n * p for n, p in zip(numels, prices, strict=True))
+    return MaskParameters(
+        mu=(math.inf,) * count,
+        slope=(1.0,) * count,
+        center=(0.0,) * count,
+        threshold=(-1.0,) * count,
+        last=tuple(n - 1 for n in numels),
+        price=tuple(prices),
+        spread=(0.0,) * count,
+        group=tuple(range(count)),
+        counts=tuple(numels),
+        soft_cost=cost,
+        hard_cost=cost,
+        dual=math.inf,
+        sweeps=0,
+    )
+
+
+def solve(
+    weights: Sequence[Tensor],
+    prices: Sequence[float],
+    worths: Sequence[float],
+    limits: Sequence[tuple[int, int]],
+    budget: float,
+    beta: float,
+    start: float | None,
+    names: Sequence[str],
+) -> MaskParameters:
+    """Masks of all sites for one budget.
+
+    Args:
+        weights: latent weights, one tensor a site.
+        prices: cost of one kept entry of each site; sites that cost nothing stay dense.
+        worths: what a unit of ``|w|`` is worth, one a site.
+        limits: least and greatest number of entries to keep, one pair a site.
+        budget: cost allowed, in the unit of the prices.
+        beta: inverse temperature.
+        start: the previous shared multiplier, scaled to this beta; only saves sweeps.
+        names: the weights' names, for messages.
+
+    Raises:
+        MaskError: a weight has NaN or infinite entries.
+        BudgetError: the lower limits cost more than the budget.
+    """
+    numels = [w.numel() for w in weights]
+    free = keep_all(numels, prices)
+    active = [i for i, p in enumerate(prices) if p > 0 and limits[i][0] < numels[i]]
+    spent = math.fsum(prices[i] * numels[i] for i in range(len(weights)) if i not in active)
+    if not active:
+        return free
+    layers = [
+        Layer(magnitude(weights[i]), prices[i], worths[i], *limits[i]) for i in active
+    ]
+    chosen = [names[i] for i in active]
+    hard = solve_hard(layers, budget - spent, names=chosen)
+    soft = solve_soft(layers, budget - spent, beta, hard.cutoff, start, names=chosen)
+
+    def merged(defaults: Sequence[Any], found: Sequence[Any]) -> tuple[Any, ...]:
+        out = list(defaults)
+        for index, value in zip(active, found, strict=True):
+            out[index] = value
+        return tuple(out)
+
+    # groups of the solver are numbered within the active layers: 0 is the shared one
+    first = {g: active[soft.groups.index(g)] for g in soft.groups}
+    return replace(
+        free,
+        mu=merged(free.mu, soft.offsets),
+        slope=merged(free.slope, soft.slopes),
+        center=merged(free.center, soft.centers),
+        threshold=merged(free.threshold, hard.thresholds),
+        last=merged(free.last, hard.lasts),
+        spread=merged(free.spread, soft.spreads),
+        group=merged(free.group, [first[g] for g in soft.groups]),
+        counts=merged(free.counts, hard.counts),
+        soft_cost=spent + soft.cost,
+        hard_cost=spent + hard.cost,
+        dual=soft.mu,
+        sweeps=soft.sweeps,
+    )

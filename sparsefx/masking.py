@@ -1,0 +1,110 @@
+r"""The masked weight: ``h * m * w`` recomputed from ``w`` and a few scalars.
+
+For a weight ``w`` with magnitude ``a = |w|`` the mask parameters of its site are
+
+* ``slope = beta * worth / price`` and ``center``, ``mu``, which give the soft mask
+  ``m = sigmoid(slope * (a - center) + mu)``;
+* ``threshold`` and ``last``, which give the hard mask ``h``: kept where
+  ``a > threshold``, or ``a == threshold`` and the flat index is at most ``last``;
+* ``through``, the share of the gradient that dropped entries receive: 1 is the
+  straight-through estimator (dual averaging), 0 trains only what is kept.
+
+No mask is stored. With ``G = dL/d(h m w)`` the backward pass gives the local part
+
+    dL/dw_i = m_i G_i + sign(w_i) slope s_i G_i w_i,      s = m (1 - m)
+
+and ``T = sum_i G_i w_i s_i`` as the gradient of ``mu``. The budget couples all
+weights through ``mu``; that last term is added by `sparsefx.coupling` when the
+backward pass ends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsefx.layer import hard_mask, soft_mask
+from sparsefx.private import is_compiling
+
+VECTORS = ("mu", "slope", "center", "threshold", "last", "through")
+
+
+def magnitude(weight: Tensor) -> Tensor:
+    """``|w|`` without gradient, at least in float32."""
+    value = weight.detach().abs()
+    return value if value.dtype.itemsize >= 4 else value.float()
+
+
+class _MaskedWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        mu: Tensor,
+        slope: Tensor,
+        center: Tensor,
+        threshold: Tensor,
+        last: Tensor,
+        through: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(weight, mu, slope, center, threshold, last, through)
+        a = magnitude(weight)
+        kept = hard_mask(a, threshold, last)
+        masked = weight * soft_mask(a, slope, center, mu).to(weight.dtype)
+        return torch.where(kept, masked, torch.zeros_like(masked))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        weight, mu, slope, center, threshold, last, through = ctx.saved_tensors
+        a = magnitude(weight)
+        m = soft_mask(a, slope, center, mu)
+        s = m * (1 - m)
+        g = grad.to(a.dtype)
+        g = torch.where(hard_mask(a, threshold, last), g, g * through)
+        total = (g * weight * s).sum(dtype=torch.float64)
+        local = g * (m + a * slope * s)
+        return local.to(weight.dtype), total.to(mu.dtype), *[None] * 5
+
+
+def masked_weight(
+    weight: Tensor,
+    mu: Tensor,
+    slope: Tensor,
+    center: Tensor,
+    threshold: Tensor,
+    last: Tensor,
+    through: Tensor,
+    index: int,
+) -> Tensor:
+    """The weight a layer sees: ``h * m * w`` (see the module's docstring).
+
+    Args:
+        weight: the latent weight ``w``, any shape.
+        mu: multipliers, one a site; float64, shape (sites,).
+        slope: inverse temperatures over prices, like ``mu``.
+        center: magnitudes the soft masks are centred on, like ``mu``.
+        threshold: magnitudes of the last kept entries, like ``mu``.
+        last: flat indices of the last entries kept at the threshold; int64.
+        through: share of the gradient dropped entries receive, like ``mu``.
+        index: which site this weight is.
+
+    Returns:
+        A tensor like ``weight``; differentiable in ``weight`` and ``mu``.
+
+    Example:
+        >>> one = torch.ones(1, dtype=torch.float64)
+        >>> last = torch.tensor([-1])
+        >>> w = torch.tensor([0.5, -2.0])
+        >>> masked_weight(w, one * torch.inf, one, one, one, last, one, 0)
+        tensor([ 0., -2.])
+    """
+    scalars = [v[index] for v in (mu, slope, center, threshold, last, through)]
+    out: Tensor = _MaskedWeight.apply(weight, *scalars)  # type: ignore[no-untyped-call]
+    if not is_compiling() and weight.requires_grad and not torch.is_grad_enabled():
+        # matmul folds its batch differently when the weight needs no gradient:
+        # keep the flag, so that density 1 is the identity, bitwise
+        if not torch.is_inference_mode_enabled():
+            out.requires_grad_(True)
+    return out

@@ -1,0 +1,83 @@
+"""What a transformed model was asked to do: policy, sites, budget, coverage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from sparsefx.cost import CostTable
+from sparsefx.policies import ALLOCATIONS
+from sparsefx.policies.allocation import bounds, check_feasible
+from sparsefx.policies.counts import counts
+from sparsefx.policies.cost_budget import worths
+from sparsefx.policy import Policy
+from sparsefx.report import Coverage
+from sparsefx.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The part of a sparse model's state that training never changes.
+
+    Attributes:
+        policy: the settings.
+        sites: the masked weights.
+        dense: maskable weights that were not selected; they count as kept.
+        cost: name of the budget's cost.
+        limit: the target: cost allowed for ``sites`` and ``dense`` together.
+        table: costs of the whole model.
+        coverage: one row a parameter.
+    """
+
+    policy: Policy
+    sites: tuple[Site, ...]
+    dense: tuple[Site, ...]
+    cost: str
+    limit: float
+    table: CostTable
+    coverage: tuple[Coverage, ...]
+
+    @property
+    def total(self) -> float:
+        """Cost of keeping every maskable weight."""
+        return math.fsum(s.cost(self.cost) * s.numel for s in (*self.sites, *self.dense))
+
+    @property
+    def reserved(self) -> float:
+        """Cost of the maskable weights that were not selected."""
+        return math.fsum(s.cost(self.cost) * s.numel for s in self.dense)
+
+    def allowed(self, progress: float) -> float:
+        """The budget at a share of the way from the initial one to the target."""
+        first = max(self.policy.initial_budget * self.total, self.limit)
+        return self.limit if progress >= 1 else first + (self.limit - first) * progress
+
+    def prices(self) -> list[float]:
+        """Cost of one kept weight, one a site."""
+        return [site.cost(self.cost) for site in self.sites]
+
+    def live(self, weights: Sequence[Tensor]) -> list[Site]:
+        """The sites with the weights a model holds now."""
+        return [replace(s, weight=w) for s, w in zip(self.sites, weights, strict=True)]
+
+    def worths(self, weights: Sequence[Tensor]) -> list[float]:
+        """What a unit of magnitude is worth, one a site."""
+        return worths(self.live(weights), self.policy.normalize, self.cost)
+
+    def limits(self, budget: float, weights: Sequence[Tensor]) -> list[tuple[int, int]]:
+        """Least and greatest number of weights to keep, one pair a site.
+
+        Raises:
+            BudgetError: the budget is below what must be kept costs.
+        """
+        everything = [*self.live(weights), *self.dense]
+        check_feasible(everything, budget, self.cost)
+        if self.policy.allocation == "cost_budget":
+            return [bounds(site) for site in self.sites]
+        function = ALLOCATIONS.get(self.policy.allocation) or self.policy.allocation
+        allocation = function(everything, budget, self.cost)
+        found = counts(allocation, everything, budget, self.cost)
+        return list(found[: len(self.sites)])

@@ -1,0 +1,271 @@
+"""The settings of sparse training: one frozen dataclass, to and from YAML."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+
+from sparsefx import fields as check
+from sparsefx.errors import PolicyError
+from sparsefx.policies import ALLOCATIONS
+from sparsefx.policies.allocation import Allocation
+from sparsefx.policies.cost_budget import NORMALIZATIONS
+from sparsefx.policies.presets import preset_names, read_file, read_preset
+from sparsefx.schedule import RAMP_SHAPES, Ramp, RampShape, Schedule, resolve
+from sparsefx.site import Granularity
+
+LEARNERS = ("soft_topk",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Everything that decides how much is kept where and when.
+
+    Positions (``begin_step``, ``end_step``, ``freeze_step``) are steps if they are
+    ints, and fractions of ``total_steps`` if they are floats in [0, 1].
+
+    Raises:
+        PolicyError: a field has a value that is not allowed.
+
+    Example:
+        >>> policy = Policy(budget={"macs": "25%"}, beta=20, total_steps=1000)
+        >>> policy.schedule().at(50).beta
+        2.1875
+    """
+
+    name: str = "custom"
+    """What reports call it."""
+    allocation: str | Callable[..., Allocation | Mapping[str, float]] = "cost_budget"
+    """Who decides how much where: a built-in name, or a function `(sites, budget)`."""
+    cost: str = "macs"
+    """The cost that a bare budget such as 0.1 speaks of."""
+    budget: float | str | Mapping[str, float | str] = field(default=0.1, hash=False)
+    """Allowed cost: fraction, percent or absolute; a mapping names the cost."""
+    initial_budget: float = 1.0
+    """Where the budget's ramp starts: fraction of dense, in (0, 1]."""
+    budget_ramp: RampShape = "linear"
+    """How the budget moves from begin_step to end_step; constant: target at once."""
+    begin_step: int | float = 0.0
+    """Position where the budget's ramp begins."""
+    end_step: int | float = 0.2
+    """Position where the budget reaches its target."""
+    learner: Literal["soft_topk"] = "soft_topk"
+    """How masks move."""
+    beta: float = 10.0
+    """Final inverse temperature of the soft masks, above 0."""
+    beta_initial: float = 1.0
+    """Inverse temperature at step 0, above 0."""
+    beta_ramp: RampShape = "linear"
+    """How beta moves from step 0 to freeze_step; constant: final value at once."""
+    freeze_step: int | float | None = 0.8
+    """Position from which masks are frozen; None or 1.0 never freezes."""
+    update_every: int = 1
+    """Steps between two updates of the masks, at least 1."""
+    normalize: Literal["layer", "global", "none"] = "layer"
+    """What magnitudes are divided by before weights are compared."""
+    granularity: str = "unstructured"
+    """The unit that is kept or dropped."""
+    include: tuple[str, ...] = ()
+    """Patterns of the modules to mask; empty means all."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of the modules that stay dense."""
+    layers: Mapping[str, Mapping[str, float | str]] = field(
+        default_factory=dict, hash=False
+    )
+    """By pattern: min_density, max_density, density, granularity."""
+    min_density: float = 0.0
+    """Least kept fraction of every site, in [0, 1]."""
+    max_density: float = 1.0
+    """Greatest kept fraction of every site, in [0, 1]."""
+    total_steps: int | None = None
+    """Optimizer steps the schedule spans; None is at the target at once."""
+
+    def __post_init__(self) -> None:
+        if not callable(self.allocation):
+            check.choice("allocation", self.allocation, tuple(ALLOCATIONS))
+        check.choice("budget_ramp", self.budget_ramp, RAMP_SHAPES)
+        check.choice("beta_ramp", self.beta_ramp, RAMP_SHAPES)
+        check.choice("learner", self.learner, LEARNERS)
+        check.choice("normalize", self.normalize, NORMALIZATIONS)
+        Granularity.parse(check.text("granularity", self.granularity))
+        checked = {
+            "name": check.text("name", self.name),
+            "cost": check.text("cost", self.cost),
+            "budget": check.budget("budget", self.budget),
+            "initial_budget": check.positive("initial_budget", self.initial_budget, 1),
+            "begin_step": check.position("begin_step", self.begin_step),
+            "end_step": check.position("end_step", self.end_step),
+            "beta": check.positive("beta", self.beta),
+            "beta_initial": check.positive("beta_initial", self.beta_initial),
+            "update_every": check.count("update_every", self.update_every),
+            "include": check.patterns("include", self.include),
+            "exclude": check.patterns("exclude", self.exclude),
+            "layers": check.layers("layers", self.layers),
+            "min_density": check.density("min_density", self.min_density),
+            "max_density": check.density("max_density", self.max_density),
+        }
+        if self.freeze_step is not None:
+            check.position("freeze_step", self.freeze_step)
+        if self.total_steps is not None:
+            check.count("total_steps", self.total_steps)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if self.min_density > self.max_density:
+            raise PolicyError(
+                f"min_density {self.min_density:g} is above max_density "
+                f"{self.max_density:g}; lower min_density or raise max_density"
+            )
+        self._check_order()
+        self._warn_unused()
+
+    def _check_order(self) -> None:
+        if self.total_steps is not None:
+            for name in ("begin_step", "end_step", "freeze_step"):
+                value = getattr(self, name)
+                if value is not None and resolve(value, self.total_steps) > (
+                    self.total_steps
+                ):
+                    raise PolicyError(
+                        f"{name} {value} lies beyond total_steps {self.total_steps}; "
+                        f"lower {name} or raise total_steps"
+                    )
+            self.schedule()  # Refuses ramps and a freeze out of order.
+
+    def _warn_unused(self) -> None:
+        unused = [
+            f"layers[{pattern!r}] is empty; set {', '.join(check.LAYER_KEYS)} or "
+            "remove it"
+            for pattern, options in self.layers.items()
+            if not options
+        ]
+        if self.budget_ramp == "constant" and self.initial_budget != 1:
+            unused.append(
+                f"initial_budget {self.initial_budget:g} has no effect with "
+                "budget_ramp 'constant'; choose linear, cosine or cubic"
+            )
+        if self.beta_ramp == "constant" and self.beta_initial != 1:
+            unused.append(
+                f"beta_initial {self.beta_initial:g} has no effect with beta_ramp "
+                "'constant'; choose linear, cosine or cubic"
+            )
+        for message in unused:
+            # The frames above: __post_init__, __init__, the caller.
+            warnings.warn(message, UserWarning, stacklevel=4)
+
+    def schedule(self) -> Schedule:
+        """When things happen, in steps.
+
+        With ``total_steps=None`` the target holds at once and masks never freeze.
+
+        Raises:
+            PolicyError: positions are out of order.
+
+        Example:
+            >>> Policy(total_steps=1000, beta=20).schedule().at(1).beta
+            1.02375
+        """
+        total = self.total_steps
+        if total is None:
+            return Schedule.constant(self.beta, self.update_every)
+        position = self.freeze_step
+        never = position is None or (isinstance(position, float) and position == 1)
+        freeze = None if never or position is None else resolve(position, total)
+        begin, end = resolve(self.begin_step, total), resolve(self.end_step, total)
+        last = total if freeze is None else freeze
+        return Schedule(
+            Ramp(self.budget_ramp, 0.0, 1.0, begin, end),
+            Ramp(self.beta_ramp, self.beta_initial, self.beta, 0, last),
+            freeze=freeze,
+            update_every=self.update_every,
+        )
+
+    def to_yaml(self) -> str:
+        """The policy as YAML text that `load_policy` reads back to an equal policy.
+
+        Raises:
+            PolicyError: ``allocation`` is a function, which YAML cannot hold.
+
+        Example:
+            >>> Policy(beta=20).to_yaml().splitlines()[:2]
+            ['name: custom', 'allocation: cost_budget']
+        """
+        if callable(self.allocation):
+            raise PolicyError(
+                f"policy {self.name!r} allocates by a function, which YAML cannot "
+                f"hold; allowed: {', '.join(ALLOCATIONS)}"
+            )
+        values = _fields_of(self)
+        values["include"], values["exclude"] = list(self.include), list(self.exclude)
+        text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return text
+
+
+PolicySource = (
+    str
+    | Path
+    | Mapping[str, object]
+    | Policy
+    | Callable[..., Allocation | Mapping[str, float]]
+)
+
+
+def load_policy(source: PolicySource, **overrides: object) -> Policy:
+    """A policy from its name, file, mapping or function, with fields replaced.
+
+    Args:
+        source: name of a preset; path of a YAML file (a `Path`, or a string ending in
+            ``.yaml`` or ``.yml``); mapping of fields; a `Policy`; or a function
+            ``(sites, budget) -> Allocation``.
+        overrides: fields of `Policy` that replace those of the source.
+
+    Raises:
+        PolicyError: the source or a field is not known (the message has the nearest
+            known name), or a value is not allowed.
+
+    Example:
+        >>> load_policy("spartan", budget="25%").beta
+        20.0
+        >>> load_policy("cost_budgte")
+        Traceback (most recent call last):
+        ...
+        sparsefx.errors.PolicyError: policy 'cost_budgte' is not known; did you mean \
+'cost_budget'? known: cost_budget, erk, spartan, uniform
+    """
+    known = tuple(f.name for f in fields(Policy))
+    values = {**_read(source), **overrides}
+    for name in values:
+        if name not in known:
+            check.unknown("policy field", name, known)
+    return Policy(**cast("dict[str, Any]", values))
+
+
+def _read(source: PolicySource) -> dict[str, object]:
+    if isinstance(source, Policy):
+        return _fields_of(source)
+    if isinstance(source, Mapping):
+        return dict(source)
+    if isinstance(source, Path):
+        return read_file(source)
+    if isinstance(source, str):
+        if source in preset_names():
+            return read_preset(source)
+        if source.endswith((".yaml", ".yml")):
+            return read_file(source)
+        check.unknown("policy", source, preset_names())
+    if not callable(source):
+        check.refuse(
+            "policy",
+            source,
+            "a preset name, the path of a YAML file, a mapping, a Policy or a function",
+        )
+    name = getattr(source, "__name__", type(source).__name__)
+    return {"allocation": source, "name": name}
+
+
+def _fields_of(policy: Policy) -> dict[str, object]:
+    return {f.name: getattr(policy, f.name) for f in fields(Policy)}

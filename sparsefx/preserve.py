@@ -1,0 +1,80 @@
+"""Running a model without leaving a trace: state is saved and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_TABLES = ("_parameters", "_buffers", "_modules")
+
+
+@contextmanager
+def preserved(root: nn.Module) -> Iterator[None]:
+    """Restores attributes, buffers, flags and random state of ``root`` on exit.
+
+    Covers what forward calls change: running statistics, counters, caches, re-bound
+    buffers, ``training`` flags, torch's random generators. Contents of Python
+    containers held by the modules are not copied.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with preserved(norm):
+        ...     _ = norm(torch.randn(4, 2))
+        >>> int(norm.num_batches_tracked)
+        0
+    """
+    modules = list(root.modules())
+    attributes = [dict(vars(m)) for m in modules]
+    tables = [{t: dict(getattr(m, t)) for t in _TABLES} for m in modules]
+    values = [(b, b.detach().clone()) for b in root.buffers()]
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            yield
+    finally:
+        for module, attrs, kept in zip(modules, attributes, tables, strict=True):
+            module.__dict__.clear()
+            module.__dict__.update(attrs)
+            for table, entries in kept.items():
+                live = getattr(module, table)
+                live.clear()
+                live.update(entries)
+        with torch.no_grad():
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def written_attributes(root: nn.Module, before: dict[str, dict[str, Any]]) -> list[str]:
+    """Names of attributes and buffers that a forward call re-bound."""
+    names = []
+    for path, old in before.items():
+        new = attribute_table(root.get_submodule(path))
+        for key in sorted(old.keys() | new.keys()):
+            if key != "training" and not _same(old.get(key), new.get(key)):
+                names.append(f"{path}.{key}" if path else key)
+    return names
+
+
+def attribute_table(module: nn.Module) -> dict[str, Any]:
+    """A module's own attributes and buffers by name."""
+    own = {k: v for k, v in vars(module).items() if k not in _TABLES}
+    return own | dict(module._buffers)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    plain = (bool, int, float, str, torch.dtype, torch.device)
+    return type(a) is type(b) and isinstance(a, plain) and a == b
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """All tensors in a nest of containers, in order."""
+    from sparsefx.private import tree_flatten
+
+    return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]

@@ -1,0 +1,76 @@
+"""Every private torch name the package uses, in one place.
+
+`tests/test_private.py` names them one by one, so that an upgrade of torch that
+moves one of them fails there and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd import Variable
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+__all__ = [
+    "FakeTensor",
+    "ShapeEnv",
+    "TorchFunctionMode",
+    "TreeSpec",
+    "after_backward",
+    "backward_number",
+    "fake_input",
+    "fake_mode",
+    "is_compiling",
+    "tree_flatten",
+    "tree_unflatten",
+]
+
+
+def fake_mode() -> FakeTensorMode:
+    """A mode in which tensors have shapes and types but no data."""
+    return FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+
+
+def fake_input(mode: FakeTensorMode, value: Tensor, dynamic: Sequence[bool]) -> Tensor:
+    """A fake twin of ``value`` whose ``dynamic`` dimensions are symbols."""
+    sizes = [DimDynamic.DYNAMIC if free else DimDynamic.STATIC for free in dynamic]
+    context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
+    return cast(
+        Tensor,
+        mode.from_tensor(value, static_shapes=False, symbolic_context=context),
+    )
+
+
+def after_backward(callback: Callable[[], None]) -> None:
+    """Runs ``callback`` when the current backward pass has ended.
+
+    The callback is queued twice over: the first time it only queues itself
+    again, so that it runs after callbacks queued by gradient reducers (DDP
+    copies its buckets back in one of those).
+    """
+    engine = cast(Any, Variable)._execution_engine
+
+    def again() -> None:
+        engine.queue_callback(callback)
+
+    engine.queue_callback(again)
+
+
+def backward_number() -> int:
+    """A number that names the running backward pass; -1 outside of one."""
+    return int(torch._C._current_graph_task_id())
+
+
+def is_compiling() -> bool:
+    """Whether `torch.compile` is tracing the caller."""
+    return bool(torch.compiler.is_compiling())

@@ -1,0 +1,184 @@
+"""When things happen: budget, inverse temperature, updates and the freeze, by step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sparsefx.errors import PolicyError
+
+RampShape = Literal["constant", "linear", "cosine", "cubic"]
+RAMP_SHAPES: tuple[str, ...] = get_args(RampShape)
+
+
+def resolve(position: int | float, total_steps: int) -> int:
+    """The step a position means.
+
+    Args:
+        position: a step (int), or a fraction of ``total_steps`` (float in [0, 1]).
+        total_steps: optimizer steps the schedule spans.
+
+    Returns:
+        ``position`` itself if it is an int, else ``floor(position * total_steps)``.
+
+    Example:
+        >>> resolve(0.2, 1000), resolve(1.0, 1000), resolve(1, 1000)
+        (200, 1000, 1)
+    """
+    if isinstance(position, int):
+        return position
+    # 0.29 * 100 is 28.999999999999996 in floating point; the user means 29.
+    return math.floor(position * total_steps + 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """A number that moves from ``initial`` to ``final`` between two steps.
+
+    With ``r = (step - begin) / (end - begin)`` clipped to [0, 1] the value is
+    ``initial + (final - initial) * g(r)``, where ``g(r)`` is ``r`` (linear),
+    ``(1 - cos(pi r)) / 2`` (cosine) or ``1 - (1 - r)^3`` (cubic). A constant ramp
+    is ``final`` at every step.
+
+    Attributes:
+        shape: ``"constant"``, ``"linear"``, ``"cosine"`` or ``"cubic"``.
+        initial: the value up to and at step ``begin``.
+        final: the value at and after step ``end``, exactly.
+        begin: first step of the ramp.
+        end: last step of the ramp; at least ``begin``.
+    """
+
+    shape: RampShape
+    initial: float
+    final: float
+    begin: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if self.shape not in RAMP_SHAPES:
+            raise PolicyError(
+                f"ramp {self.shape!r} is not known; allowed: {', '.join(RAMP_SHAPES)}"
+            )
+        if self.begin > self.end:
+            raise PolicyError(
+                f"a ramp cannot begin at step {self.begin} and end at step "
+                f"{self.end}; lower begin_step or raise end_step"
+            )
+
+    def at(self, step: int) -> float:
+        """The value at a step.
+
+        Args:
+            step: optimizer steps taken so far, at least 0.
+
+        Example:
+            >>> ramp = Ramp("linear", 1.0, 0.1, 0, 200)
+            >>> ramp.at(50), ramp.at(200), ramp.at(1000)
+            (0.775, 0.1, 0.1)
+        """
+        if self.shape == "constant" or step >= self.end:
+            return self.final
+        if step <= self.begin:
+            return self.initial
+        ratio = (step - self.begin) / (self.end - self.begin)
+        if self.shape == "cosine":
+            ratio = (1 - math.cos(math.pi * ratio)) / 2
+        elif self.shape == "cubic":
+            ratio = 1 - (1 - ratio) ** 3
+        return self.initial + (self.final - self.initial) * ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What a schedule says about one step.
+
+    Attributes:
+        budget_progress: share of the way from the initial budget to the target,
+            in [0, 1].
+        beta: inverse temperature of the soft masks.
+        frozen: masks no longer move after this step.
+        update: masks are computed anew at this step. At the freeze step itself
+            both hold: one last update, then the freeze.
+    """
+
+    budget_progress: float
+    beta: float
+    frozen: bool
+    update: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Budget, beta, updates and freeze over the steps of a training run.
+
+    Attributes:
+        progress: the budget's ramp, from 0 (initial budget) to 1 (target).
+        beta: the inverse temperature's ramp.
+        freeze: step from which masks are frozen; None never freezes.
+        update_every: masks are computed anew every this many steps, and also at the
+            steps where a ramp ends or the freeze comes, so that the target is met
+            there.
+    """
+
+    progress: Ramp
+    beta: Ramp
+    freeze: int | None = None
+    update_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.update_every < 1:
+            raise PolicyError(
+                f"update_every is {self.update_every}; it must be at least 1"
+            )
+        ramps = self.progress.shape != "constant"
+        if self.freeze is not None and ramps and self.freeze < self.progress.end:
+            raise PolicyError(
+                f"freeze_step (step {self.freeze}) comes before end_step (step "
+                f"{self.progress.end}): masks would freeze before the budget is "
+                "reached; raise freeze_step or lower end_step"
+            )
+
+    @classmethod
+    def constant(cls, beta: float, update_every: int = 1) -> Schedule:
+        """The schedule without steps: at the target from the start, never frozen.
+
+        Args:
+            beta: inverse temperature, above 0.
+            update_every: steps between two updates, at least 1.
+
+        Example:
+            >>> Schedule.constant(10.0).at(0)
+            Phase(budget_progress=1.0, beta=10.0, frozen=False, update=True)
+        """
+        return cls(
+            Ramp("constant", 0.0, 1.0, 0, 0),
+            Ramp("constant", beta, beta, 0, 0),
+            update_every=update_every,
+        )
+
+    def at(self, step: int) -> Phase:
+        """What holds at a step.
+
+        Args:
+            step: optimizer steps taken so far, at least 0.
+
+        Example:
+            >>> schedule = Schedule(
+            ...     Ramp("linear", 0.0, 1.0, 0, 200),
+            ...     Ramp("linear", 1.0, 20.0, 0, 800),
+            ...     freeze=800,
+            ... )
+            >>> schedule.at(50)
+            Phase(budget_progress=0.25, beta=2.1875, frozen=False, update=True)
+            >>> schedule.at(801)
+            Phase(budget_progress=1.0, beta=20.0, frozen=True, update=False)
+        """
+        due = step % self.update_every == 0
+        milestone = step in (self.progress.end, self.beta.end, self.freeze)
+        return Phase(
+            budget_progress=self.progress.at(step),
+            beta=self.beta.at(step),
+            frozen=self.freeze is not None and step >= self.freeze,
+            update=(due or milestone) and (self.freeze is None or step <= self.freeze),
+        )

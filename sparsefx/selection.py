@@ -1,0 +1,205 @@
+"""Which weights are masked, and within what bounds: patterns over names."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from sparsefx.errors import PolicyError
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the patterns say about one parameter.
+
+    Attributes:
+        selected: it is to be masked.
+        reason: why it is not; "" if it is.
+        min_density: least kept fraction, in [0, 1].
+        max_density: greatest kept fraction, in [0, 1].
+        granularity: the unit that is kept or dropped.
+    """
+
+    selected: bool
+    reason: str = ""
+    min_density: float = 0.0
+    max_density: float = 1.0
+    granularity: str = "unstructured"
+
+
+def select(
+    names: Iterable[tuple[str, str]],
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    layers: Mapping[str, Mapping[str, float | str]] | None = None,
+    *,
+    min_density: float = 0.0,
+    max_density: float = 1.0,
+    granularity: str = "unstructured",
+) -> dict[str, Selection]:
+    """Applies the patterns of a policy to the weights of a model.
+
+    A pattern is a glob on the path of the module that owns the weight (``*`` also
+    matches dots, case counts), or ``re:`` and a regular expression that must match
+    all of it; the parameter's own name is accepted as well. Where several patterns
+    of ``layers`` match, each setting comes from the most specific one (most
+    characters that are no wildcards), among equals from the last.
+
+    Args:
+        names: pairs of parameter name and path of the owning module.
+        include: patterns of the modules to mask; empty means all.
+        exclude: patterns of the modules that stay dense; they win over ``include``.
+        layers: settings by pattern: ``min_density``, ``max_density``, ``density``
+            (both bounds at once), ``granularity``.
+        min_density: least kept fraction where no pattern says otherwise.
+        max_density: greatest kept fraction where no pattern says otherwise.
+        granularity: unit kept or dropped where no pattern says otherwise.
+
+    Returns:
+        A `Selection` by parameter name, in the order of ``names``.
+
+    Raises:
+        PolicyError: a pattern matches nothing, nothing is left to mask, or the
+            settings of a weight contradict each other.
+
+    Example:
+        >>> names = [("stem.weight", "stem"), ("head.weight", "head")]
+        >>> chosen = select(names, exclude=("stem",), layers={"h*": {"density": 0.5}})
+        >>> chosen["stem.weight"].reason
+        "excluded by 'stem'"
+        >>> chosen["head.weight"].min_density, chosen["head.weight"].max_density
+        (0.5, 0.5)
+    """
+    pairs = list(names)
+    settings = dict(layers or {})
+    for field, patterns in (
+        ("include", include),
+        ("exclude", exclude),
+        ("layers", settings),
+    ):
+        for pattern in patterns:
+            _require_match(field, pattern, pairs)
+    ranked = sorted(settings, key=_specificity)  # Stable: later ones win among equals.
+    defaults: dict[str, float | str] = {
+        "min_density": min_density,
+        "max_density": max_density,
+        "granularity": granularity,
+    }
+    chosen = {}
+    for name, module in pairs:
+        reason = _why_not(name, module, include, exclude)
+        matching = [p for p in ranked if not reason and _matches(p, name, module)]
+        chosen[name] = (
+            Selection(False, reason)
+            if reason
+            else _settled(name, defaults, {p: settings[p] for p in matching})
+        )
+    _check_used(chosen, pairs, settings)
+    return chosen
+
+
+def _matches(pattern: str, name: str, module: str) -> bool:
+    if pattern.startswith("re:"):
+        regex = _regex(pattern)
+        return bool(regex.fullmatch(module) or regex.fullmatch(name))
+    return fnmatchcase(module, pattern) or fnmatchcase(name, pattern)
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern.removeprefix("re:"))
+    except re.error as error:
+        raise PolicyError(
+            f"pattern {pattern!r} is not a regular expression: {error}; mend it, or "
+            "drop 're:' to use a glob"
+        ) from None
+
+
+def _specificity(pattern: str) -> int:
+    if pattern.startswith("re:"):
+        return sum(char.isalnum() or char == "_" for char in pattern[3:])
+    return len(re.sub(r"\[[^\]]*\]|[*?]", "", pattern))
+
+
+def _why_not(
+    name: str, module: str, include: Sequence[str], exclude: Sequence[str]
+) -> str:
+    for pattern in exclude:
+        if _matches(pattern, name, module):
+            return f"excluded by {pattern!r}"
+    if include and not any(_matches(p, name, module) for p in include):
+        return f"not matched by include {', '.join(map(repr, include))}"
+    return ""
+
+
+def _require_match(field: str, pattern: str, pairs: Sequence[tuple[str, str]]) -> None:
+    if any(_matches(pattern, name, module) for name, module in pairs):
+        return
+    if not pattern.startswith("re:"):
+        inside = f"{pattern}.*"
+        if any(_matches(inside, name, module) for name, module in pairs):
+            raise PolicyError(
+                f"{field} pattern {pattern!r} matches no layer, but has layers inside; "
+                f"did you mean {inside!r}?"
+            )
+    known = list(dict.fromkeys(module or name for name, module in pairs))
+    close = get_close_matches(pattern.removeprefix("re:"), known, 3)
+    nearest = f"did you mean {', '.join(map(repr, close))}? " if close else ""
+    more = f" and {len(known) - 8} more" if len(known) > 8 else ""
+    raise PolicyError(
+        f"{field} pattern {pattern!r} matches no layer; {nearest}available: "
+        f"{', '.join(known[:8]) or 'none'}{more}"
+    )
+
+
+def _settled(
+    name: str,
+    defaults: Mapping[str, float | str],
+    matching: Mapping[str, Mapping[str, float | str]],
+) -> Selection:
+    found = dict(defaults)
+    for options in matching.values():
+        found.update(options)
+    low, high = float(found["min_density"]), float(found["max_density"])
+    asked = f" (patterns {', '.join(map(repr, matching))})" if matching else ""
+    if low > high:
+        raise PolicyError(
+            f"{name}: min_density {low:g} is above max_density {high:g}{asked}; lower "
+            "min_density or raise max_density"
+        )
+    if "density" in found:
+        density = float(found["density"])
+        if not low <= density <= high:
+            raise PolicyError(
+                f"{name}: density {density:g} is outside min_density {low:g} and "
+                f"max_density {high:g}{asked}; change one of them"
+            )
+        low = high = density
+    return Selection(True, "", low, high, str(found["granularity"]))
+
+
+def _check_used(
+    chosen: Mapping[str, Selection],
+    pairs: Sequence[tuple[str, str]],
+    settings: Mapping[str, Mapping[str, float | str]],
+) -> None:
+    if pairs and not any(choice.selected for choice in chosen.values()):
+        raise PolicyError(
+            "include and exclude leave no weight to mask; shorten exclude or widen "
+            "include"
+        )
+    for pattern in settings:
+        if not any(
+            chosen[name].selected and _matches(pattern, name, module)
+            for name, module in pairs
+        ):
+            warnings.warn(
+                f"layers pattern {pattern!r} has no effect: every layer it matches "
+                "stays dense; remove it, or include the layer",
+                UserWarning,
+                stacklevel=3,
+            )

@@ -1,0 +1,212 @@
+"""The mask parameters and the step count, registered in the model they belong to.
+
+Everything that training changes is a buffer: `state_dict`, `deepcopy`, `.to()` and
+data-parallel wrappers see it; no optimizer does. Masks themselves are not stored.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsefx.coupling import couple
+from sparsefx.distributed import mean_over_ranks
+from sparsefx.errors import MaskError
+from sparsefx.learners.soft_topk import MaskParameters
+from sparsefx.layer import hard_mask
+from sparsefx.masking import VECTORS, magnitude, masked_weight
+from sparsefx.private import after_backward, backward_number
+
+CHILD = "_sparsefx"  # the name under which a model holds its state
+Owner = tuple[nn.Module, str]
+
+
+class SparseState(nn.Module):
+    """Mask parameters of all sites; its forward is the identity.
+
+    Attributes:
+        names: the sites' parameter names.
+        owners: for each site, the modules and attributes that hold its weight.
+        step: optimizer steps taken, int64.
+        mu, slope, center, threshold, through, price, spread: float64, shape (sites,).
+        last, group: int64, shape (sites,).
+        dual: shared multiplier and beta of the last update, float64, shape (2,).
+        frozen: whether masks no longer move.
+    """
+
+    step: Tensor
+    mu: Tensor
+    slope: Tensor
+    center: Tensor
+    threshold: Tensor
+    last: Tensor
+    through: Tensor
+    price: Tensor
+    spread: Tensor
+    group: Tensor
+    dual: Tensor
+    frozen: Tensor
+
+    def __init__(self, names: Sequence[str], owners: Sequence[Sequence[Owner]]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.__dict__["owners"] = [list(entries) for entries in owners]
+        self.__dict__["refresh"] = None
+        count = len(names)
+        device = next(iter(self.weights()), torch.empty(0)).device
+        for name in ("mu", "slope", "center", "threshold", "through", "price", "spread"):
+            self.register_buffer(name, torch.zeros(count, dtype=torch.float64, device=device))
+        for name in ("last", "group"):
+            self.register_buffer(name, torch.zeros(count, dtype=torch.int64, device=device))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=device))
+        dual = torch.tensor([math.nan, math.nan], dtype=torch.float64, device=device)
+        self.register_buffer("dual", dual)
+        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
+        self._arm()
+
+    def forward(self, value: Any) -> Any:
+        """Returns ``value``: containers that call all their children stay right."""
+        return value
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        kind = "frozen" if bool(self.frozen) else "learning"
+        return f"{len(self.names)} masked weights, step {int(self.step)}, {kind}"
+
+    # -- weights and masks ---------------------------------------------------------
+
+    def weights(self) -> list[Tensor]:
+        """The latent weights, one a site."""
+        found = []
+        for (owner, attribute), *_ in self.__dict__["owners"]:
+            weight = owner._parameters[attribute]
+            assert weight is not None
+            found.append(weight)
+        return found
+
+    def masked(self, weight: Tensor, index: int) -> Tensor:
+        """The weight a layer sees."""
+        return masked_weight(weight, *(getattr(self, name) for name in VECTORS), index)
+
+    @torch.no_grad()
+    def hard_masks(self) -> list[Tensor]:
+        """Bool masks of all sites, recomputed from weights and scalars."""
+        return [
+            hard_mask(magnitude(w), self.threshold[i], self.last[i])
+            for i, w in enumerate(self.weights())
+        ]
+
+    @torch.no_grad()
+    def assign(self, found: MaskParameters, beta: float) -> None:
+        """Takes over the scalars of an update; masks are learning."""
+        fields = ("mu", "slope", "center", "threshold", "last", "price", "spread", "group")
+        for name in fields:
+            self._set(name, getattr(found, name))
+        self._set("dual", (found.dual, beta))
+        self.through.fill_(1.0)
+        self.frozen.fill_(False)
+
+    @torch.no_grad()
+    def freeze(self) -> list[Tensor]:
+        """Bakes the masks into the weights and holds them; returns the hard masks.
+
+        Kept weights take on their soft mask, dropped ones become zero. From then on
+        a weight is kept where it is not zero, and only those get a gradient.
+        """
+        kept = []
+        for index, weight in enumerate(self.weights()):
+            weight.copy_(self.masked(weight, index))
+            everything = float(self.threshold[index]) < 0
+            kept.append(torch.ones_like(weight, dtype=torch.bool) if everything else weight != 0)
+        dropping = self.threshold >= 0
+        self.threshold.masked_fill_(dropping, 0.0)
+        self.last.masked_fill_(dropping, -1)
+        for name, value in (("mu", math.inf), ("center", 0.0), ("slope", 1.0)):
+            getattr(self, name).fill_(value)
+        for name in ("spread", "through"):
+            getattr(self, name).fill_(0.0)
+        self.frozen.fill_(True)
+        return kept
+
+    def _set(self, name: str, values: Sequence[float]) -> None:
+        buffer = getattr(self, name)
+        buffer.copy_(torch.tensor(values, dtype=buffer.dtype))
+
+    # -- the coupling term of the gradient -----------------------------------------
+
+    def _arm(self) -> None:
+        """Makes ``mu`` a leaf that collects its gradient and reports it."""
+        self._buffers["mu"] = self.mu.detach().requires_grad_(True)
+        self.__dict__["pending"] = None
+        state = weakref.ref(self)
+
+        def collected(_: Tensor) -> None:
+            live = state()
+            if live is not None and live.pending != backward_number():
+                live.__dict__["pending"] = backward_number()
+                after_backward(live._couple)
+
+        self.mu.register_post_accumulate_grad_hook(collected)
+
+    def _couple(self) -> None:
+        self.__dict__["pending"] = None
+        total, self.mu.grad = self.mu.grad, None
+        if total is None:
+            return
+        couple(
+            self.weights(),
+            mean_over_ranks(total),
+            mu=self.mu,
+            slope=self.slope,
+            center=self.center,
+            price=self.price,
+            groups=self.group,
+            spreads=self.spread,
+        )
+
+    # -- moving, copying, loading --------------------------------------------------
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseState:
+        """Follows a move to another device; keeps its precision (`.half()`)."""
+        for name, buffer in self._buffers.items():
+            assert buffer is not None
+            device = fn(torch.empty(0, device=buffer.device)).device
+            self._buffers[name] = buffer.detach().to(device)
+        self._arm()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._arm()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The sites' names, to refuse a checkpoint of another selection."""
+        return {"names": list(self.names)}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Checks that the checkpoint masks the same weights."""
+        theirs = tuple(state["names"])
+        if theirs != self.names:
+            odd = sorted(set(theirs) ^ set(self.names))[:5] or ["their order"]
+            raise MaskError(
+                f"the checkpoint masks {len(theirs)} weights, this model "
+                f"{len(self.names)}; they differ in {', '.join(odd)}; transform the "
+                "model with the policy the checkpoint was made with"
+            )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *rest: Any
+    ) -> None:
+        """A checkpoint without masks is a dense one: masks are found anew."""
+        if any(key.startswith(prefix) for key in state_dict):
+            if prefix + "_extra_state" in state_dict:
+                self.set_extra_state(state_dict[prefix + "_extra_state"])
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+        refresh = self.__dict__["refresh"]
+        if refresh is not None:
+            refresh(any(key.startswith(prefix) for key in state_dict))

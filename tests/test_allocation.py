@@ -1,0 +1,410 @@
+"""Allocation: golden densities, exact budgets, bounds, monotonicity, refusals."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import sympy
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsefx.errors import BudgetError, MaskError, PolicyError
+from sparsefx.policies.allocate import allocate, run
+from sparsefx.policies.allocation import Allocation, bounds, planned
+from sparsefx.policies.cost_budget import cost_budget, worths
+from sparsefx.policies.counts import counts
+from sparsefx.policies.erk import erk
+from sparsefx.policies.uniform import uniform
+from sparsefx.policy import Policy, load_policy
+from sparsefx.site import Site
+
+POLICIES = (cost_budget, uniform, erk)
+
+
+def site(name, shape, price=1, weight=None, low=0.0, high=1.0):
+    return Site(
+        f"{name}.weight",
+        name,
+        "linear",
+        shape,
+        {"macs": sympy.Integer(price), "params": sympy.Integer(1)},
+        min_density=low,
+        max_density=high,
+        weight=weight,
+    )
+
+
+def sites_of(shapes, **options):
+    return [site(f"l{i}", shape, **options) for i, shape in enumerate(shapes)]
+
+
+def dense_of(sites, cost="macs"):
+    return sum(one.cost(cost) * one.numel for one in sites)
+
+
+def spent(kept, sites, cost="macs"):
+    return math.fsum(n * s.cost(cost) for n, s in zip(kept, sites, strict=True))
+
+
+@st.composite
+def problems(draw):
+    """Sites with weights, prices (also 0) and bounds, and a feasible budget."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    sites = []
+    for i in range(draw(st.integers(1, 5))):
+        shape = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
+        low, high = sorted(draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
+        if draw(st.booleans()):
+            low, high = 0.0, 1.0
+        price = draw(st.integers(0 if i else 1, 50))
+        weight = torch.from_numpy(rng.integers(-3, 4, shape) * rng.normal(size=shape))
+        sites.append(site(f"l{i}", shape, price, weight, low, high))
+    limits = [bounds(one) for one in sites]
+    least = spent([low for low, _ in limits], sites)
+    most = spent([high for _, high in limits], sites)
+    share = draw(st.floats(0, 1.1))
+    budget = least + share * (most - least)
+    return sites, max(budget, 1e-6), most
+
+
+@pytest.mark.parametrize(
+    ("shapes", "fraction", "expected"),
+    [
+        (
+            [(300, 784), (100, 300), (10, 100)],
+            0.1,
+            [0.0795677705, 0.2301886792, 1.0],
+        ),
+        (
+            [(64, 3, 7, 7), (64, 64, 3, 3), (512, 512, 3, 3), (1000, 2048)],
+            0.2,
+            [1.0, 0.7605723066, 0.0913467206, 0.3114032764],
+        ),
+        (
+            [(64, 3, 7, 7), (64, 64, 3, 3), (512, 512, 3, 3), (1000, 2048)],
+            0.05,
+            [0.4465858041, 0.1885469644, 0.02264498289, 0.07719731831],
+        ),
+    ],
+)
+def test_golden_erk(shapes, fraction, expected):
+    sites = sites_of(shapes)
+    plan = erk(sites, fraction * dense_of(sites, "params"), "params")
+    assert list(plan.densities.values()) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("policy", [uniform, erk])
+@given(problems())
+@settings(max_examples=60, deadline=None)
+def test_fixed_plans_spend_the_budget_exactly_within_bounds(policy, problem):
+    sites, budget, most = problem
+    plan = policy(sites, budget)
+    assert plan.cost == pytest.approx(min(budget, most), rel=1e-9, abs=1e-9)
+    for one in sites:
+        low, high = bounds(one)
+        density = plan.densities[one.name]
+        assert low / one.numel - 1e-12 <= density <= high / one.numel + 1e-12
+        if one.cost("macs") == 0:
+            assert density == high / one.numel
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(problems())
+@settings(max_examples=60, deadline=None)
+def test_counts_keep_every_promise(policy, problem):
+    sites, budget, most = problem
+    plan = policy(sites, budget)
+    ranges = counts(plan, sites, budget, "macs")
+    for (low, high), one in zip(ranges, sites, strict=True):
+        least, greatest = bounds(one)
+        assert least <= low <= high <= greatest
+    if policy is cost_budget:
+        kept = [round(plan.densities[one.name] * one.numel) for one in sites]
+        fits = all(lo <= n <= hi for n, (lo, hi) in zip(kept, ranges, strict=True))
+        assert fits
+    else:
+        kept = [low for low, _ in ranges]
+        assert all(low == high for low, high in ranges)
+    total = spent(kept, sites)
+    assert total <= budget * (1 + 1e-9)
+    room = [
+        one.cost("macs")
+        for n, one in zip(kept, sites, strict=True)
+        if n < bounds(one)[1]
+    ]
+    if policy is not cost_budget and room:
+        assert budget - total < min(room)
+    if policy is cost_budget and room:
+        assert budget - total < max(room) * (1 + 1e-9)
+    if not room:
+        assert total == most
+
+
+@pytest.mark.parametrize("policy", [uniform, erk])
+@given(problems(), st.floats(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_more_budget_never_lowers_a_density(policy, problem, factor):
+    sites, budget, _ = problem
+    less, more = policy(sites, budget), policy(sites, budget * factor)
+    for name, density in less.densities.items():
+        assert more.densities[name] >= density - 1e-12
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 1), st.floats(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_more_budget_never_lowers_a_density_of_the_global_policy(seed, share, factor):
+    rng = np.random.default_rng(seed)
+    sites = [
+        site(f"l{i}", (6, 7), 3, torch.from_numpy(rng.normal(size=(6, 7))))
+        for i in range(3)
+    ]
+    budget = share * dense_of(sites)
+    less, more = cost_budget(sites, budget), cost_budget(sites, budget * factor)
+    assert all(more.densities[n] >= d for n, d in less.densities.items())
+
+
+@given(problems())
+@settings(max_examples=40, deadline=None)
+def test_density_and_counts_follow_a_permutation_of_the_sites(problem):
+    sites, budget, _ = problem
+    for policy in (uniform, erk):
+        there, back = policy(sites, budget), policy(sites[::-1], budget)
+        for one in sites:
+            assert there.densities[one.name] == pytest.approx(back.densities[one.name])
+
+
+def test_counts_hand_out_what_is_left_by_largest_fraction():
+    pair = sites_of([(10,), (10,)])
+    plan = planned([0.25, 0.27], pair, 5.2, "params")
+    assert counts(plan, pair, 5.2, "params") == ((2, 2), (3, 3))
+    tied = sites_of([(5,), (5,)])
+    assert counts(uniform(tied, 5), tied, 5, "macs") == ((3, 3), (2, 2))
+
+
+def test_counts_of_ranges_and_of_pinned_layers():
+    pair = [site("a", (7,), low=0.5, high=0.9), site("b", (3,), low=0.5, high=0.5)]
+    lower = {"a.weight": 0.5, "b.weight": 0.5}
+    plan = Allocation(lower, {**lower, "a.weight": 0.9}, lower, 5, 5, 10)
+    assert counts(plan, pair, 5, "macs") == ((4, 6), (1, 1))
+
+
+def test_a_lower_bound_rounded_up_is_paid_for_by_the_others():
+    pair = [site("a", (5,), low=0.5), site("b", (5,))]
+    plan = planned([0.5, 0.4], pair, 4.5, "macs")
+    assert counts(plan, pair, 4.5, "macs") == ((3, 3), (1, 1))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6))
+def test_densities_that_are_counts_come_back(kept, numel):
+    kept = min(kept, numel)
+    one = site("a", (numel,), low=kept / numel, high=kept / numel)
+    assert bounds(one) == (kept, kept)
+
+
+def test_weights_decide_in_the_global_policy():
+    first = site("a", (2, 2), 1, torch.tensor([[4.0, 1.0], [3.0, 0.1]]))
+    second = site("b", (2, 2), 1, torch.tensor([[40.0, 10.0], [0.1, 0.1]]))
+    raw = cost_budget([first, second], 3, normalize="none")
+    assert raw.densities == {"a.weight": 0.25, "b.weight": 0.5}
+    even = cost_budget([first, second], 3, normalize="layer")
+    assert even.densities == {"a.weight": 0.5, "b.weight": 0.25}
+    assert even.lower == {"a.weight": 0.0, "b.weight": 0.0}
+    assert even.upper == {"a.weight": 1.0, "b.weight": 1.0}
+
+
+def test_worths():
+    first = site("a", (2,), 2, torch.tensor([1.0, -3.0]))
+    second = site("b", (2,), 6, torch.tensor([8.0, 0.0]).bfloat16())
+    free = site("c", (2,), 0, torch.tensor([100.0, 100.0]))
+    sites = [first, second, free]
+    assert worths(sites, "none", "macs") == [1, 1, 1]
+    assert worths(sites, "layer", "macs") == [2, 1, 0.04]
+    assert worths(sites, "global", "macs") == [4 / 3] * 3
+    zero = site("z", (2,), 2, torch.zeros(2))
+    assert worths([zero], "layer", "macs") == [2]
+    assert worths([zero], "global", "macs") == [2]
+
+
+@pytest.mark.parametrize("normalize", ["layer", "global"])
+def test_worths_do_not_depend_on_the_scale_of_weights_and_prices(normalize):
+    weight = torch.linspace(-1, 2, 12, dtype=torch.float64)
+    small = [site("a", (12,), 3, weight), site("b", (12,), 5, 2 * weight)]
+    large = [site("a", (12,), 30, 7 * weight), site("b", (12,), 50, 14 * weight)]
+    units = [
+        [w * m / s.cost("macs") for w, m, s in zip(ws, (1, 2), sites, strict=True)]
+        for sites, ws in (
+            (small, worths(small, normalize, "macs")),
+            (large, [7 * w for w in worths(large, normalize, "macs")]),
+        )
+    ]
+    assert units[0] == pytest.approx(units[1])
+
+
+def test_more_than_everything_is_everything():
+    sites = [site("a", (4,), 1, torch.ones(4)), site("b", (4,), 1, torch.ones(4))]
+    for policy in POLICIES:
+        assert set(policy(sites, 1e9).densities.values()) == {1.0}
+
+
+def test_layers_that_cost_nothing_stay_whole():
+    free = site("emb", (8, 4), 0, torch.ones(8, 4))
+    paid = site("fc", (4, 4), 1, torch.arange(16.0).reshape(4, 4))
+    for policy in POLICIES:
+        plan = policy([free, paid], 8)
+        assert plan.densities == {"emb.weight": 1.0, "fc.weight": 0.5}
+
+
+def test_allocate_reads_budgets_and_policies():
+    sites = [site("a", (10, 10), 2), site("b", (10, 10), 4)]
+    assert allocate(sites, "25%", policy="uniform").budget == 150
+    assert allocate(sites, 0.25, policy="uniform", cost="params").budget == 50
+    assert allocate(sites, {"params": 0.5}, policy="erk").budget == 100
+    assert allocate(sites, "60 MACs", policy=Policy(allocation="uniform")).cost == (
+        pytest.approx(60)
+    )
+    weighty = [site("a", (4,), 1, torch.arange(4.0))]
+    plan = allocate(weighty, 0.5, policy="spartan", normalize="none")
+    assert plan.densities == {"a.weight": 0.5}
+
+
+def test_a_users_own_function():
+    sites = sites_of([(10,), (10,)])
+
+    def first_only(sites, budget):
+        return {
+            one.name: min(1.0, budget / 10) * (not i) for i, one in enumerate(sites)
+        }
+
+    def with_cost(sites, budget, cost):
+        return planned([0.5, 0.0], sites, budget, cost)
+
+    plan = allocate(sites, 0.25, policy=first_only)
+    assert plan.densities == {"l0.weight": 0.5, "l1.weight": 0.0}
+    assert (plan.cost, plan.budget, plan.dense) == (5, 5, 20)
+    assert allocate(sites, 0.25, policy=with_cost) == plan
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (lambda sites, budget: 3, PolicyError, "policy '<lambda>' answers int; return"),
+        (
+            lambda sites, budget: {},
+            PolicyError,
+            "the policy gives no density for l0, l1; give one, in [0, 1], for every",
+        ),
+        (
+            lambda sites, budget: {one.name: 1.5 for one in sites},
+            PolicyError,
+            "density 1.5 of l0 is not allowed; give a kept fraction in [0, 1]",
+        ),
+        (
+            lambda sites, budget: Allocation({}, {}, {}, 0, 0, 1),
+            PolicyError,
+            "gives l0.weight the density None; give a kept fraction in [0, 1]",
+        ),
+        (
+            lambda sites, budget: {one.name: 1.0 for one in sites},
+            BudgetError,
+            "spends 20 macs, but the budget allows 5; lower its densities",
+        ),
+        (
+            lambda sites, budget: {one.name: 0.05 for one in sites},
+            PolicyError,
+            "gives l0.weight densities from 0.05 to 0.05; its bounds allow 0.1 to 1",
+        ),
+    ],
+)
+def test_a_users_function_that_answers_nonsense(function, error, message):
+    sites = sites_of([(10,), (10,)], low=0.1)
+    with pytest.raises(error, match=re.escape(message)):
+        run(load_policy(function), sites, 5, "macs")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_budget_below_what_dense_layers_cost(policy):
+    sites = [
+        site("stem.conv", (50,), 1, torch.ones(50), low=1.0),
+        site("head.fc", (32,), 1, torch.ones(32), low=1.0),
+        site("body", (918,), 1, torch.ones(918)),
+    ]
+    message = (
+        "budget 0.05 is below the 0.082 that layers kept dense already cost "
+        "(stem.conv, head.fc); raise budget to between 0.082 and 1 of the dense macs, "
+        "or lower their min_density / shorten exclude"
+    )
+    with pytest.raises(BudgetError, match=re.escape(message)):
+        policy(sites, 50)
+
+
+def test_at_most_five_layers_are_blamed_largest_first():
+    sites = [site(f"l{i}", (i + 1,), low=1.0) for i in range(7)]
+    with pytest.raises(BudgetError, match=r"\(l6, l5, l4, l3, l2 and 2 more\)"):
+        uniform(sites, 3)
+
+
+def test_two_fractions_that_round_alike_are_told_apart():
+    sites = [site("a", (10**6,), low=0.5)]
+    with pytest.raises(BudgetError, match=r"budget 0\.499999 is below the 0\.5 that"):
+        uniform(sites, 499_999)
+
+
+@pytest.mark.parametrize("budget", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_budgets_that_are_no_cost(policy, budget):
+    sites = [site("a", (4,), 1, torch.ones(4))]
+    with pytest.raises(
+        BudgetError, match=r"is not allowed; give a finite cost above 0"
+    ):
+        policy(sites, budget)
+
+
+def test_a_cost_nobody_pays():
+    message = (
+        "no selected layer costs any macs (emb), so a budget in macs has no effect; "
+        "give the budget in another cost, for example params"
+    )
+    with pytest.raises(BudgetError, match=re.escape(message)):
+        uniform([site("emb", (4,), 0)], 1)
+
+
+def test_unknown_cost_and_no_site():
+    message = "cost 'joules' is not known for a; allowed: macs, params"
+    with pytest.raises(PolicyError, match=message):
+        uniform([site("a", (4,))], 1, "joules")
+    with pytest.raises(PolicyError, match="no site to allocate to; select at least"):
+        uniform([], 1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_named(value):
+    sites = [
+        site("good", (2,), 1, torch.ones(2)),
+        site("bad", (2,), 1, torch.tensor([1.0, value])),
+    ]
+    with pytest.raises(MaskError, match=r"bad holds NaN or Inf in bad\.weight; masks"):
+        cost_budget(sites, 2)
+
+
+def test_the_global_policy_needs_weights():
+    with pytest.raises(MaskError, match="a has no weight tensor; the cost_budget"):
+        cost_budget([site("a", (4,))], 2)
+
+
+def test_normalize_is_checked():
+    message = "normalize 'batch' is not known; allowed: layer, global, none"
+    with pytest.raises(PolicyError, match=message):
+        worths([], "batch", "macs")
+
+
+def test_an_allocation_is_a_table():
+    text = str(uniform(sites_of([(10,), (10,)]), 5))
+    assert text.splitlines() == [
+        "site       density    lower    upper",
+        "l0.weight   0.2500   0.2500   0.2500",
+        "l1.weight   0.2500   0.2500   0.2500",
+        "cost 5 of 5 allowed (25.0000% of dense 20)",
+    ]

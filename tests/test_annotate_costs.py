@@ -1,0 +1,290 @@
+import pytest
+import sympy
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils.flop_counter import FlopCounterMode
+
+from sparsefx.passes.annotate_costs import cost_table
+
+
+class Opened(fx.Tracer):
+    def is_leaf_module(self, module, qualified_name):
+        return isinstance(module, nn.BatchNorm2d)
+
+
+class Call(nn.Module):
+    """A function of an input and of parameters, as a module."""
+
+    def __init__(self, function, **shapes):
+        super().__init__()
+        self.function = function
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.ones(shape)))
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def capture(module, *inputs, batch_dim=0):
+    """A graph with recorded values; ``batch_dim`` (or no one, None) is symbolic."""
+    traced = fx.GraphModule(module, Opened().trace(module))
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+    fakes = []
+    for x in inputs:
+        dims = [DimDynamic.STATIC] * x.ndim
+        if batch_dim is not None:
+            dims[batch_dim] = DimDynamic.DYNAMIC
+        context = StatelessSymbolicContext(dynamic_sizes=dims)
+        fakes.append(mode.from_tensor(x, symbolic_context=context))
+    with mode:
+        FakeTensorProp(traced, mode).propagate_dont_convert_inputs(*fakes)
+    return traced
+
+
+def table_of(module, *inputs, batch_dim=0):
+    return cost_table(module, {"": capture(module, *inputs, batch_dim=batch_dim)})
+
+
+def flop_counter_macs(module, *inputs):
+    with FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    return counter.get_total_flops() // 2
+
+
+def macs(table):
+    return table.totals()["macs"]["total"]
+
+
+CASES = {
+    "linear 2-D": (nn.Linear(6, 5), (4, 6)),
+    "linear 3-D": (nn.Linear(6, 5), (4, 7, 6)),
+    "linear 4-D": (nn.Linear(6, 5), (4, 3, 2, 6)),
+    "linear 5-D": (nn.Linear(6, 5), (4, 3, 2, 2, 6)),
+    "linear 6-D": (nn.Linear(6, 5), (4, 3, 2, 2, 3, 6)),
+    "linear one output": (nn.Linear(6, 1), (4, 6)),
+    "conv1d": (nn.Conv1d(4, 6, 3, stride=2, dilation=2), (3, 4, 20)),
+    "conv2d": (nn.Conv2d(4, 6, 3, stride=2, padding=1), (3, 4, 9, 7)),
+    "conv2d groups": (nn.Conv2d(4, 6, 3, groups=2, dilation=2), (3, 4, 9, 7)),
+    "conv2d depthwise": (nn.Conv2d(4, 8, 3, groups=4), (3, 4, 9, 7)),
+    "conv3d": (nn.Conv3d(2, 4, (1, 2, 3)), (3, 2, 4, 5, 6)),
+    "conv_transpose1d": (
+        Call(lambda m, x: F.conv_transpose1d(x, m.w, stride=2), w=(4, 6, 3)),
+        (3, 4, 5),
+    ),
+    "conv_transpose2d": (
+        Call(lambda m, x: F.conv_transpose2d(x, m.w, groups=2), w=(4, 3, 3, 2)),
+        (3, 4, 5, 6),
+    ),
+    "conv_transpose3d": (
+        Call(lambda m, x: F.conv_transpose3d(x, weight=m.w), w=(2, 4, 2, 2, 2)),
+        (3, 2, 3, 4, 5),
+    ),
+    "matmul right": (Call(lambda m, x: x @ m.w, w=(6, 5)), (4, 7, 6)),
+    "matmul left": (Call(lambda m, x: torch.matmul(m.w, x), w=(5, 7)), (4, 7, 6)),
+    "matmul view": (Call(lambda m, x: x.matmul(m.w.t().to(x.dtype)), w=(5, 6)), (4, 6)),
+    "matmul T": (Call(lambda m, x: torch.mm(x, m.w.T), w=(5, 6)), (4, 6)),
+    "addmm": (Call(lambda m, x: torch.addmm(m.b, x, m.w), w=(6, 5), b=(5,)), (4, 6)),
+    "experts": (
+        Call(lambda m, x: torch.bmm(x.transpose(0, 1), m.w), w=(3, 6, 5)),
+        (4, 3, 6),
+    ),
+    "baddbmm": (
+        Call(lambda m, x: torch.baddbmm(x, x, m.w.expand_as(x)), w=(1, 6, 6)),
+        (4, 6, 6),
+    ),
+    "expanded": (
+        Call(lambda m, x: torch.bmm(x, m.w.expand(x.shape[0], -1, -1)), w=(1, 6, 5)),
+        (4, 7, 6),
+    ),
+    "einsum": (
+        Call(lambda m, x: torch.einsum("bthd,hde->bte", x, m.w), w=(3, 6, 5)),
+        (4, 7, 3, 6),
+    ),
+    "einsum ellipsis": (
+        Call(lambda m, x: torch.einsum("... i, o i -> ... o", x, m.w), w=(5, 6)),
+        (4, 7, 6),
+    ),
+    "einsum first": (
+        Call(lambda m, x: torch.einsum("oi,bit->bot", m.w, x), w=(5, 6)),
+        (4, 6, 7),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weights_agree_with_flop_counter(name):
+    module, shape = CASES[name]
+    x = torch.randn(shape)
+    for batch_dim in (0, None):
+        table = table_of(module, x, batch_dim=batch_dim)
+        totals = table.totals()["macs"]
+        assert totals["maskable"] == totals["total"] == flop_counter_macs(module, x)
+    # The formula of one batch size is right at another.
+    other = torch.randn(2 * shape[0] + 1, *shape[1:])
+    (row,) = [row for row in table_of(module, x) if row.maskable]
+    assert row.number("macs", {"batch": len(other)}) == flop_counter_macs(module, other)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: x @ x.transpose(-2, -1),
+        lambda m, x: torch.einsum("bti,bsi->bts", x, x),
+        lambda m, x: x.matmul(x.transpose(-2, -1)).bmm(x),
+        lambda m, x: F.linear(x, x.mean((0, 1), keepdim=True)[0].expand(3, -1)),
+    ],
+)
+def test_products_of_activations_are_fixed(function):
+    module, x = Call(function), torch.randn(4, 7, 6)
+    table = table_of(module, x)
+    assert not any(row.maskable for row in table)
+    assert macs(table) == flop_counter_macs(module, x)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_convolutions_of_any_shape(data):
+    draw = lambda *bounds: data.draw(st.integers(*bounds))  # noqa: E731
+    rank, groups = draw(1, 3), draw(1, 3)
+    kernel = [draw(1, 3) for _ in range(rank)]
+    dilation = draw(1, 2)
+    spatial = [draw(1, 7) for _ in range(rank)]
+    padding = draw(0, 1)
+    for size, width in zip(spatial, kernel, strict=True):
+        assume(size + 2 * padding > dilation * (width - 1))
+        assume((size - 1) + dilation * (width - 1) + 1 > 2 * padding)
+    transposed = data.draw(st.booleans())
+    per_group, groups_out = draw(1, 2), draw(1, 2)
+    inputs = groups * per_group
+    shape = (inputs, groups_out) if transposed else (groups * groups_out, per_group)
+    function = getattr(F, f"conv{'_transpose' * transposed}{rank}d")
+    options = {"stride": draw(1, 3), "padding": padding, "dilation": dilation}
+    module = Call(
+        lambda m, x: function(x, m.w, groups=groups, **options), w=(*shape, *kernel)
+    )
+    x = torch.randn(draw(2, 3), inputs, *spatial)
+    assert macs(table_of(module, x)) == flop_counter_macs(module, x)
+
+
+def test_symbols_have_the_names_of_sizes():
+    def names(module, shape, **options):
+        (row,) = [r for r in table_of(module, torch.randn(shape), **options) if r.macs]
+        return str(row.per_weight()["macs"])
+
+    assert names(nn.Linear(6, 5), (4, 6)) == "batch"
+    assert names(nn.Linear(6, 5), (6,), batch_dim=None) == "1"
+    assert names(nn.Linear(6, 5), (4, 7, 6)) == "batch*tokens"
+    assert names(nn.Linear(6, 5), (7, 4, 6), batch_dim=1) == "batch*tokens"
+    assert names(nn.Linear(6, 5), (4, 2, 3, 6)) == "batch*height*width"
+    assert names(nn.Conv1d(4, 6, 3), (3, 4, 9)) == "batch*length"
+    assert names(nn.Conv2d(4, 6, 3), (3, 4, 9, 7)) == "batch*height*width"
+    assert names(nn.Conv2d(4, 6, 3), (4, 9, 7), batch_dim=None) == "height*width"
+    assert names(nn.Conv3d(4, 6, 1), (3, 4, 2, 2, 3)) == "batch*depth*height*width"
+
+
+def test_a_batch_folded_into_windows_stays_the_batch():
+    module = nn.Sequential(nn.Unflatten(1, (3, 5)), nn.Flatten(0, 1), nn.Linear(6, 2))
+    row = table_of(module, torch.randn(4, 15, 6))["2.weight"]
+    assert row.macs == 36 * sympy.Symbol("batch") * sympy.Symbol("tokens")
+    assert dict(row.sizes) == {"batch": 4, "tokens": 5}
+    assert row.number() == 4 * 15 * 12
+
+
+def test_a_map_of_constants_does_not_depend_on_the_batch():
+    def forward(module, x):
+        return x @ module.w + F.linear(module.grid, module.v)
+
+    module = Call(forward, w=(6, 5), v=(5, 2), grid=(7, 2))
+    table = table_of(module, torch.randn(4, 7, 6))
+    assert str(table["v"].macs) == "10*tokens"
+    assert table["v"].number("macs", {"batch": 100}) == 70
+    assert table["grid"].reason == "no weight operation takes it as it is"
+
+
+def test_uses_of_different_sizes_are_numbered():
+    def forward(module, x):
+        return (x @ module.w).mean(), (x[:, :3] @ module.w).sum(), x @ module.w
+
+    module = Call(forward, w=(6, 5))
+    row = table_of(module, torch.randn(4, 7, 6))["w"]
+    batch, tokens, other = sympy.symbols("batch tokens tokens_2")
+    assert sympy.expand(row.macs - 30 * batch * (2 * tokens + other)) == 0
+    assert dict(row.sizes) == {"batch": 4, "tokens": 7, "tokens_2": 3}
+
+
+def mha(module, x, **options):
+    key = getattr(module, "memory", x)
+    separate = hasattr(module, "q")
+    given = {
+        **dict.fromkeys(("in_proj_bias", "bias_k", "bias_v", "out_proj_bias")),
+        "add_zero_attn": False,
+        "dropout_p": 0.0,
+        "need_weights": False,
+        "use_separate_proj_weight": separate,
+    }
+    if separate:
+        weights = {f"{n}_proj_weight": getattr(module, n) for n in "qkv"}
+        given.update(weights, in_proj_weight=None)
+    else:
+        given["in_proj_weight"] = module.w
+    return F.multi_head_attention_forward(
+        x, key, key, 8, 2, out_proj_weight=module.out, **{**given, **options}
+    )[0]
+
+
+def test_multi_head_attention_by_hand():
+    module = Call(mha, w=(24, 8), out=(8, 8))
+    x = torch.randn(7, 4, 8)
+    for batch_dim in (1, None):
+        table = table_of(module, x, batch_dim=batch_dim)
+        assert str(table["w"].per_weight()["macs"]) == "batch*tokens"
+        assert (table["w"].op, table["out"].op) == ("attention_in", "attention_out")
+        assert table["w"].number() + table["out"].number() == 4 * 7 * (192 + 64)
+        fixed = table.totals()["macs"]["fixed"]
+        assert fixed == 4 * 2 * 7 * 7 * (4 + 4)
+    # The part outside the fused kernel is what the flop counter sees.
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert flop_counter_macs(module, x) == macs(table)
+
+
+def test_unbatched_attention_and_added_keys_by_hand():
+    module = Call(lambda m, x: mha(m, x, add_zero_attn=True), w=(24, 8), out=(8, 8))
+    table = table_of(module, torch.randn(7, 8), batch_dim=None)
+    assert str(table["w"].per_weight()["macs"]) == "tokens"
+    assert table.totals()["macs"]["fixed"] == 2 * 7 * 8 * (4 + 4)
+
+
+def test_cross_attention_by_hand():
+    memory = (5, 4, 8)
+    packed = Call(mha, w=(24, 8), out=(8, 8), memory=memory)
+    split = Call(mha, q=(8, 8), k=(8, 8), v=(8, 8), out=(8, 8), memory=memory)
+    x = torch.randn(7, 4, 8)
+    first, second = (table_of(m, x, batch_dim=None) for m in (packed, split))
+    assert [second[n].number() for n in "qkv"] == [1792, 1280, 1280]
+    assert first["w"].number() == 1792 + 1280 + 1280
+    assert first.totals()["macs"]["fixed"] == 4 * 2 * 7 * 5 * 8
+    assert second.totals()["macs"] == first.totals()["macs"]
+
+
+def test_scaled_dot_product_attention_by_hand():
+    def forward(module, x):
+        q, k, v = (x @ w for w in (module.q, module.k, module.v))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    module = Call(forward, q=(8, 4), k=(8, 4), v=(8, 6))
+    x = torch.randn(3, 2, 7, 8)
+    table = table_of(module, x)
+    row = table["scaled_dot_product_attention"]
+    assert str(row.macs) == "10*batch*heads*tokens*tokens_kv"
+    assert row.number() == 3 * 2 * 7 * 7 * (4 + 6)
+    assert not row.maskable

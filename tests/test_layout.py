@@ -1,0 +1,236 @@
+"""The repository keeps its shape: packaging, presets, file sizes, import order."""
+
+import ast
+import graphlib
+import importlib.resources
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LINKS = ("passes", "policies")
+TYPES_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+PRESETS = {"cost_budget", "erk", "spartan", "uniform"}
+MAX_LINES = 300
+
+# A module imports from lower ranks, and from its own rank within its own folder.
+# An entry speaks for everything below it: "passes" also ranks "passes.insert_masks".
+RANKS = {
+    "errors": 0,
+    "page": 0,
+    "private": 0,
+    "table": 0,
+    "amount": 1,
+    "site": 1,
+    "budget": 2,
+    "cost": 2,
+    "distributed": 2,
+    "fields": 2,
+    "layer": 2,
+    "projection": 2,
+    "ranking": 2,
+    "schedule": 2,
+    "selection": 2,
+    "coupling": 3,
+    "dual": 3,
+    "greedy": 3,
+    "masking": 3,
+    "learners": 4,
+    "passes": 5,
+    "policies": 5,
+    "capture": 6,
+    "example_inputs": 6,
+    "policy": 6,
+    "preserve": 6,
+    "program": 6,
+    "recorder": 6,
+    "verify": 6,
+    "masked_module": 7,
+    "state": 7,
+    "view": 7,
+    "checkpoint": 8,
+    "draw": 8,
+    "graph_layout": 8,
+    "graph_picture": 8,
+    "plan": 8,
+    "report": 8,
+    "report_page": 8,
+    "training": 8,
+    "api": 9,
+    "building": 9,
+    "": 10,  # sparsefx/__init__.py: the public names
+    "cli": 11,
+    "demo": 11,
+    "__main__": 12,
+}
+
+
+def source_files() -> Iterator[Path]:
+    """The package's files, each once: what lies behind the links, by its real path."""
+    for folder in ("sparsefx", *LINKS):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if path.resolve() == path:
+                yield path
+
+
+def dotted(path: Path) -> str:
+    """The name under which a file of the package, or a folder, is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] != "sparsefx":
+        parts = ("sparsefx", *parts)
+    if parts[-1] == "__init__":
+        parts = parts[:-1]
+    return ".".join(parts)
+
+
+MODULES = {dotted(path): path for path in source_files()}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules of sparsefx that run-time imports of a file name, at any depth."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in TYPES_ONLY:
+            yield from imported(ast.Module(node.orelse, []))
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+        else:
+            yield from imported(node)
+
+
+IMPORTS = {
+    name: sorted(set(imported(ast.parse(path.read_text(encoding="utf-8")))))
+    for name, path in MODULES.items()
+}
+
+
+def rank(name: str) -> int:
+    """The rank of a module: its own entry, else that of the nearest folder above."""
+    inner = name.removeprefix("sparsefx").removeprefix(".")
+    key = inner
+    while key and key not in RANKS:
+        key = key.rpartition(".")[0]
+    if inner and not key:
+        pytest.fail(
+            f"{name} has no rank: add {inner!r} to RANKS in tests/test_layout.py, "
+            "above every module it imports and below those that import it"
+        )
+    return RANKS[key]
+
+
+def folder(name: str) -> str:
+    """The folder of the package that a module belongs to, subfolders included."""
+    return ".".join(dotted(MODULES[name].parent).split(".")[:2])
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_point_down(name: str) -> None:
+    for other in IMPORTS[name]:
+        assert rank(other) <= rank(name), (
+            f"{name} (rank {rank(name)}) imports {other} (rank {rank(other)}): "
+            "imports point down; move what both need to a lower module"
+        )
+        assert rank(other) < rank(name) or folder(other) == folder(name), (
+            f"{name} imports {other}: both have rank {rank(name)}, which only "
+            "modules of one folder may do; move what both need below them"
+        )
+
+
+def test_imports_make_no_circle() -> None:
+    try:
+        graphlib.TopologicalSorter(IMPORTS).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail("modules import each other: " + " <- ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_links_point_home(link: str) -> None:
+    path = ROOT / "sparsefx" / link
+    assert path.is_symlink(), f"sparsefx/{link} is a link to ../{link} in git"
+    assert os.readlink(path) == f"../{link}"
+
+
+def test_every_package_folder_is_listed_in_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = project["tool"]["setuptools"]["packages"]
+    folders = {dotted(path.parent) for path in MODULES.values()}
+    assert sorted(packages) == sorted(folders), (
+        "packages in pyproject.toml names every folder that holds code, no other; "
+        f"they differ in {sorted(folders ^ set(packages))}"
+    )
+    assert folders <= set(MODULES), (
+        f"no __init__.py in {sorted(folders - set(MODULES))}"
+    )
+
+
+def test_files_stay_short() -> None:
+    long = {
+        path.relative_to(ROOT).as_posix(): lines
+        for path in MODULES.values()
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES
+    }
+    assert not long, f"files above {MAX_LINES} lines, one idea a file: {long}"
+
+
+def test_presets_ship() -> None:
+    folder = importlib.resources.files("sparsefx.policies")
+    found = {
+        Path(entry.name).stem
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    }
+    assert found >= PRESETS
+    assert found == {path.stem for path in (ROOT / "policies").glob("*.yaml")}
+
+
+def test_no_second_copy_of_the_linked_folders() -> None:
+    strays = [name for name in LINKS if name in sys.modules]
+    assert not strays, (
+        f"{strays} were imported as top-level modules, so their classes exist twice; "
+        "import them from sparsefx, and run no `pytest --doctest-modules`"
+    )
+
+
+def test_linked_folders_are_importable_from_sparsefx_only() -> None:
+    code = (
+        "from importlib.util import find_spec\n"
+        f"print(*(s.origin for n in {LINKS} if (s := find_spec(n))), sep='\\n')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", code],  # -I: neither this folder nor PYTHONPATH
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert str(ROOT) not in run.stdout
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
+    # A copy, so that no build/ of the checkout can leak into the wheel.
+    tree = tmp_path / "tree"
+    ignore = shutil.ignore_patterns(
+        ".*", "build", "dist", "*.egg-info", "demo_output", "__pycache__"
+    )
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=ignore)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path)]
+    subprocess.run([*build, str(tree)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    shipped = {
+        name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name
+    }
+    expected = {"sparsefx/py.typed"}
+    for path in (*MODULES.values(), *(ROOT / "policies").glob("*.yaml")):
+        inner = path.relative_to(ROOT).as_posix()
+        expected.add(inner if inner.startswith("sparsefx/") else f"sparsefx/{inner}")
+    assert shipped == expected
