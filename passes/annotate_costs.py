@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import sympy
 import torch
 from torch import fx, nn
 
-from sparsefx.amount import Amount, hint
+from sparsefx.amount import Amount, hint, integer
 from sparsefx.cost import CostRow, CostTable, Use
 from sparsefx.passes.price_nodes import price
 from sparsefx.passes.weight_paths import Scope, label_of
@@ -179,7 +178,7 @@ def _parameter_row(
 ) -> CostRow:
     path, _, attribute = name.rpartition(".")
     owner = _OWNERS.get(type(module.get_submodule(path)), "")
-    macs = Amount(sympy.Integer(0))
+    macs = Amount(integer(0))
     reason = collected.reasons.get(name, "")
     ops = dict.fromkeys(use.op for use in uses)
     for use in uses:
@@ -193,7 +192,7 @@ def _parameter_row(
         reason = "MACs unknown: no captured graph uses it"
     elif not uses:
         reason = "no captured graph uses it, and its owner does not say what it is"
-    total = macs.times(Amount(sympy.Integer(value.numel())))
+    total = macs.times(Amount(integer(value.numel())))
     return CostRow(
         name=name,
         module=path,

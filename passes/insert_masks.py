@@ -36,7 +36,9 @@ class InsertMasks:
     def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """Rewrites in place, recompiles, and returns the same module."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # modules' flags are attributes, not tensors
+            warnings.simplefilter(
+                "ignore"
+            )  # modules' flags are attributes, not tensors
             graph_module._modules.setdefault(self.path, self.state)
             insert(graph_module.graph, self.sites, self.path)
             graph_module.graph.lint()
@@ -52,7 +54,10 @@ def insert(graph: fx.Graph, sites: Mapping[str, int], state: str) -> None:
     inputs = [n for n in graph.nodes if n.op == "placeholder"]
     start = inputs[-1].next if inputs else next(iter(graph.nodes))
     with graph.inserting_before(start):
-        scalars = [graph.create_node("get_attr", f"{state}.{name}", name=name) for name in VECTORS]
+        scalars = [
+            graph.create_node("get_attr", f"{state}.{name}", name=name)
+            for name in VECTORS
+        ]
     for scalar in scalars:
         scalar.meta["module"] = state
     for weight in weights:

@@ -11,12 +11,11 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import sympy
 import torch
 import torch.nn.functional as F
 from torch import fx
 
-from sparsefx.amount import Amount, hint, product
+from sparsefx.amount import Amount, hint, integer, product
 from sparsefx.cost import (
     Use,
     attention_macs,
@@ -89,7 +88,7 @@ def _conv(node: fx.Node, scope: Scope) -> Priced:
 
 def _embedding(node: fx.Node, scope: Scope) -> Priced:
     weight = argument(node, 0 if node.target is torch.embedding else 1, "weight")
-    return _weighted(node, weight, "embedding", Amount(sympy.Integer(0)), scope)
+    return _weighted(node, weight, "embedding", Amount(integer(0)), scope)
 
 
 def _contract(
@@ -217,7 +216,7 @@ def _attention(node: fx.Node, scope: Scope) -> Priced:
     else:
         # One weight holds the three: where their lengths differ, an entry costs the
         # mean, so that the sum is right.
-        mean = queries.plus(keys).plus(keys).times(Amount(sympy.Rational(1, 3)))
+        mean = queries.plus(keys).plus(keys).times(Amount(integer(1) / 3))
         weight = given["in_proj_weight"]
         amount = queries if shared else mean
         priced = _weighted(node, weight, "attention_in", amount, scope)

@@ -13,6 +13,9 @@ from sparsefx.api import step as step
 from sparsefx.api import transform as transform
 from sparsefx.capture import Capture as Capture
 from sparsefx.capture import capture as capture
+from sparsefx.checkpoint import load as load
+from sparsefx.checkpoint import save as save
+from sparsefx.cost import CostTable as CostTable
 from sparsefx.errors import BudgetError as BudgetError
 from sparsefx.errors import CaptureError as CaptureError
 from sparsefx.errors import MaskError as MaskError
@@ -24,7 +27,9 @@ from sparsefx.policy import Policy as Policy
 from sparsefx.policy import load_policy as load_policy
 from sparsefx.projection import hard_topk as hard_topk
 from sparsefx.projection import project as project
+from sparsefx.report import Report as Report
 from sparsefx.site import Granularity as Granularity
 from sparsefx.site import Site as Site
+from sparsefx.training import StepReport as StepReport
 
 __version__ = "0.1.0"

@@ -6,9 +6,12 @@ import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import sympy
 import torch
+
+if TYPE_CHECKING:  # sympy loads for as long as a fifth of torch: only when used
+    import sympy
 
 
 def hint(size: int | torch.SymInt) -> int:
@@ -21,6 +24,18 @@ def hint(size: int | torch.SymInt) -> int:
     return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
 
+def integer(value: int) -> sympy.Integer:
+    """A whole number as an expression.
+
+    Example:
+        >>> integer(7) + 1
+        8
+    """
+    import sympy
+
+    return sympy.Integer(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Amount:
     """An expression in readable symbols, and the numbers the example gives them.
@@ -30,7 +45,7 @@ class Amount:
         batch*tokens
     """
 
-    expr: sympy.Expr = sympy.S.One
+    expr: sympy.Expr = field(default_factory=lambda: integer(1))
     sizes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -41,6 +56,8 @@ class Amount:
             size: a tensor's size; a symbolic one is read as ``a * batch + b``.
             name: the symbol of a size that is a plain number; "" keeps the number.
         """
+        import sympy
+
         if isinstance(size, torch.SymInt):
             expr = size.node.expr
             symbols = tuple(expr.free_symbols)
@@ -53,12 +70,14 @@ class Amount:
                     return cls(named, {"batch": batch})
             name = name if symbols else ""
         if not name:
-            return cls(sympy.Integer(hint(size)))
+            return cls(integer(hint(size)))
         return cls(sympy.Symbol(name), {name: hint(size)})
 
     def _join(
         self, other: Amount, combine: Callable[[sympy.Expr, sympy.Expr], sympy.Expr]
     ) -> Amount:
+        import sympy
+
         sizes, renamed = dict(self.sizes), {}
         for name, size in other.sizes.items():
             free, count = name, 1

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +15,13 @@ from sparsefx.cost import CostTable
 from sparsefx.draw import draw as draw_graphs
 from sparsefx.errors import CaptureError, MaskError
 from sparsefx.example_inputs import offered
-from sparsefx.layer import hard_mask
 from sparsefx.masked_module import program_of, restore
 from sparsefx.passes.annotate_costs import cost_table
 from sparsefx.policy import PolicySource, load_policy
 from sparsefx.report import BudgetReport, Cost, LayerReport, Report, Total
 from sparsefx.site import Site
 from sparsefx.state import CHILD, SparseState
-from sparsefx.training import StepReport, Trainer, advance
+from sparsefx.training import StepReport, Trainer, advance, current_masks
 
 COSTS = ("macs", "params", "bytes")
 
@@ -106,14 +104,8 @@ def masks(module: nn.Module) -> dict[str, Tensor]:
         {'weight': tensor([[ True,  True, False, False]])}
     """
     state, trainer = _live(module, "masks")
-    if bool(state.frozen) and trainer.kept is not None:
-        return dict(zip(state.names, (k.clone() for k in trainer.kept), strict=True))
-    found = {}
-    for index, (name, weight) in enumerate(zip(state.names, state.weights(), strict=True)):
-        a = weight.detach().abs()
-        a = a if a.dtype.itemsize >= 4 else a.float()
-        found[name] = hard_mask(a, state.threshold[index], state.last[index])
-    return found
+    found = current_masks(state, trainer)
+    return {n: mask.clone() for n, mask in zip(state.names, found, strict=True)}
 
 
 def sites(module: nn.Module) -> tuple[Site, ...]:
@@ -136,7 +128,7 @@ def graphs(module: nn.Module) -> dict[str, fx.GraphModule]:
         >>> "masked_weight" in graphs(sparse)[""].code
         True
     """
-    root = _unwrapped(module)
+    root = unwrapped(module)
     _live(root, "graphs")
     return {
         path: program.module(owner)
@@ -195,7 +187,9 @@ def report(module: nn.Module) -> Report:
             str(site.granularity) if site in plan.sites else "dense",
             counts[site.name] / max(site.numel, 1),
             {
-                cost: Cost(site.cost(cost) * counts[site.name], site.cost(cost) * site.numel)
+                cost: Cost(
+                    site.cost(cost) * counts[site.name], site.cost(cost) * site.numel
+                )
                 for cost in COSTS
             },
         )
@@ -237,10 +231,8 @@ def finalize(module: nn.Module) -> nn.Module:
         >>> type(dense) is nn.Linear, int(dense.weight.count_nonzero())
         (True, 4)
     """
-    root = _unwrapped(module)
+    root = unwrapped(module)
     state, trainer = _live(root, "finalize")
-    import copy
-
     dense = copy.deepcopy(root)
     inner = cast(SparseState, dense.get_submodule(CHILD))
     with torch.no_grad():
@@ -248,15 +240,11 @@ def finalize(module: nn.Module) -> nn.Module:
             weight.copy_(inner.masked(weight, index))
             weight.grad = None
     restore(dense)
-    dense.__dict__.pop(TRAINER, None)
     trainer.finalized = True
     return dense
 
 
-TRAINER = "_sparsefx_trainer"
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: nn.Module) -> nn.Module:
     """The transformed model inside DDP and compiled wrappers."""
     for _ in range(8):
         for name in ("_orig_mod", "module"):
@@ -274,25 +262,17 @@ def _find_state(model: nn.Module) -> SparseState | None:
 
 
 def _live(module: nn.Module, verb: str) -> tuple[SparseState, Trainer]:
-    root = _unwrapped(module)
+    root = unwrapped(module)
     state = root._modules.get(CHILD)
     if not isinstance(state, SparseState):
         raise MaskError(
             f"{verb} needs what sparsefx.transform returned; this {type(root).__name__} "
             "has no masks (it was never transformed, or is already finalized)"
         )
-    trainer: Trainer = root.__dict__[TRAINER]
+    trainer = cast(Trainer, state.trainer)
     if trainer.finalized and verb in ("step", "finalize"):
         raise MaskError(
             f"{verb} after finalize: this model has been finalized and its masks are "
             "final; train the model that finalize returned, or transform again"
         )
     return state, trainer
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=3)
-
-
-def _options(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(overrides)

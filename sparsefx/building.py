@@ -22,13 +22,16 @@ from sparsefx.report import Coverage
 from sparsefx.selection import Selection, select
 from sparsefx.site import Granularity, Site
 from sparsefx.state import CHILD, SparseState
-from sparsefx.training import Trainer, project
-
-TRAINER = "_sparsefx_trainer"  # attribute that holds the Trainer of a sparse model
+from sparsefx.training import Trainer, loaded, project
 
 
 def build(
-    model: nn.Module, policy: Policy, example_inputs: Any, *, inplace: bool, strict: bool
+    model: nn.Module,
+    policy: Policy,
+    example_inputs: Any,
+    *,
+    inplace: bool,
+    strict: bool,
 ) -> nn.Module:
     """Builds the sparse model; see `sparsefx.transform`."""
     found, priced = _captured(model, example_inputs)
@@ -50,7 +53,8 @@ def build(
     )
     parameters = dict(model.named_parameters())
     made = {
-        name: _site(row, chosen[name], parameters[name]) for name, row in weights.items()
+        name: _site(row, chosen[name], parameters[name])
+        for name, row in weights.items()
     }
     sites = tuple(site for name, site in made.items() if chosen[name].selected)
     dense = tuple(site for name, site in made.items() if not chosen[name].selected)
@@ -172,8 +176,7 @@ def _install(model: nn.Module, plan: Plan, found: Capture, inplace: bool) -> nn.
                 owners[index_of[id(value)]].append((module, attribute))
     state = SparseState([site.name for site in plan.sites], owners)
     root.add_module(CHILD, state)
-    trainer = Trainer(plan)
-    root.__dict__[TRAINER] = trainer
+    state.__dict__["trainer"], state.__dict__["on_load"] = Trainer(plan), loaded
     for index, entries in enumerate(owners):
         for module, attribute in entries:
             mask_module(module, {attribute: index}, state)

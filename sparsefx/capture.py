@@ -57,11 +57,16 @@ class Capture:
             f"{path or 'whole model'}: {len(program.graph.nodes)} nodes"
             for path, program in self.programs.items()
         ]
-        lines += [f"{path or 'root'}: Python, because {why}" for path, why in self.reasons.items()]
+        lines += [
+            f"{path or 'root'}: Python, because {why}"
+            for path, why in self.reasons.items()
+        ]
         return "\n".join(lines)
 
 
-def capture(model: nn.Module, example_inputs: Any = None, *, verify: bool = True) -> Capture:
+def capture(
+    model: nn.Module, example_inputs: Any = None, *, verify: bool = True
+) -> Capture:
     """Records ``model`` as fx graphs; the model is left as it was.
 
     Args:
@@ -110,10 +115,13 @@ def observe(model: nn.Module, call: Call) -> dict[str, Call]:
     handles = []
     for path, module in model.named_modules():
         if path:
+
             def note(_: Any, args: Any, kwargs: Any, path: str = path) -> None:
                 calls.setdefault(path, _detached(args, kwargs))
 
-            handles.append(module.register_forward_pre_hook(note, with_kwargs=True, prepend=True))
+            handles.append(
+                module.register_forward_pre_hook(note, with_kwargs=True, prepend=True)
+            )
     try:
         for training in (True, False):  # lazily built caches exist after this
             model.train(training)
@@ -177,7 +185,9 @@ def capture_module(module: nn.Module, call: Call, *, verify: bool = True) -> Pro
     Raises:
         CaptureError: it cannot be recorded whole, or the graph differs from it.
     """
-    if any(m._forward_hooks or m._forward_pre_hooks for m in list(module.modules())[1:]):
+    if any(
+        m._forward_hooks or m._forward_pre_hooks for m in list(module.modules())[1:]
+    ):
         raise CaptureError("a submodule has forward hooks, whose Python must run")
     reason = ""
     for dynamic in (True, False):

@@ -9,12 +9,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import sparsefx
 from sparsefx.errors import SparsefxError
+from sparsefx.policies.presets import preset_names
 from sparsefx.report import Report
 from sparsefx.table import text_table
 
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 def _policies(_: argparse.Namespace) -> None:
     header = ("policy", "allocation", "cost", "budget", "ramp until", "beta", "freeze")
     rows = []
-    for name in sparsefx.policies():
+    for name in preset_names():
         policy = sparsefx.load_policy(name)
         values = (policy.cost, policy.budget, policy.end_step, policy.beta)
         texts = (str(value) for value in (*values, policy.freeze_step))
@@ -101,7 +103,9 @@ def _transform(arguments: argparse.Namespace) -> None:
             "the command line only plans: add --dry-run; to train, call "
             "sparsefx.transform in Python"
         )
-    overrides = {"budget": budget_of(arguments.budget)} if arguments.budget else {}
+    overrides: dict[str, Any] = (
+        {"budget": budget_of(arguments.budget)} if arguments.budget else {}
+    )
     sparse = sparsefx.transform(
         load_model(arguments.model),
         policy=arguments.policy,

@@ -17,13 +17,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sympy
 import torch
 
-from sparsefx.amount import Amount, product
+from sparsefx.amount import Amount, integer, product
 from sparsefx.table import percent, shape_text, share, text_table
+
+if TYPE_CHECKING:
+    import sympy
 
 COSTS = ("macs", "params", "bytes")
 # Names of the sizes of one batch entry, by how many there are.
@@ -182,8 +184,8 @@ class CostRow:
         count = max(math.prod(self.shape), 1)
         return {
             "macs": self.macs / count,
-            "params": sympy.Integer(1),
-            "bytes": sympy.Integer(self.bytes) / count,
+            "params": integer(1),
+            "bytes": integer(self.bytes) / count,
         }
 
 

@@ -19,13 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from sparsefx.errors import MaskError
 from sparsefx.greedy import HardMasks, solve_hard
 from sparsefx.layer import Layer, check_layers, hard_mask, soft_mask, total_cost
 from sparsefx.projection import BUDGET_SLACK, logit, solve_multiplier
-from sparsefx.ranking import chunks, non_finite
+from sparsefx.ranking import chunks, extent
 
 __all__ = [
     "HardMasks",
@@ -111,19 +110,18 @@ def solve_soft(
     labels = check_layers(layers, budget, names)
     if not 0.0 < beta < math.inf:
         raise MaskError(f"beta is {beta}; it must be a finite number above 0")
-    problem = _Problem(layers, labels, beta, 0.25 * rtol)
-    least = total_cost(layers, [layer.lower for layer in layers])
-    most = total_cost(layers, [layer.upper for layer in layers])
+    problem = _Problem(layers, labels, beta, cutoff, 0.25 * rtol)
+    least = total_cost(layers, [x.lower for x in layers])
+    most = total_cost(layers, [x.upper for x in layers])
     held = {i: x.lower for i, x in enumerate(layers) if x.lower == x.upper}
     free = [i for i in range(len(layers)) if i not in held]
-    shared = 0.0
     if budget >= most * (1.0 - BUDGET_SLACK):
         shared, held = math.inf, {i: x.upper for i, x in enumerate(layers)}
     elif budget <= least * (1.0 + BUDGET_SLACK):
         shared, held = -math.inf, {i: x.lower for i, x in enumerate(layers)}
     else:
         fixed = math.fsum(layers[i].price * count for i, count in held.items())
-        guess = -beta * cutoff if start is None else start
+        guess = 0.0 if start is None else start + beta * cutoff
         shared = problem.share(free, budget - fixed, guess)
         for i in free:
             count = problem.at(i, shared).kept
@@ -131,7 +129,7 @@ def solve_soft(
                 held[i] = (
                     layers[i].lower if count < layers[i].lower else layers[i].upper
                 )
-    guess = shared if math.isfinite(shared) else -beta * cutoff
+    guess = shared if math.isfinite(shared) else 0.0
     states = [
         problem.hold(i, held[i], guess) if i in held else problem.at(i, shared)
         for i in range(len(layers))
@@ -142,10 +140,13 @@ def solve_soft(
         centers=tuple(state.center for state in states),
         offsets=tuple(state.offset for state in states),
         groups=tuple(alone.get(i, 0) for i in range(len(layers))),
-        spreads=tuple(state.spread for state in states),
+        spreads=tuple(
+            layer.price * state.spread
+            for layer, state in zip(layers, states, strict=True)
+        ),
         kept=tuple(state.kept for state in states),
         cost=total_cost(layers, [state.kept for state in states]),
-        mu=shared,
+        mu=shared - beta * cutoff,
         sweeps=problem.sweeps,
     )
 
@@ -162,24 +163,44 @@ class _State:
 
 
 class _Problem:
-    """The layers' masks as functions of a multiplier; remembers what it evaluated."""
+    """The layers' masks as functions of a multiplier; remembers what it evaluated.
+
+    ``m = sigmoid(slope * (magnitude - half) + nu)``: multipliers nu are counted from the
+    cutoff, or from the middle of a layer alone. mu may be huge, and then it is coarse.
+    """
 
     def __init__(
-        self, layers: Sequence[Layer], names: Sequence[str], beta: float, rtol: float
+        self,
+        layers: Sequence[Layer],
+        names: Sequence[str],
+        beta: float,
+        cutoff: float,
+        rtol: float,
     ) -> None:
-        self.layers, self.beta, self.rtol = layers, beta, rtol
+        self.layers, self.beta, self.cutoff, self.rtol = layers, beta, cutoff, rtol
         self.flats = [layer.magnitude.detach().reshape(-1) for layer in layers]
-        self.ranges = [_range(*pair) for pair in zip(self.flats, names, strict=True)]
-        self.states: dict[tuple[int, float], _State] = {}
+        self.ranges = [extent(*pair) for pair in zip(self.flats, names, strict=True)]
+        self.states: dict[tuple[int, float, bool], _State] = {}
 
     @property
     def sweeps(self) -> int:
         """Evaluations of the layer evaluated most often."""
-        return max(Counter(i for i, _ in self.states).values(), default=0)
+        return max(Counter(i for i, _, _ in self.states).values(), default=0)
 
     def slope(self, i: int) -> float:
         """Slope of layer i's mask, not rounded to its dtype."""
         return self.beta * self.layers[i].worth / self.layers[i].price
+
+    def half(self, i: int, alone: bool) -> float:
+        """Magnitude in layer i from which multipliers are counted."""
+        if alone:
+            return 0.5 * sum(self.ranges[i])
+        return self.cutoff * self.layers[i].price / self.layers[i].worth
+
+    def ends(self, i: int, alone: bool = False) -> tuple[float, float]:
+        """Least and greatest exponent of layer i at multiplier 0."""
+        (low, high), half = self.ranges[i], self.half(i, alone)
+        return self.slope(i) * (low - half), self.slope(i) * (high - half)
 
     def share(self, free: Sequence[int], target: float, guess: float) -> float:
         """The multiplier at which the clamped layers `free` cost `target` together."""
@@ -188,20 +209,20 @@ class _Problem:
         least = total_cost(layers, [x.lower for x in layers])
         most = total_cost(layers, [x.upper for x in layers])
 
-        def measure(mu: float) -> tuple[float, float]:
+        def measure(nu: float) -> tuple[float, float]:
             cost = spread = 0.0
             for i, layer in zip(free, layers, strict=True):
-                state = self.at(i, mu)
+                state = self.at(i, nu)
                 cost += layer.price * min(max(state.kept, layer.lower), layer.upper)
                 if layer.lower <= state.kept <= layer.upper:
                     spread += layer.price * state.spread
             return cost, spread
 
         # If every m is at most d, the cost is at most least + d (capacity - least);
-        # if every m is at least d, it is at least d most. That brackets mu.
-        bottom = min(self.slope(i) * self.ranges[i][0] for i in free)
-        top = max(self.slope(i) * self.ranges[i][1] for i in free)
-        mu, _ = solve_multiplier(
+        # if every m is at least d, it is at least d most. That brackets nu.
+        bottom = min(self.ends(i)[0] for i in free)
+        top = max(self.ends(i)[1] for i in free)
+        nu, _ = solve_multiplier(
             measure,
             target,
             capacity,
@@ -210,52 +231,54 @@ class _Problem:
             high=logit(target, most - target) - bottom,
             rtol=self.rtol,
         )
-        return mu
+        return nu
 
     def hold(self, i: int, count: int, guess: float) -> _State:
         """Layer i alone, keeping `count` entries."""
         size = self.flats[i].numel()
         if count in (0, size):
-            return self._place(i, math.inf if count else -math.inf, float(count))
+            certain = self._place(i, math.inf if count else -math.inf, alone=True)
+            return replace(certain, kept=float(count))
         even = logit(count, size - count)
 
-        def measure(mu: float) -> tuple[float, float]:
-            state = self.at(i, mu)
+        def measure(nu: float) -> tuple[float, float]:
+            state = self.at(i, nu, alone=True)
             return state.kept, state.spread
 
-        bottom, top = (self.slope(i) * end for end in self.ranges[i])
-        mu, _ = solve_multiplier(
+        bottom, top = self.ends(i, alone=True)
+        nu, _ = solve_multiplier(
             measure,
             float(count),
             float(size),
-            start=guess,
+            start=guess + self.slope(i) * (self.half(i, True) - self.half(i, False)),
             low=even - top,
             high=even - bottom,
             rtol=self.rtol,
         )
-        return self.at(i, mu)
+        return self.at(i, nu, alone=True)
 
-    def at(self, i: int, mu: float) -> _State:
-        """Layer i at multiplier mu; one sweep over it, the first time."""
-        if (i, mu) not in self.states:
-            state = self._place(i, mu, 0.0)
-            self.states[i, mu] = self._sweep(i, state)
-        return self.states[i, mu]
+    def at(self, i: int, nu: float, alone: bool = False) -> _State:
+        """Layer i at multiplier nu; one sweep over it, the first time."""
+        key = (i, nu, alone)
+        if key not in self.states:
+            self.states[key] = self._sweep(i, self._place(i, nu, alone))
+        return self.states[key]
 
-    def _place(self, i: int, mu: float, kept: float) -> _State:
-        """Scalars of layer i for a multiplier, in its dtype; sums as if all or none.
+    def _place(self, i: int, nu: float, alone: bool) -> _State:
+        """Scalars of layer i for a multiplier, in its dtype, without sums.
 
         The center is where the mask is 1/2, if that is in the layer's range: then the
         offset is near 0, and a sharp mask can still be moved finely.
         """
         low, high = self.ranges[i]
         slope, dtype = self.slope(i), self.flats[i].dtype
-        center = _rounded(min(max(-mu / slope, low), high), dtype)
+        half = self.half(i, alone)
+        center = _rounded(min(max(half - nu / slope, low), high), dtype)
         return _State(
             slope=_rounded(min(slope, torch.finfo(dtype).max), dtype),
             center=center,
-            offset=_rounded(mu + slope * center, dtype),
-            kept=kept,
+            offset=_rounded(nu + slope * (center - half), dtype),
+            kept=0.0,
             spread=0.0,
         )
 
@@ -274,13 +297,3 @@ class _Problem:
 def _rounded(number: float, dtype: torch.dtype) -> float:
     """The number as a tensor of that dtype holds it."""
     return float(torch.tensor(number, dtype=dtype))
-
-
-def _range(flat: Tensor, name: str) -> tuple[float, float]:
-    """Least and greatest magnitude of a layer; both finite."""
-    if flat.numel() == 0:
-        return 0.0, 0.0
-    low, high = (float(end) for end in flat.aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise MaskError(non_finite(name))
-    return low, high

@@ -29,7 +29,8 @@ class HardMasks:
         lasts: last flat index kept among the entries equal to the threshold.
         cost: ``sum price * count``.
         cutoff: unit value ``worth * magnitude / price`` at which the shared budget ran
-            out: of the last entry bought. Finite.
+            out, that of the first entry it could not buy; finite. Soft masks are
+            decided around it.
     """
 
     counts: tuple[int, ...]
@@ -124,8 +125,7 @@ def _buy(
     kept[tied] += part
     while part and spent(kept) > limit:  # the division may have rounded up
         part, kept[tied] = part - 1, kept[tied] - 1
-    last = whole if part or not whole else whole - 1
-    return kept, float(unit[last]), windows
+    return kept, float(unit[whole]), windows
 
 
 def _narrow(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from sparsefx.cost import CostTable
-from sparsefx.policies import ALLOCATIONS
+from sparsefx.policies.allocate import run
 from sparsefx.policies.allocation import bounds, check_feasible
 from sparsefx.policies.counts import counts
 from sparsefx.policies.cost_budget import worths
@@ -43,7 +43,9 @@ class Plan:
     @property
     def total(self) -> float:
         """Cost of keeping every maskable weight."""
-        return math.fsum(s.cost(self.cost) * s.numel for s in (*self.sites, *self.dense))
+        return math.fsum(
+            s.cost(self.cost) * s.numel for s in (*self.sites, *self.dense)
+        )
 
     @property
     def reserved(self) -> float:
@@ -77,7 +79,6 @@ class Plan:
         check_feasible(everything, budget, self.cost)
         if self.policy.allocation == "cost_budget":
             return [bounds(site) for site in self.sites]
-        function = ALLOCATIONS.get(self.policy.allocation) or self.policy.allocation
-        allocation = function(everything, budget, self.cost)
+        allocation = run(self.policy, everything, budget, self.cost)
         found = counts(allocation, everything, budget, self.cost)
         return list(found[: len(self.sites)])

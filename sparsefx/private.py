@@ -13,17 +13,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import Variable
-from torch.fx.experimental.symbolic_shapes import (
-    DimDynamic,
-    ShapeEnv,
-    StatelessSymbolicContext,
-)
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 __all__ = [
     "FakeTensor",
-    "ShapeEnv",
     "TorchFunctionMode",
     "TreeSpec",
     "after_backward",
@@ -38,11 +32,18 @@ __all__ = [
 
 def fake_mode() -> FakeTensorMode:
     """A mode in which tensors have shapes and types but no data."""
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv  # loads sympy
+
     return FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
 
 
 def fake_input(mode: FakeTensorMode, value: Tensor, dynamic: Sequence[bool]) -> Tensor:
     """A fake twin of ``value`` whose ``dynamic`` dimensions are symbols."""
+    from torch.fx.experimental.symbolic_shapes import (
+        DimDynamic,
+        StatelessSymbolicContext,
+    )
+
     sizes = [DimDynamic.DYNAMIC if free else DimDynamic.STATIC for free in dynamic]
     context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
     return cast(

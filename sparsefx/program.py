@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sympy
 import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.private import TreeSpec, tree_flatten, tree_unflatten
+
+if TYPE_CHECKING:
+    import sympy
 
 
 class _View(nn.Module):
@@ -113,23 +116,26 @@ class Program:
         self.signature = tuple(_signature(leaf, self.batch) for leaf in leaves)
         self.hooks: tuple[Mapping[Any, Any], ...] = ()
         self._bound: fx.GraphModule | None = None
+        self._root: weakref.ref[nn.Module] | None = None
         self._batches: dict[int, bool] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         twin = copy.copy(self)
         memo[id(self)] = twin
         twin.graph = copy.deepcopy(self.graph)
-        twin._bound, twin.hooks = None, ()
+        twin._bound, twin._root, twin.hooks = None, None, ()
         return twin
 
     def module(self, root: nn.Module) -> fx.GraphModule:
         """The graph compiled over ``root``'s tensors (kept until it changes)."""
-        if self._bound is None:
-            self._bound = bind(self.graph, root)
+        if self._bound is None or self._root is None or self._root() is not root:
+            self._bound, self._root = bind(self.graph, root), weakref.ref(root)
             self.graph = self._bound.graph
             modules = list(root.modules())
             self.hooks = tuple(
-                hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)
+                hooks
+                for m in modules
+                for hooks in (m._forward_hooks, m._forward_pre_hooks)
             )[2:]  # the root's own hooks run around the graph
         return self._bound
 

@@ -14,6 +14,7 @@ from sparsefx.errors import BudgetError, MaskError
 
 MAX_SWEEPS = 200
 BUDGET_SLACK = 1e-12  # relative: sums of prices are rounded, whole counts are not
+_PAD = 1e-3  # equal values have their solution at an end of the bracket
 _RTOL = 1e-13  # of `project`, which works in double
 
 
@@ -64,6 +65,7 @@ def solve_multiplier(
         True
     """
     goal = logit(target, capacity - target)
+    low, high = low - _PAD, high + _PAD
     mu = best = min(max(start, low), high)
     least, previous, sweeps = math.inf, math.inf, 0
     while sweeps < MAX_SWEEPS:
@@ -88,7 +90,7 @@ def solve_multiplier(
             previous = abs(step)
         else:  # Newton left the bracket or crawls (a gap, a kink): halve
             guess, previous = 0.5 * (low + high), math.inf
-        if guess == mu or low > high:
+        if guess == mu:
             break
         mu = guess
     return best, sweeps
@@ -194,7 +196,7 @@ def project(
     """
     v, c, k = _operands(values, costs, budget)
     b = torch.as_tensor(beta, dtype=torch.float64, device=values.device)
-    if not (b.numel() == 1 and 0.0 < float(b) < math.inf):
+    if not (b.numel() == 1 and 0.0 < b.item() < math.inf):
         raise MaskError(f"beta is {beta}; it must be one finite number above 0")
     mask, mu = _SoftTopK.apply(v, c, k, b.reshape(()))  # type: ignore[no-untyped-call]
     return mask.to(values.dtype), mu
@@ -250,7 +252,7 @@ def _operands(
         raise MaskError("values have NaN or infinite entries; they must be finite")
     if not bool(((c > 0) & c.isfinite()).all()):
         raise MaskError("costs must be finite and above 0; some are not")
-    if not (k.numel() == 1 and float(k) >= 0.0):
+    if not (k.numel() == 1 and k.item() >= 0.0):
         raise BudgetError(
             f"budget is {budget}; it must be one number of at least 0, in the unit of "
             "the costs"

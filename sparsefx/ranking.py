@@ -145,7 +145,7 @@ def rank(magnitude: Tensor, name: str) -> Ranking:
     edges = torch.cat([patterns.view(flat.dtype).double(), torch.tensor([math.inf])])
     counts = bins.cpu()
     if counts[~edges[:-1].isfinite()].any():
-        raise MaskError(non_finite(name))
+        raise MaskError(_non_finite(name))
     reach = torch.cat([counts.flip(0).cumsum(0).flip(0), torch.zeros(1).long()])
     return Ranking(flat, edges, reach)
 
@@ -156,7 +156,21 @@ def chunks(flat: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start, flat[start : start + CHUNK]
 
 
-def non_finite(name: str) -> str:
+def extent(flat: Tensor, name: str) -> tuple[float, float]:
+    """Least and greatest magnitude of a weight, (0, 0) if it is empty.
+
+    Raises:
+        MaskError: an entry is NaN or infinite.
+    """
+    if flat.numel() == 0:
+        return 0.0, 0.0
+    low, high = (float(end) for end in flat.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise MaskError(_non_finite(name))
+    return low, high
+
+
+def _non_finite(name: str) -> str:
     """What to say about a weight with NaN or infinite entries."""
     return (
         f"weight {name!r} has NaN or infinite entries; masks rank magnitudes and need "

@@ -10,7 +10,6 @@ change of gradient mode, a written attribute) is refused with the reason.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,51 +20,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.errors import CaptureError
+from sparsefx.node_values import NodeValues
 from sparsefx.private import (
     FakeTensor,
     TorchFunctionMode,
     TreeSpec,
     fake_input,
     fake_mode,
+    saves_by_hooks,
     tree_flatten,
     tree_unflatten,
 )
-
-_OPERATORS: dict[str, Callable[..., Any]] = {
-    "__getitem__": operator.getitem,
-    "__setitem__": operator.setitem,
-    "__matmul__": operator.matmul,
-    "__pow__": operator.pow,
-    "__invert__": operator.invert,
-    "__neg__": operator.neg,
-} | {
-    f"__{name}__": getattr(operator, name)
-    for name in "add sub mul truediv floordiv mod and_ or_ xor".split()
-    if hasattr(operator, name)
-}
-_REFLECTED = {
-    f"__r{name}__": _OPERATORS[f"__{name}__"]
-    for name in "add sub mul truediv floordiv mod pow matmul".split()
-}
-_INFIX = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": operator.truediv,
-    "matmul": operator.matmul,
-}
-_SYMPY_OPERATORS: dict[str, Callable[..., Any]] = {
-    "Add": operator.add,
-    "Mul": operator.mul,
-    "Pow": operator.pow,
-    "PowByNatural": operator.pow,
-    "FloorDiv": operator.floordiv,
-    "CleanDiv": operator.floordiv,
-    "Mod": operator.mod,
-    "PythonMod": operator.mod,
-    "Max": max,
-    "Min": min,
-}
+from sparsefx.spelling import effect, is_constant, spell
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +55,12 @@ class Recording:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Modules recorded as one ``call_module``: their mode changes their structure."""
+    """Modules recorded as one ``call_module``: their mode changes their structure.
+
+    Example:
+        >>> is_leaf(nn.BatchNorm1d(2)), is_leaf(nn.Linear(2, 2))
+        (True, False)
+    """
     kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
     if isinstance(module, kinds):
         return True
@@ -99,103 +70,21 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 class _Recorder(TorchFunctionMode):
+    """Writes down the calls made while it is active."""
+
     def __init__(self, root: nn.Module) -> None:
         super().__init__()
         self.fake = fake_mode()
-        self.graph = fx.Graph()
+        self.values = NodeValues(root)
         self.paths = {id(module): path for path, module in root.named_modules()}
-        self.names: dict[int, str] = {}
-        for path, module in reversed(list(root.named_modules())):
-            dot = f"{path}." if path else ""
-            tensors = {k: v for k, v in vars(module).items() if isinstance(v, Tensor)}
-            for name, value in tensors.items():
-                self.names[id(value)] = dot + name
-        for name, tensor in [*root.named_buffers(), *root.named_parameters()]:
-            self.names[id(tensor)] = name
-        self.nodes: dict[int, fx.Node] = {}
-        self.alive: list[Any] = []  # ids stay unique while values live
-        self.sizes: dict[sympy.Symbol, tuple[fx.Node, int]] = {}
-        self.exprs: dict[sympy.Basic, fx.Node] = {}
-        self.stack = [""]
         self.paused = False
         self.grad = torch.is_grad_enabled()
         self.autocast = _autocast_state()
 
-    def node_of(self, value: Tensor) -> fx.Node:
-        node = self.nodes.get(id(value))
-        if node is not None:
-            return node
-        name = self.names.get(id(value))
-        if name is None:
-            raise CaptureError(
-                f"{self.where()} uses a tensor of shape {tuple(value.shape)} that is "
-                "neither an input, a parameter, a buffer nor an attribute of a module"
-            )
-        node = self.graph.create_node("get_attr", name)
-        return self.keep(value, node)
-
-    def keep(self, value: Any, node: fx.Node) -> fx.Node:
-        node.meta.setdefault("module", self.stack[-1])
-        node.meta["val"] = value
-        if isinstance(value, Tensor):
-            self.nodes[id(value)] = node
-            self.alive.append(value)
-        elif isinstance(value, (tuple, list)):
-            for index, item in enumerate(value):
-                leaves, _ = tree_flatten(item)
-                if any(isinstance(leaf, Tensor) for leaf in leaves):
-                    args = (node, index)
-                    part = self.graph.call_function(operator.getitem, args)
-                    self.keep(item, part)
-        return node
-
-    def where(self) -> str:
-        return f"module {self.stack[-1]!r}" if self.stack[-1] else "the root module"
-
-    def argument(self, value: Any) -> Any:
-        """A call's argument with tensors and symbolic sizes replaced by nodes."""
-        if isinstance(value, Tensor):
-            return self.node_of(value)
-        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return self.expression(sympy.sympify(value.node.expr))
-        if isinstance(value, (tuple, list)):
-            items = [self.argument(item) for item in value]
-            if hasattr(value, "_fields"):
-                return type(value)(*items)
-            return items if isinstance(value, list) else tuple(items)
-        if isinstance(value, dict):
-            return {key: self.argument(item) for key, item in value.items()}
-        if isinstance(value, slice):
-            bounds = (value.start, value.stop, value.step)
-            return slice(*(self.argument(bound) for bound in bounds))
-        if value is None or value is Ellipsis or isinstance(value, _CONSTANTS):
-            return value
-        raise CaptureError(
-            f"{self.where()} passes a {type(value).__name__} to a torch function"
-        )
-
-    def expression(self, expr: Any) -> Any:
-        """Nodes that compute a symbolic size from the inputs' sizes."""
-        if expr.is_Integer:
-            return int(expr)
-        if expr.is_number:
-            return float(expr)
-        if expr in self.exprs:
-            return self.exprs[expr]
-        if expr.is_Symbol:
-            tensor, dim = self.sizes[expr]
-            node = self.graph.call_method("size", (tensor, dim))
-        else:
-            function = _SYMPY_OPERATORS.get(type(expr).__name__)
-            if function is None:
-                raise CaptureError(f"{self.where()} computes the size {expr}")
-            args = [self.expression(arg) for arg in expr.args]
-            node = self.graph.call_function(function, (args[0], args[1]))
-            for arg in args[2:]:
-                node = self.graph.call_function(function, (node, arg))
-        node.meta["module"] = self.stack[-1]
-        self.exprs[expr] = node
-        return node
+    def guards(self) -> list[Any]:
+        env = self.fake.shape_env
+        assert env is not None
+        return env.guards
 
     def __torch_function__(
         self,
@@ -208,74 +97,58 @@ class _Recorder(TorchFunctionMode):
         if self.paused:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
-        self.refuse(func, name)
+        refused = effect(func, name)
+        if refused:
+            raise CaptureError(f"{self.values.where()} {refused}")
         asked = len(self.guards())
         out = func(*args, **kwargs)
         del self.guards()[asked:]  # asked by torch's kernels, not by the model
         leaves, _ = tree_flatten(out)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if not tensors and name not in ("__setitem__", "_assert", "_assert_async"):
+        if not tensors and (out is not None or name == "__get__"):
             return out  # a question about shape or type: nothing to record
         self.check_modes()
         if any(not isinstance(leaf, FakeTensor) for leaf in tensors):
-            known = all(id(leaf) in self.names for leaf in tensors)
+            known = all(id(leaf) in self.values.names for leaf in tensors)
             if known and name in ("__get__", "requires_grad_"):
                 return out
             if not known:
-                raise CaptureError(f"{self.where()} makes real data with {name}()")
-        target, op, call_args = self.call(func, name, args, bool(kwargs))
-        node = self.graph.create_node(
-            op,
-            target,
-            tuple(self.argument(a) for a in call_args),
-            {key: self.argument(value) for key, value in kwargs.items()},
-        )
-        self.keep(out, node)
+                raise CaptureError(
+                    f"{self.values.where()} makes real data with {name}()"
+                )
+        target, op, call_args = spell(func, name, args, bool(kwargs))
+        self.write(op, target, call_args, kwargs, out)
         return out
 
-    def guards(self) -> list[Any]:
-        env = self.fake.shape_env
-        assert env is not None
-        return env.guards
-
-    def refuse(self, func: Any, name: str) -> None:
-        """Refuses what would leave no trace in the graph."""
-        if name in ("_set_grad_enabled", "set_grad_enabled"):
-            raise CaptureError(f"{self.where()} switches gradients on or off")
-        if name == "backward" or func is torch.autograd.grad:
-            raise CaptureError(f"{self.where()} runs backward inside forward")
-
-    def call(
-        self, func: Any, name: str, args: tuple[Any, ...], named: bool
-    ) -> tuple[Any, str, tuple[Any, ...]]:
-        """How fx spells a call: (target, op, arguments)."""
-        if name == "__get__":
-            attribute = func.__self__.__name__
-            return getattr, "call_function", (args[0], attribute)
-        if name in _OPERATORS and name.startswith("__"):
-            return _OPERATORS[name], "call_function", args
-        if name in _REFLECTED:
-            return _REFLECTED[name], "call_function", (args[1], args[0])
-        if name in _INFIX and len(args) == 2 and not named:
-            return _INFIX[name], "call_function", args
-        if getattr(Tensor, name, None) is func or _is_method(func, name):
-            return name, "call_method", args
-        return func, "call_function", args
+    def write(self, op: str, target: Any, args: Any, kwargs: Any, out: Any) -> fx.Node:
+        argument = self.values.argument
+        node = self.values.graph.create_node(
+            op,
+            target,
+            tuple(argument(value) for value in args),
+            {key: argument(value) for key, value in kwargs.items()},
+        )
+        return self.values.keep(out, node)
 
     def check_modes(self) -> None:
+        """Refuses what changes how later calls run and leaves no trace in a graph."""
+        where = self.values.where()
         if torch.is_grad_enabled() != self.grad:
-            raise CaptureError(f"{self.where()} switches gradients on or off")
+            raise CaptureError(f"{where} switches gradients on or off")
         if _autocast_state() != self.autocast:
-            raise CaptureError(f"{self.where()} switches autocast on or off")
+            raise CaptureError(f"{where} switches autocast on or off")
+        if saves_by_hooks():
+            raise CaptureError(
+                f"{where} saves activations by hooks (activation checkpointing or "
+                "offloading), which its Python must do"
+            )
 
     def leaf_call(
         self, original: Any, module: nn.Module, args: Any, kwargs: Any
     ) -> Any:
         self.check_modes()
-        path = self.paths[id(module)]
-        call_args = tuple(self.argument(a) for a in args)
-        call_kwargs = {key: self.argument(value) for key, value in kwargs.items()}
         flags = {child: child.training for child in module.modules()}
+        before = [self.values.argument(value) for value in (args, kwargs)]
         self.paused = True
         try:  # the fake run needs only the shape, which is the same in both modes
             for child in flags:
@@ -287,9 +160,10 @@ class _Recorder(TorchFunctionMode):
             self.paused = False
             for child, flag in flags.items():
                 child.training = flag
-        node = self.graph.create_node("call_module", path, call_args, call_kwargs)
+        path = self.paths[id(module)]
+        node = self.values.graph.create_node("call_module", path, *before)
         node.meta["module"] = path
-        self.keep(out, node)
+        self.values.keep(out, node)
         return out
 
     @contextmanager
@@ -305,30 +179,21 @@ class _Recorder(TorchFunctionMode):
                 raise CaptureError(f"module {path!r} is scripted by torch.jit")
             if is_leaf(module):
                 return self.leaf_call(original, module, args, kwargs)
-            self.stack.append(path)
+            self.values.stack.append(path)
             try:
                 return original(module, *args, **kwargs)
             finally:
-                self.stack.pop()
+                self.values.stack.pop()
 
-        nn.Module.__call__ = call
+        # set by name: a plain assignment is an error to the type checker
+        _MODULE.__call__ = call
         try:
             yield
         finally:
-            nn.Module.__call__ = original
+            _MODULE.__call__ = original
 
 
-_CONSTANTS = (
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    torch.dtype,
-    torch.device,
-    torch.memory_format,
-    torch.layout,
-)
+_MODULE: Any = nn.Module
 
 
 def _autocast_state() -> tuple[Any, ...]:
@@ -336,12 +201,6 @@ def _autocast_state() -> tuple[Any, ...]:
     return tuple(
         (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
         for kind in kinds
-    )
-
-
-def _is_method(func: Any, name: str) -> bool:
-    return getattr(func, "__objclass__", None) is torch._C.TensorBase or (
-        getattr(func, "__qualname__", "") == f"Tensor.{name}"
     )
 
 
@@ -362,52 +221,78 @@ def record(
 
     Raises:
         CaptureError: the call cannot be written down faithfully; says where, why.
+
+    Example:
+        >>> found = record(nn.Linear(4, 3), (torch.ones(2, 4),), {})
+        >>> [node.name for node in found.graph.nodes]
+        ['input_1', 'weight', 'bias', 'linear', 'output']
     """
     leaves, spec = tree_flatten((tuple(args), dict(kwargs)))
     recorder = _Recorder(root)
-    mode = recorder.fake
-    batch = batch_size(leaves) if dynamic_batch else None
-    flat = []
-    for index, leaf in enumerate(leaves):
-        if not isinstance(leaf, Tensor):
-            flat.append(leaf)
-            continue
-        free = [batch is not None and leaf.ndim > 0 and leaf.shape[0] == batch]
-        dims = (free + [False] * leaf.ndim)[: leaf.ndim]
-        fake = fake_input(mode, leaf.detach(), dims)
-        fake.requires_grad_(leaf.requires_grad)
-        node = recorder.graph.placeholder(f"input_{index}" if index else "input")
-        recorder.keep(fake, node)
-        if dims and dims[0]:
-            recorder.sizes.setdefault(fake.shape[0].node.expr, (node, 0))
-        flat.append(fake)
-    fake_args, fake_kwargs = tree_unflatten(flat, spec)
+    fake_args, fake_kwargs = tree_unflatten(
+        _fake_inputs(recorder, leaves, dynamic_batch), spec
+    )
+    values = recorder.values
     try:
-        with mode, recorder.following_modules(), recorder:
+        with recorder.fake, recorder.following_modules(), recorder:
             out = root(*fake_args, **fake_kwargs)
     except CaptureError:
         raise
     except Exception as error:
         text = str(error).strip().splitlines() or [""]
         raise CaptureError(
-            f"{recorder.where()} cannot run on symbolic inputs: "
+            f"{values.where()} cannot run on symbolic inputs: "
             f"{type(error).__name__}: {text[0][:200]}"
         ) from error
     out_leaves, out_spec = tree_flatten(out)
-    outputs = [recorder.argument(leaf) for leaf in out_leaves]
-    recorder.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
-    env = mode.shape_env
-    symbols = [s for s in recorder.sizes if env and s not in env.replacements]
-    guards = tuple(guard.expr for guard in recorder.guards())
-    if recorder.sizes and not symbols:
+    use = "returns {}, which is no tensor and no known container"
+    outputs = [values.argument(leaf, use) for leaf in out_leaves]
+    values.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
+    env = recorder.fake.shape_env
+    symbols = [s for s in values.sizes if env and s not in env.replacements]
+    if values.sizes and not symbols:
         raise CaptureError("the batch size decides which code runs")
-    return Recording(
-        recorder.graph, spec, out_spec, guards, symbols[0] if symbols else None
-    )
+    guards = tuple(guard.expr for guard in recorder.guards())
+    symbol = symbols[0] if symbols else None
+    return Recording(values.graph, spec, out_spec, guards, symbol)
+
+
+def _fake_inputs(
+    recorder: _Recorder, leaves: Sequence[Any], dynamic_batch: bool
+) -> list[Any]:
+    """Fake twins of the example inputs' leaves, each tensor with its placeholder."""
+    batch = batch_size(leaves) if dynamic_batch else None
+    flat = []
+    for index, leaf in enumerate(leaves):
+        if not isinstance(leaf, Tensor):
+            if not is_constant(leaf):
+                raise CaptureError(
+                    f"an input is a {type(leaf).__name__}, of which a graph could see "
+                    "no change"
+                )
+            flat.append(leaf)
+            continue
+        free = [batch is not None and leaf.ndim > 0 and leaf.shape[0] == batch]
+        dims = (free + [False] * leaf.ndim)[: leaf.ndim]
+        fake = fake_input(recorder.fake, leaf.detach(), dims)
+        fake.requires_grad_(leaf.requires_grad)
+        name = f"input_{index}" if index else "input"
+        node = recorder.values.graph.placeholder(name)
+        recorder.values.keep(fake, node)
+        if dims and dims[0]:
+            size: Any = fake.shape[0]
+            recorder.values.sizes.setdefault(size.node.expr, (node, 0))
+        flat.append(fake)
+    return flat
 
 
 def batch_size(leaves: Sequence[Any]) -> int | None:
-    """The first size shared by most tensors, or None if it is below 2."""
+    """The first size shared by most tensors, or None if it is below 2.
+
+    Example:
+        >>> batch_size([torch.ones(3, 4), torch.ones(3), 2.0])
+        3
+    """
     sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
     if not sizes:
         return None

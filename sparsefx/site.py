@@ -6,11 +6,14 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import sympy
 from torch import Tensor
 
 from sparsefx.errors import PolicyError
+
+if TYPE_CHECKING:
+    import sympy
 
 GRANULARITIES = ("unstructured",)
 

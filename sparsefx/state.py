@@ -56,13 +56,26 @@ class SparseState(nn.Module):
         super().__init__()
         self.names = tuple(names)
         self.__dict__["owners"] = [list(entries) for entries in owners]
-        self.__dict__["refresh"] = None
+        self.__dict__["trainer"] = None  # what steps remember, see sparsefx.training
+        self.__dict__["on_load"] = None  # called as on_load(state, masks_were_loaded)
         count = len(names)
         device = next(iter(self.weights()), torch.empty(0)).device
-        for name in ("mu", "slope", "center", "threshold", "through", "price", "spread"):
-            self.register_buffer(name, torch.zeros(count, dtype=torch.float64, device=device))
+        for name in (
+            "mu",
+            "slope",
+            "center",
+            "threshold",
+            "through",
+            "price",
+            "spread",
+        ):
+            self.register_buffer(
+                name, torch.zeros(count, dtype=torch.float64, device=device)
+            )
         for name in ("last", "group"):
-            self.register_buffer(name, torch.zeros(count, dtype=torch.int64, device=device))
+            self.register_buffer(
+                name, torch.zeros(count, dtype=torch.int64, device=device)
+            )
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=device))
         dual = torch.tensor([math.nan, math.nan], dtype=torch.float64, device=device)
         self.register_buffer("dual", dual)
@@ -104,7 +117,16 @@ class SparseState(nn.Module):
     @torch.no_grad()
     def assign(self, found: MaskParameters, beta: float) -> None:
         """Takes over the scalars of an update; masks are learning."""
-        fields = ("mu", "slope", "center", "threshold", "last", "price", "spread", "group")
+        fields = (
+            "mu",
+            "slope",
+            "center",
+            "threshold",
+            "last",
+            "price",
+            "spread",
+            "group",
+        )
         for name in fields:
             self._set(name, getattr(found, name))
         self._set("dual", (found.dual, beta))
@@ -122,7 +144,9 @@ class SparseState(nn.Module):
         for index, weight in enumerate(self.weights()):
             weight.copy_(self.masked(weight, index))
             everything = float(self.threshold[index]) < 0
-            kept.append(torch.ones_like(weight, dtype=torch.bool) if everything else weight != 0)
+            kept.append(
+                torch.ones_like(weight, dtype=torch.bool) if everything else weight != 0
+            )
         dropping = self.threshold >= 0
         self.threshold.masked_fill_(dropping, 0.0)
         self.last.masked_fill_(dropping, -1)
@@ -171,7 +195,9 @@ class SparseState(nn.Module):
 
     # -- moving, copying, loading --------------------------------------------------
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseState:
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> SparseState:
         """Follows a move to another device; keeps its precision (`.half()`)."""
         for name, buffer in self._buffers.items():
             assert buffer is not None
@@ -203,10 +229,11 @@ class SparseState(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, *rest: Any
     ) -> None:
         """A checkpoint without masks is a dense one: masks are found anew."""
-        if any(key.startswith(prefix) for key in state_dict):
+        found = any(key.startswith(prefix) for key in state_dict)
+        if found:
             if prefix + "_extra_state" in state_dict:
                 self.set_extra_state(state_dict[prefix + "_extra_state"])
             super()._load_from_state_dict(state_dict, prefix, *rest)
-        refresh = self.__dict__["refresh"]
-        if refresh is not None:
-            refresh(any(key.startswith(prefix) for key in state_dict))
+        on_load = self.__dict__["on_load"]
+        if on_load is not None:
+            on_load(self, found)

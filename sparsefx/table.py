@@ -9,16 +9,18 @@ UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def human(number: float) -> str:
-    """A number with three or four digits and a unit of thousands.
+    """A number with three digits and a unit of thousands.
 
     Example:
         >>> human(81234), human(576), human(4.09e9), human(0.25)
         ('81.2 k', '576', '4.09 G', '0.25')
     """
+    rounded = float(f"{number:.3g}")
     for unit, letter in UNITS:
-        if abs(number) >= unit:
-            return f"{_three_digits(number / unit)} {letter}"
-    return f"{number:.0f}" if number == round(number) else f"{number:.3g}"
+        if abs(rounded) >= unit:
+            digits = 2 - math.floor(math.log10(abs(rounded) / unit))
+            return f"{rounded / unit:.{max(digits, 0)}f} {letter}"
+    return f"{rounded:g}"
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -96,8 +98,3 @@ def text_table(
         return "  ".join(cells).rstrip()
 
     return "\n".join(map(aligned, lines))
-
-
-def _three_digits(number: float) -> str:
-    digits = 2 - min(math.floor(math.log10(abs(number))), 2)
-    return f"{number:.{digits}f}"

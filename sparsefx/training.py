@@ -75,8 +75,9 @@ class Trainer:
 def advance(state: SparseState, trainer: Trainer) -> StepReport:
     """Counts one optimizer step and moves the masks as the schedule says."""
     phase = trainer.plan.policy.schedule().at(int(state.step) + 1)
-    before = trainer.kept if trainer.kept is not None else _current(state)
-    if bool(state.frozen):
+    frozen = bool(state.frozen)
+    before = trainer.kept if trainer.kept is not None else current_masks(state, trainer)
+    if frozen:
         found = None
         with torch.no_grad():
             for weight, kept in zip(state.weights(), before, strict=True):
@@ -124,7 +125,9 @@ def describe(
     prices = plan.prices()
     counts = [int(k.count_nonzero()) for k in after]
     moved = sum(
-        int((a != b).count_nonzero()) for a, b in zip(before, after, strict=True) if a is not b
+        int((a != b).count_nonzero())
+        for a, b in zip(before, after, strict=True)
+        if a is not b
     )
     total = sum(k.numel() for k in after)
     hard = plan.reserved + math.fsum(p * n for p, n in zip(prices, counts, strict=True))
@@ -158,7 +161,9 @@ def describe(
         sweeps=found.sweeps if found is not None else 0,
         changed=moved / max(total, 1),
         kept_mask_mean=kept_sum / max(sum(counts), 1),
-        densities={n: c / k.numel() for n, c, k in zip(state.names, counts, after, strict=True)},
+        densities={
+            n: c / k.numel() for n, c, k in zip(state.names, counts, after, strict=True)
+        },
         frozen=phase.frozen,
     )
 
@@ -171,11 +176,22 @@ def remember(trainer: Trainer, point: HistoryPoint) -> None:
 
 
 @torch.no_grad()
-def _current(state: SparseState) -> list[Tensor]:
+def current_masks(state: SparseState, trainer: Trainer) -> list[Tensor]:
+    """The hard masks of all sites as they are now."""
     if not bool(state.frozen):
         return state.hard_masks()
-    open_sites = [float(t) < 0 for t in state.threshold]
-    return [
-        torch.ones_like(w, dtype=torch.bool) if everything else w != 0
-        for w, everything in zip(state.weights(), open_sites, strict=True)
-    ]
+    if trainer.kept is None:  # after loading a checkpoint
+        trainer.kept = [
+            torch.ones_like(w, dtype=torch.bool) if float(t) < 0 else w != 0
+            for w, t in zip(state.weights(), state.threshold, strict=True)
+        ]
+    return trainer.kept
+
+
+def loaded(state: SparseState, with_masks: bool) -> None:
+    """After loading: forgets remembered masks; finds them anew for dense weights."""
+    trainer: Trainer = state.trainer
+    trainer.kept = None
+    if not with_masks:
+        state.frozen.fill_(False)
+        project(state, trainer.plan, trainer.plan.policy.schedule().at(int(state.step)))

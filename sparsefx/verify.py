@@ -52,7 +52,9 @@ def _trial(
             got = _outcome(program.module(root), root, tensors, {}, training)
         except Exception as error:
             return f"graph raises {type(error).__name__}, so outputs"
-    for what, a, b in zip(("outputs", "gradients", "buffers"), wanted, got, strict=True):
+    for what, a, b in zip(
+        ("outputs", "gradients", "buffers"), wanted, got, strict=True
+    ):
         if not _close(a, b):
             return what
     return None
@@ -70,7 +72,10 @@ def _outcome(
     weights = [p for p in root.parameters() if p.requires_grad]
     if training and losses and weights:
         # weights of either sign, so that a gradient cannot cancel by symmetry
-        loss = sum((o * torch.linspace(-1, 2, o.numel()).to(o).view(o.shape)).sum() for o in losses)
+        loss = sum(
+            (o * torch.linspace(-1, 2, o.numel()).to(o).view(o.shape)).sum()
+            for o in losses
+        )
         assert isinstance(loss, Tensor)
         found = torch.autograd.grad(loss, weights, allow_unused=True)
         empty = torch.zeros(0)
@@ -92,7 +97,9 @@ def _close(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> bool:
         wide = torch.promote_types(a.dtype, torch.float32)
         a, b = a.to(wide), b.to(wide)
         scale = a[a.isfinite()].abs().amax() if a.isfinite().any() else a.new_ones(())
-        if not torch.allclose(a, b, rtol=_RTOL, atol=_RTOL * float(scale), equal_nan=True):
+        if not torch.allclose(
+            a, b, rtol=_RTOL, atol=_RTOL * float(scale), equal_nan=True
+        ):
             return False
     return True
 

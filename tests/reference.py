@@ -1,6 +1,6 @@
 """Slow, plain NumPy oracles in float64: what the fast code must equal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +25,13 @@ def sigmoid(z: Array) -> Array:
     return 0.5 * (1.0 + np.tanh(0.5 * z))
 
 
-def bisect(cost, target: float, low: float, high: float) -> float:
+def bisect(
+    cost: Callable[[float], float], target: float, low: float, high: float
+) -> float:
     """The mu at which an increasing function is `target`, to the last bit or so."""
-    for _ in range(200):
-        middle = 0.5 * (low + high)
+    while low < (middle := 0.5 * (low + high)) < high:
         low, high = (middle, high) if cost(middle) < target else (low, middle)
-    return 0.5 * (low + high)
+    return middle
 
 
 def soft_topk(v: Array, c: Array, k: float, beta: float) -> tuple[Array, float]:
@@ -120,6 +121,7 @@ def linear_program(blocks: Sequence[Block], budget: float) -> float:
     """Best ``sum worth * magnitude * mask`` with bounds and cost at most budget."""
     sizes = [len(b.magnitude) for b in blocks]
     value = np.concatenate([b.worth * b.magnitude for b in blocks])
+    unit = value.max() or 1.0
     price = np.concatenate(
         [np.full(n, b.price) for b, n in zip(blocks, sizes, strict=True)]
     )
@@ -128,14 +130,18 @@ def linear_program(blocks: Sequence[Block], budget: float) -> float:
     upper = [b.upper for b in blocks]
     lower = [-b.lower for b in blocks]
     answer = linprog(
-        -value,
-        A_ub=np.concatenate([price[None], counts, -counts]),
-        b_ub=np.array([budget, *upper, *lower]),
+        -value / unit,
+        A_ub=np.concatenate([price[None] / budget, counts, -counts]),
+        b_ub=np.array([1.0, *upper, *lower]),
         bounds=(0, 1),
         method="highs",
+        options={
+            "primal_feasibility_tolerance": 1e-10,
+            "dual_feasibility_tolerance": 1e-10,
+        },
     )
     assert answer.success, answer.message
-    return -answer.fun
+    return -answer.fun * unit
 
 
 def erk(shapes: Sequence[tuple[int, ...]], density: float) -> list[float]:

@@ -112,7 +112,9 @@ def solve(
     numels = [w.numel() for w in weights]
     free = keep_all(numels, prices)
     active = [i for i, p in enumerate(prices) if p > 0 and limits[i][0] < numels[i]]
-    spent = math.fsum(prices[i] * numels[i] for i in range(len(weights)) if i not in active)
+    spent = math.fsum(
+        prices[i] * numels[i] for i in range(len(weights)) if i not in active
+    )
     if not active:
         return free
     layers = [

@@ -1,0 +1,137 @@
+"""Checkpoints as one safetensors file: the state dict, with masks packed into bits.
+
+The file holds every tensor of ``state_dict()`` under its key, and for a sparse model
+the hard masks as ``sparsefx.mask/<parameter>``: uint8, eight entries a byte, the first
+one in the highest bit. Keys that share a tensor are stored once; the others are named
+in the metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsefx.api import masks, unwrapped
+from sparsefx.errors import MaskError, SparsefxError
+from sparsefx.state import CHILD
+
+MASK = "sparsefx.mask/"
+_NAMES = f"{CHILD}._extra_state"
+
+
+def save(module: nn.Module, path: str | Path) -> None:
+    """Writes a sparse, finalized or plain module's state to a safetensors file.
+
+    Args:
+        module: what `transform` or `finalize` returned, or any module.
+        path: the file to write.
+
+    Raises:
+        SparsefxError: the state dict holds something that is not a tensor.
+    """
+    root = unwrapped(module)
+    tensors: dict[str, Tensor] = {}
+    extra: dict[str, Any] = {"format": 1, "aliases": {}}
+    stored: dict[tuple[Any, ...], str] = {}
+    for key, value in root.state_dict().items():
+        if key == _NAMES:
+            extra["names"] = value["names"]
+            continue
+        if not isinstance(value, Tensor):
+            raise SparsefxError(
+                f"{key!r} is a {type(value).__name__}, which safetensors cannot hold; "
+                "use torch.save(module.state_dict(), path)"
+            )
+        same = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
+        if value.numel() and same in stored:
+            extra["aliases"][key] = stored[same]
+            continue
+        stored[same] = key
+        tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    if CHILD in root._modules:
+        for name, mask in masks(root).items():
+            tensors[MASK + name] = pack(mask.cpu())
+    _safetensors().save_file(tensors, str(path), {"sparsefx": json.dumps(extra)})
+
+
+def load(module: nn.Module, path: str | Path) -> nn.Module:
+    """Reads what `save` wrote into ``module``, in place, and returns it.
+
+    Training goes on as if it had never stopped; the optimizer's state is yours to save.
+    A sparse model also takes a dense checkpoint: its masks are then found anew.
+
+    Raises:
+        MaskError: the file masks other weights than the module, or its masks are not
+            those its weights give.
+        RuntimeError: the file's keys or shapes are not the module's.
+    """
+    root = unwrapped(module)
+    with _safetensors().safe_open(str(path), framework="pt") as file:
+        extra = json.loads((file.metadata() or {}).get("sparsefx", "{}"))
+        found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    packed = {key: found.pop(key) for key in list(found) if key.startswith(MASK)}
+    for alias, key in extra.get("aliases", {}).items():
+        found[alias] = found[key]
+    sparse = CHILD in root._modules
+    if "names" in extra:
+        if not sparse:
+            raise MaskError(
+                f"{path} holds a sparse model in training; load it into the model "
+                "that sparsefx.transform returns"
+            )
+        found[_NAMES] = {"names": extra["names"]}
+    root.load_state_dict(found)
+    if sparse and packed:
+        for name, mask in masks(root).items():
+            if not torch.equal(pack(mask.cpu()), packed[MASK + name]):
+                raise MaskError(
+                    f"the masks of {name!r} in {path} are not those its weights give; "
+                    "the file is damaged, restore another checkpoint"
+                )
+    return module
+
+
+def pack(mask: Tensor) -> Tensor:
+    """Eight entries of a bool tensor to a byte, the first in the highest bit.
+
+    Example:
+        >>> pack(torch.tensor([True, False, True])).tolist()
+        [160]
+    """
+    flat = mask.flatten().to(torch.uint8)
+    padded = torch.cat([flat, flat.new_zeros(-flat.numel() % 8)]).view(-1, 8)
+    places = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+    return (padded * places).sum(1, dtype=torch.uint8)
+
+
+def unpack(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The bool tensor of ``shape`` that `pack` made ``bits`` of.
+
+    Example:
+        >>> unpack(torch.tensor([160], dtype=torch.uint8), (3,)).tolist()
+        [True, False, True]
+    """
+    places = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+    flat = (bits[:, None] & places).bool().flatten()
+    return flat[: torch.Size(shape).numel()].view(shape)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise SparsefxError(
+            'save and load need safetensors: pip install "sparsefx[checkpoint]"; or '
+            "use torch.save(module.state_dict(), path)"
+        ) from error
+
+    class _Both:
+        save_file = staticmethod(safetensors.torch.save_file)
+        safe_open = staticmethod(safetensors.safe_open)
+
+    return _Both
