@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsefx.errors import MaskError, PolicyError
 from sparsefx.greedy import solve_hard
 from sparsefx.layer import Layer
 from sparsefx.policies.allocation import (
@@ -18,9 +17,8 @@ from sparsefx.policies.allocation import (
     label,
     prices,
 )
+from sparsefx.policies.worths import weight_of, worths
 from sparsefx.site import Site
-
-NORMALIZATIONS = ("layer", "global", "none")
 
 
 def cost_budget(
@@ -99,56 +97,6 @@ def cost_budget(
     )
 
 
-def worths(sites: Sequence[Site], normalize: str, cost: str) -> list[float]:
-    """What a unit of ``|w|`` in each site is worth: the one place that normalises.
-
-    Masks depend on ``beta * worth_l * |w| / price_l``, so beta means the same in
-    every model only if that quotient has a scale of its own. With the mean price
-    ``p = sum_l price_l numel_l / sum_l numel_l`` of the sites that cost something:
-
-    - ``"layer"``: ``p / mean|w_l|``; each layer's mean weight is worth 1.
-    - ``"global"``: ``p / mean|w|`` over all sites that cost something.
-    - ``"none"``: 1, the raw values and prices.
-
-    Args:
-        sites: the maskable weights, with the live tensors in ``weight``.
-        normalize: ``"layer"``, ``"global"`` or ``"none"``.
-        cost: name of the cost.
-
-    Returns:
-        One positive number a site; where all weights are zero the mean counts as 1.
-
-    Raises:
-        PolicyError: ``normalize`` is not known.
-        MaskError: a site has no weight, or one that is not finite.
-
-    Example:
-        >>> import sympy
-        >>> costs = {"macs": sympy.Integer(6)}
-        >>> weight = torch.tensor([[4.0, -2.0]])
-        >>> worths([Site("w", "", "linear", (1, 2), costs, weight=weight)], "layer",
-        ...        "macs")
-        [2.0]
-    """
-    if normalize not in NORMALIZATIONS:
-        raise PolicyError(
-            f"normalize {normalize!r} is not known; allowed: "
-            f"{', '.join(NORMALIZATIONS)}"
-        )
-    totals = _absolute_sums(sites)
-    if normalize == "none":
-        return [1.0] * len(sites)
-    per_weight = prices(sites, cost)
-    paid = [i for i, price in enumerate(per_weight) if price > 0]
-    size = sum(sites[i].numel for i in paid)
-    mean_price = sum(per_weight[i] * sites[i].numel for i in paid) / size
-    if normalize == "global":
-        mean = sum(totals[i] for i in paid) / size
-        return [mean_price / (mean or 1.0)] * len(sites)
-    means = [t / max(s.numel, 1) for t, s in zip(totals, sites, strict=True)]
-    return [mean_price / (mean or 1.0) for mean in means]
-
-
 def magnitude(site: Site) -> Tensor:
     """``|w|`` of a site's weight without a graph, in at least single precision.
 
@@ -160,37 +108,5 @@ def magnitude(site: Site) -> Tensor:
         >>> magnitude(Site("w", "", "linear", (1,), {}, weight=weight))
         tensor([2.])
     """
-    weight = _weight(site)
-    return weight.detach().abs().to(_precise(weight))
-
-
-def _precise(weight: Tensor) -> torch.dtype:
-    return torch.promote_types(weight.dtype, torch.float32)
-
-
-def _absolute_sums(sites: Sequence[Site]) -> list[float]:
-    weights = [_weight(site) for site in sites]
-    norms = [
-        torch.linalg.vector_norm(weight.detach(), ord=1, dtype=_precise(weight)).to(
-            weights[0].device, torch.float64
-        )
-        for weight in weights
-    ]
-    # One transfer for all layers: a host read each would stall a GPU that often.
-    sums: list[float] = torch.stack(norms).tolist() if norms else []
-    for site, total in zip(sites, sums, strict=True):
-        if not math.isfinite(total):
-            raise MaskError(
-                f"{label(site)} holds NaN or Inf in {site.name}; masks rank weights "
-                "by magnitude, so make every weight finite first"
-            )
-    return sums
-
-
-def _weight(site: Site) -> Tensor:
-    if site.weight is None:
-        raise MaskError(
-            f"{label(site)} has no weight tensor; the cost_budget policy ranks "
-            "weights, so give Site(..., weight=...) or use the policy uniform or erk"
-        )
-    return site.weight
+    weight = weight_of(site)
+    return weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32))

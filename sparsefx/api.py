@@ -69,8 +69,8 @@ def transform(
         raise MaskError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     if _find_state(model) is not None:
         raise MaskError(
-            f"this {type(model).__name__} is already transformed; transform the original "
-            "model, or finalize this one first"
+            f"this {type(model).__name__} is already transformed; transform the "
+            "original model, or finalize this one first"
         )
     return build(model, settings, example_inputs, inplace=inplace, strict=strict)
 
@@ -232,7 +232,7 @@ def finalize(module: nn.Module) -> nn.Module:
         (True, 4)
     """
     root = unwrapped(module)
-    state, trainer = _live(root, "finalize")
+    _, trainer = _live(root, "finalize")
     dense = copy.deepcopy(root)
     inner = cast(SparseState, dense.get_submodule(CHILD))
     with torch.no_grad():
@@ -266,8 +266,9 @@ def _live(module: nn.Module, verb: str) -> tuple[SparseState, Trainer]:
     state = root._modules.get(CHILD)
     if not isinstance(state, SparseState):
         raise MaskError(
-            f"{verb} needs what sparsefx.transform returned; this {type(root).__name__} "
-            "has no masks (it was never transformed, or is already finalized)"
+            f"{verb} needs what sparsefx.transform returned; this "
+            f"{type(root).__name__} has no masks (it was never transformed, or is "
+            "already finalized)"
         )
     trainer = cast(Trainer, state.trainer)
     if trainer.finalized and verb in ("step", "finalize"):

@@ -1,4 +1,4 @@
-"""From a model and a policy to the sparse model: capture, annotate, allocate, insert."""
+"""From a model and a policy to the sparse model: capture, price, select, insert."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def build(
     weights = {row.name: row for row in table if row.maskable}
     if not weights:
         raise MaskError(
-            f"{type(model).__name__} has no weight to mask: no parameter of two or more "
-            "dimensions is multiplied with an activation"
+            f"{type(model).__name__} has no weight to mask: no parameter of two or "
+            "more dimensions is multiplied with an activation"
         )
     chosen = select(
         [(row.name, row.module) for row in weights.values()],
@@ -154,7 +154,8 @@ def _check_coverage(plan: Plan, found: Capture, priced: bool, strict: bool) -> N
         parts = ", ".join(list(found.programs)[:4]) or "none"
         _say(
             f"the model is not one graph ({reason}); graphs cover {parts}"
-            f"{' ...' if len(found.programs) > 4 else ''}, all selected weights are masked"
+            f"{' ...' if len(found.programs) > 4 else ''}, all selected weights are "
+            "masked"
         )
 
 
@@ -188,6 +189,7 @@ def _install(model: nn.Module, plan: Plan, found: Capture, inplace: bool) -> nn.
             if id(value) in index_of
         }
         run_graph(owner, program, state)
+        program.rebind()
         bound = program.module(owner)
         AnnotateCosts()(bound)
         InsertMasks(local, state)(bound)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.errors import CaptureError
+from sparsefx.merge import merge_modes
 from sparsefx.preserve import attribute_table, preserved, written_attributes
 from sparsefx.private import tree_flatten, tree_unflatten
-from sparsefx.program import Program, merge_modes
+from sparsefx.program import Program, hooks_of
 from sparsefx.recorder import Recording, batch_size, record
 from sparsefx.verify import check
 
@@ -185,17 +186,20 @@ def capture_module(module: nn.Module, call: Call, *, verify: bool = True) -> Pro
     Raises:
         CaptureError: it cannot be recorded whole, or the graph differs from it.
     """
-    if any(
-        m._forward_hooks or m._forward_pre_hooks for m in list(module.modules())[1:]
-    ):
-        raise CaptureError("a submodule has forward hooks, whose Python must run")
+    for path, inner in list(module.named_modules())[1:]:
+        if any(hooks_of(inner)):
+            raise CaptureError(f"submodule {path!r} has hooks, whose Python must run")
     reason = ""
     for dynamic in (True, False):
         args, kwargs = _doubled(call) if dynamic else call
         try:
-            return _program(module, args, kwargs, dynamic, verify)
+            program = _program(module, args, kwargs, dynamic, verify)
         except CaptureError as error:
             reason = reason or str(error)
+            continue
+        if args is not call[0]:
+            program.speak_of(1)
+        return program
     raise CaptureError(reason)
 
 
@@ -221,7 +225,7 @@ def _program(
         leaves,
         train.output,
         (*train.guards, *evaluation.guards),
-        dynamic=train.symbol is not None,
+        symbol=train.symbol,
         batch=batch_size(leaves),
     )
     found = check(program, module, args, kwargs) if verify else None

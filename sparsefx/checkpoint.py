@@ -72,7 +72,7 @@ def load(module: nn.Module, path: str | Path) -> nn.Module:
     root = unwrapped(module)
     with _safetensors().safe_open(str(path), framework="pt") as file:
         extra = json.loads((file.metadata() or {}).get("sparsefx", "{}"))
-        found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        found = {key: file.get_tensor(key) for key in file.keys()}
     packed = {key: found.pop(key) for key in list(found) if key.startswith(MASK)}
     for alias, key in extra.get("aliases", {}).items():
         found[alias] = found[key]

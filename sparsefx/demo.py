@@ -117,13 +117,19 @@ class Split:
     images: Tensor
     labels: Tensor
 
+    @property
+    def steps(self) -> int:
+        """Whole batches an epoch."""
+        return len(self.labels) // BATCH
+
     def batches(
         self, epochs: int, generator: torch.Generator
     ) -> Iterator[list[Tensor]]:
         """Shuffled batches, each shifted by at most one pixel."""
         for _ in range(epochs):
             order = torch.randperm(len(self.labels), generator=generator)
-            for chosen in torch.split(order, BATCH):
+            # A last batch of three images would spoil the batch norms.
+            for chosen in order[: self.steps * BATCH].view(-1, BATCH):
                 down, right = torch.randint(0, 3, (2,), generator=generator).tolist()
                 framed = F.pad(self.images[chosen], (1, 1, 1, 1), value=-1.0)
                 shifted = framed[:, :, down : down + 8, right : right + 8]
@@ -161,7 +167,7 @@ def train(
     from tqdm import tqdm
 
     generator = torch.Generator().manual_seed(seed)
-    total = epochs * math.ceil(len(data.labels) / BATCH)
+    total = epochs * data.steps
     optimizer = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, weight_decay=0.05
     )
@@ -234,7 +240,7 @@ def compare(recipe: Recipe, seed: int, epochs: int, out: Path) -> tuple[float, f
         policy="cost_budget",
         budget=BUDGET,
         example_inputs=(example,),
-        total_steps=epochs * math.ceil(len(data.labels) / BATCH),
+        total_steps=epochs * data.steps,
     )
     if seed == 0:
         print(f"\n{recipe.name}: the head before and after sparsefx.transform\n")

@@ -165,8 +165,8 @@ class _State:
 class _Problem:
     """The layers' masks as functions of a multiplier; remembers what it evaluated.
 
-    ``m = sigmoid(slope * (magnitude - half) + nu)``: multipliers nu are counted from the
-    cutoff, or from the middle of a layer alone. mu may be huge, and then it is coarse.
+    ``m = sigmoid(slope * (magnitude - half) + nu)``, with multipliers nu counted from
+    the cutoff, or from the middle of a layer alone: mu may be huge, and then coarse.
     """
 
     def __init__(

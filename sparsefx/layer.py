@@ -49,7 +49,9 @@ def soft_mask(
     return torch.sigmoid((magnitude - center) * slope + offset)
 
 
-def hard_mask(magnitude: Tensor, threshold: float, last: int) -> Tensor:
+def hard_mask(
+    magnitude: Tensor, threshold: Tensor | float, last: Tensor | int
+) -> Tensor:
     """The bool mask of a rule: above the threshold, or equal and not after `last`.
 
     Example:

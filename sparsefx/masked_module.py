@@ -83,7 +83,7 @@ def _point_to(module: nn.Module, state: SparseState) -> None:
 
 
 def _reclass(module: nn.Module) -> None:
-    original = getattr(type(module), "_sparsefx_original", type(module))
+    original: Any = getattr(type(module), "_sparsefx_original", type(module))
     names = tuple(module.__dict__.get(_INDEX, {}))
     module.__class__ = _subclass(
         original, names, program_of(module) is not None, CHILD in module._modules

@@ -56,12 +56,12 @@ class _MaskedWeight(torch.autograd.Function):
         return torch.where(kept, masked, torch.zeros_like(masked))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, mu, slope, center, threshold, last, through = ctx.saved_tensors
         a = magnitude(weight)
         m = soft_mask(a, slope, center, mu)
         s = m * (1 - m)
-        g = grad.to(a.dtype)
+        g = (grad.to_dense() if grad.is_sparse else grad).to(a.dtype)
         g = torch.where(hard_mask(a, threshold, last), g, g * through)
         total = (g * weight * s).sum(dtype=torch.float64)
         local = g * (m + a * slope * s)

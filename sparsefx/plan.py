@@ -11,8 +11,8 @@ from torch import Tensor
 from sparsefx.cost import CostTable
 from sparsefx.policies.allocate import run
 from sparsefx.policies.allocation import bounds, check_feasible
+from sparsefx.policies.worths import worths
 from sparsefx.policies.counts import counts
-from sparsefx.policies.cost_budget import worths
 from sparsefx.policy import Policy
 from sparsefx.report import Coverage
 from sparsefx.site import Site

@@ -14,7 +14,7 @@ from sparsefx import fields as check
 from sparsefx.errors import PolicyError
 from sparsefx.policies import ALLOCATIONS
 from sparsefx.policies.allocation import Allocation
-from sparsefx.policies.cost_budget import NORMALIZATIONS
+from sparsefx.policies.worths import NORMALIZATIONS
 from sparsefx.policies.presets import preset_names, read_file, read_preset
 from sparsefx.schedule import RAMP_SHAPES, Ramp, RampShape, Schedule, resolve
 from sparsefx.site import Granularity

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsefx.private import tree_flatten
+
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
@@ -31,7 +33,8 @@ def preserved(root: nn.Module) -> Iterator[None]:
     attributes = [dict(vars(m)) for m in modules]
     tables = [{t: dict(getattr(m, t)) for t in _TABLES} for m in modules]
     values = [(b, b.detach().clone()) for b in root.buffers()]
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = list(range(torch.cuda.device_count())) if used else []
     try:
         with torch.random.fork_rng(devices=cuda):
             yield
@@ -75,6 +78,4 @@ def _same(a: Any, b: Any) -> bool:
 
 def tensors_of(value: Any) -> list[Tensor]:
     """All tensors in a nest of containers, in order."""
-    from sparsefx.private import tree_flatten
-
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]

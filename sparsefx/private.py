@@ -6,7 +6,7 @@ moves one of them fails there and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -25,6 +25,8 @@ __all__ = [
     "fake_input",
     "fake_mode",
     "is_compiling",
+    "saves_by_hooks",
+    "set_hints",
     "tree_flatten",
     "tree_unflatten",
 ]
@@ -70,6 +72,25 @@ def after_backward(callback: Callable[[], None]) -> None:
 def backward_number() -> int:
     """A number that names the running backward pass; -1 outside of one."""
     return int(torch._C._current_graph_task_id())
+
+
+def set_hints(value: Any, numbers: Mapping[Any, int]) -> None:
+    """Makes a fake tensor's symbolic sizes speak of another example.
+
+    Args:
+        value: a fake tensor; anything else is passed over.
+        numbers: the example's numbers by symbol.
+    """
+    if not isinstance(value, Tensor):
+        return
+    for size in value.shape:
+        if isinstance(size, torch.SymInt):
+            size.node._hint = int(size.node.expr.subs(numbers))
+
+
+def saves_by_hooks() -> bool:
+    """Whether something (activation checkpointing) intercepts saved activations."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 def is_compiling() -> bool:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import copy
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, fx, nn
 
-from sparsefx.private import TreeSpec, tree_flatten, tree_unflatten
+from sparsefx.private import TreeSpec, set_hints, tree_flatten, tree_unflatten
 
 if TYPE_CHECKING:
     import sympy
@@ -85,8 +85,68 @@ def bind(graph: fx.Graph, root: nn.Module) -> fx.GraphModule:
     bound.__dict__["_buffers"] = view._buffers
     bound.__dict__["_modules"] = view._modules
     bound.__dict__.pop("training", None)
-    type(bound).training = _follow(root)  # type: ignore[assignment, method-assign]
+    type(bound).training = _follow(root)  # type: ignore[assignment]
     return bound
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """What a graph takes for granted about the module tree it was bound to.
+
+    Attributes:
+        hooks: tables of submodules' hooks, which a graph would not call.
+        children: tables of submodules, and what they held.
+        callers: modules whose mode the graph reads in the place of one another.
+    """
+
+    hooks: tuple[Mapping[Any, Any], ...]
+    children: tuple[tuple[Mapping[str, Any], tuple[Any, ...]], ...]
+    callers: tuple[nn.Module, ...]
+
+    @classmethod
+    def of(cls, root: nn.Module, graph: fx.Graph) -> _Tree:
+        modules = list(root.modules())
+        flags = [
+            str(n.target).rpartition(".")[0]
+            for n in graph.nodes
+            if n.op == "get_attr" and str(n.target).split(".")[-1] == "training"
+        ]
+        paths = {part for flag in flags for part in _prefixes(flag)}
+        return cls(
+            # the root's own hooks run around the graph
+            tuple(h for m in modules[1:] for h in hooks_of(m)),
+            tuple((m._modules, tuple(m._modules.values())) for m in modules),
+            tuple(root.get_submodule(path) for path in sorted(paths)),
+        )
+
+    def unchanged(self) -> bool:
+        """No hooks, the same submodules, and one mode where modes are shared."""
+        return (
+            not any(self.hooks)
+            and all(tuple(table.values()) == held for table, held in self.children)
+            and len({module.training for module in self.callers}) <= 1
+        )
+
+
+def hooks_of(module: nn.Module) -> tuple[Mapping[Any, Any], ...]:
+    """The tables of hooks that calling a module runs."""
+    return (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    parts = path.split(".") if path else []
+    yield from (".".join(parts[:end]) for end in range(len(parts) + 1))
+
+
+def _kind(root: nn.Module) -> tuple[Any, ...]:
+    """Type and device of the weights, which a graph may have written down."""
+    first = next(root.parameters(), None)
+    return () if first is None else (first.dtype, first.device)
 
 
 class Program:
@@ -97,24 +157,26 @@ class Program:
         min_batch: the smallest batch the graph was proved for.
     """
 
-    def __init__(
+    def __init__(  # noqa: D107
         self,
         graph: fx.Graph,
         inputs: TreeSpec | None,
         leaves: Sequence[Any],
         output: TreeSpec | None,
         guards: Sequence[sympy.Basic] = (),
-        dynamic: bool = False,
+        symbol: sympy.Symbol | None = None,
         batch: int | None = None,
     ) -> None:
         self.graph = graph
         self.inputs = inputs
         self.output = output
         self.guards = tuple(guards)
-        self.batch = batch if dynamic else None
+        self.symbol = symbol
+        self.batch = None if symbol is None else batch
         self.min_batch = 1
         self.signature = tuple(_signature(leaf, self.batch) for leaf in leaves)
-        self.hooks: tuple[Mapping[Any, Any], ...] = ()
+        self.kind: tuple[Any, ...] | None = None
+        self._tree = _Tree((), (), ())
         self._bound: fx.GraphModule | None = None
         self._root: weakref.ref[nn.Module] | None = None
         self._batches: dict[int, bool] = {}
@@ -123,21 +185,26 @@ class Program:
         twin = copy.copy(self)
         memo[id(self)] = twin
         twin.graph = copy.deepcopy(self.graph)
-        twin._bound, twin._root, twin.hooks = None, None, ()
+        twin.rebind()
         return twin
+
+    def rebind(self) -> None:
+        """Forgets the compiled graph; call it when the module tree has changed."""
+        self._bound, self._root = None, None
 
     def module(self, root: nn.Module) -> fx.GraphModule:
         """The graph compiled over ``root``'s tensors (kept until it changes)."""
         if self._bound is None or self._root is None or self._root() is not root:
             self._bound, self._root = bind(self.graph, root), weakref.ref(root)
             self.graph = self._bound.graph
-            modules = list(root.modules())
-            self.hooks = tuple(
-                hooks
-                for m in modules
-                for hooks in (m._forward_hooks, m._forward_pre_hooks)
-            )[2:]  # the root's own hooks run around the graph
+            self._tree = _Tree.of(root, self.graph)
+            self.kind = self.kind or _kind(root)
         return self._bound
+
+    def speak_of(self, batch: int) -> None:
+        """Makes the sizes noted in the graph those of a call with this batch."""
+        for node in self.graph.nodes:
+            set_hints(node.meta.get("val"), {self.symbol: batch})
 
     def run(self, root: nn.Module, args: Any, kwargs: Any) -> tuple[bool, Any]:
         """``(True, output)``, or ``(False, None)`` when a guard does not hold."""
@@ -149,7 +216,7 @@ class Program:
         if spec != self.inputs or not self.holds(leaves):
             return False, None
         bound = self.module(root)
-        if any(self.hooks):
+        if not self._tree.unchanged() or _kind(root) != self.kind:
             return False, None
         out = bound(*(leaf for leaf in leaves if isinstance(leaf, Tensor)))
         assert self.output is not None
@@ -194,75 +261,3 @@ def _signature(leaf: Any, batch: int | None) -> Any:
     if shape and batch is not None and shape[0] == batch:
         shape[0] = None
     return tuple(shape), leaf.dtype, leaf.device
-
-
-def by_mode(training: bool, train: Any, evaluation: Any) -> Any:
-    """``train`` while training, else ``evaluation``: a constant that differs by mode."""
-    return train if training else evaluation
-
-
-def merge_modes(train: fx.Graph, evaluation: fx.Graph) -> str | None:
-    """Makes ``train`` serve both modes; returns the module that prevents it, or None.
-
-    Nodes are compared one by one. A constant that is ``True`` while training and
-    ``False`` after becomes the owning module's ``training`` flag, any other
-    difference of constants a ``by_mode`` node; a difference of structure is
-    reported by the path of the module that runs it.
-    """
-    first, second = list(train.nodes), list(evaluation.nodes)
-    twin: dict[fx.Node, fx.Node] = {}
-    edits: list[tuple[fx.Node, Any, Any]] = []
-    for a, b in zip(first, second, strict=False):
-        twin[b] = a
-        same = a.op == b.op and a.target == b.target
-        args = _diff((a.args, a.kwargs), (b.args, b.kwargs), twin) if same else None
-        if args is None:
-            return str(a.meta.get("module", ""))
-        if args:
-            edits.append((a, (a.args, a.kwargs), (b.args, b.kwargs)))
-    if len(first) != len(second):
-        return ""
-    for node, (args, kwargs), (other_args, other_kwargs) in edits:
-        path = node.meta.get("module", "")
-        with train.inserting_before(node), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            flag = train.get_attr(f"{path}.training" if path else "training")
-            flag.meta["module"] = path
-            node.args = _merge(train, flag, args, other_args)
-            node.kwargs = _merge(train, flag, kwargs, other_kwargs)
-    return None
-
-
-def _diff(a: Any, b: Any, twin: Mapping[fx.Node, fx.Node]) -> bool | None:
-    """False if equal, True if constants differ, None if the structure does."""
-    if isinstance(a, fx.Node) or isinstance(b, fx.Node):
-        return False if isinstance(b, fx.Node) and twin.get(b) is a else None
-    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
-        if len(a) != len(b):
-            return None
-        parts = [_diff(x, y, twin) for x, y in zip(a, b, strict=True)]
-        return None if None in parts else any(parts)
-    if isinstance(a, dict) and isinstance(b, dict):
-        if a.keys() != b.keys():
-            return None
-        parts = [_diff(a[k], b[k], twin) for k in a]
-        return None if None in parts else any(parts)
-    if isinstance(a, slice) and isinstance(b, slice):
-        return _diff((a.start, a.stop, a.step), (b.start, b.stop, b.step), twin)
-    return bool(type(a) is not type(b) or a != b)
-
-
-def _merge(graph: fx.Graph, flag: fx.Node, a: Any, b: Any) -> Any:
-    if isinstance(a, fx.Node):
-        return a
-    if isinstance(a, (tuple, list)):
-        return type(a)(_merge(graph, flag, x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, dict):
-        return {key: _merge(graph, flag, a[key], b[key]) for key in a}
-    if type(a) is type(b) and a == b:
-        return a
-    if isinstance(a, slice):
-        return a
-    if (a, b) == (True, False):
-        return flag
-    return graph.call_function(by_mode, (flag, a, b))

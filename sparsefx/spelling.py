@@ -24,8 +24,7 @@ OPERATORS: Mapping[str, _Call] = {
     },
 }
 REFLECTED: Mapping[str, _Call] = {
-    f"__r{name}__": getattr(operator, name)
-    for name in (*_ARITHMETIC, "pow", "matmul")
+    f"__r{name}__": getattr(operator, name) for name in (*_ARITHMETIC, "pow", "matmul")
 }
 INFIX: Mapping[str, _Call] = {
     "add": operator.add,

@@ -6,6 +6,7 @@ data-parallel wrappers see it; no optimizer does. Masks themselves are not store
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from sparsefx.coupling import couple
 from sparsefx.distributed import mean_over_ranks
 from sparsefx.errors import MaskError
-from sparsefx.learners.soft_topk import MaskParameters
 from sparsefx.layer import hard_mask
+from sparsefx.learners.soft_topk import MaskParameters
 from sparsefx.masking import VECTORS, magnitude, masked_weight
 from sparsefx.private import after_backward, backward_number
 
@@ -52,7 +53,9 @@ class SparseState(nn.Module):
     dual: Tensor
     frozen: Tensor
 
-    def __init__(self, names: Sequence[str], owners: Sequence[Sequence[Owner]]) -> None:
+    def __init__(  # noqa: D107
+        self, names: Sequence[str], owners: Sequence[Sequence[Owner]]
+    ) -> None:
         super().__init__()
         self.names = tuple(names)
         self.__dict__["owners"] = [list(entries) for entries in owners]
@@ -104,7 +107,8 @@ class SparseState(nn.Module):
 
     def masked(self, weight: Tensor, index: int) -> Tensor:
         """The weight a layer sees."""
-        return masked_weight(weight, *(getattr(self, name) for name in VECTORS), index)
+        scalars: dict[str, Tensor] = {name: getattr(self, name) for name in VECTORS}
+        return masked_weight(weight, **scalars, index=index)
 
     @torch.no_grad()
     def hard_masks(self) -> list[Tensor]:
@@ -165,23 +169,29 @@ class SparseState(nn.Module):
 
     def _arm(self) -> None:
         """Makes ``mu`` a leaf that collects its gradient and reports it."""
-        self._buffers["mu"] = self.mu.detach().requires_grad_(True)
-        self.__dict__["pending"] = None
+        mu = self.mu.detach().requires_grad_(True)
+        self._buffers["mu"] = mu
         state = weakref.ref(self)
 
-        def collected(_: Tensor) -> None:
-            live = state()
-            if live is not None and live.pending != backward_number():
-                live.__dict__["pending"] = backward_number()
-                after_backward(live._couple)
+        def collected(total: Tensor) -> None:
+            # the gradient itself, not mu.grad: what a backward pass that failed
+            # has left there must not count
+            live, number = state(), backward_number()
+            if live is None or number < 0:
+                return
+            known = live.__dict__["totals"]
+            if number in known:
+                known[number] = known[number] + total
+                return
+            known[number] = total
+            after_backward(functools.partial(live._couple, number))
 
-        self.mu.register_post_accumulate_grad_hook(collected)
+        self.__dict__["totals"] = {}
+        mu.register_hook(collected)  # type: ignore[no-untyped-call]
 
-    def _couple(self) -> None:
-        self.__dict__["pending"] = None
-        total, self.mu.grad = self.mu.grad, None
-        if total is None:
-            return
+    def _couple(self, number: int) -> None:
+        total = self.__dict__["totals"].pop(number)
+        self.mu.grad = None
         couple(
             self.weights(),
             mean_over_ranks(total),
@@ -207,7 +217,7 @@ class SparseState(nn.Module):
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._arm()
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def current_masks(state: SparseState, trainer: Trainer) -> list[Tensor]:
 
 def loaded(state: SparseState, with_masks: bool) -> None:
     """After loading: forgets remembered masks; finds them anew for dense weights."""
-    trainer: Trainer = state.trainer
+    trainer: Trainer = state.__dict__["trainer"]
     trainer.kept = None
     if not with_masks:
         state.frozen.fill_(False)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.policies.allocate import allocate, run
 from sparsefx.policies.allocation import Allocation, bounds, planned
-from sparsefx.policies.cost_budget import cost_budget, worths
+from sparsefx.policies.cost_budget import cost_budget
+from sparsefx.policies.worths import worths
 from sparsefx.policies.counts import counts
 from sparsefx.policies.erk import erk
 from sparsefx.policies.uniform import uniform
@@ -221,11 +222,22 @@ def test_worths():
     free = site("c", (2,), 0, torch.tensor([100.0, 100.0]))
     sites = [first, second, free]
     assert worths(sites, "none", "macs") == [1, 1, 1]
-    assert worths(sites, "layer", "macs") == [2, 1, 0.04]
-    assert worths(sites, "global", "macs") == [4 / 3] * 3
+    # sqrt(uses / fan_in) / mean|w|, then the mean of worth * mean|w| / price is 1
+    raw = [2**0.5 / 2, 6**0.5 / 4, 1 / 100]
+    scale = 2 / (raw[0] * 2 / 2 + raw[1] * 4 / 6)
+    found = worths(sites, "layer", "macs")
+    assert found == pytest.approx([scale * worth for worth in raw])
+    # mean of |w| / price over the four that cost something is 5 / 6
+    assert worths(sites, "global", "macs") == pytest.approx([6 / 5] * 3)
     zero = site("z", (2,), 2, torch.zeros(2))
-    assert worths([zero], "layer", "macs") == [2]
-    assert worths([zero], "global", "macs") == [2]
+    assert worths([zero], "global", "macs") == [1]
+
+
+def test_layers_count_by_their_share_of_what_they_feed():
+    wide = site("a", (4, 100), 1, torch.ones(4, 100))
+    small = site("b", (4, 4), 1, torch.ones(4, 4))
+    first, second = worths([wide, small], "layer", "macs")
+    assert second / first == pytest.approx((100 / 4) ** 0.5)
 
 
 @pytest.mark.parametrize("normalize", ["layer", "global"])

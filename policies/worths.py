@@ -1,0 +1,111 @@
+"""What magnitudes are worth: the one place that makes layers comparable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparsefx.errors import MaskError, PolicyError
+from sparsefx.policies.allocation import label, prices
+from sparsefx.site import Site
+
+NORMALIZATIONS = ("layer", "global", "none")
+
+
+def worths(sites: Sequence[Site], normalize: str, cost: str) -> list[float]:
+    r"""What a unit of ``|w|`` in each site is worth.
+
+    Masks depend on ``beta * worth_l |w| / price_l``. With ``scale`` such that this
+    quotient has mean 1 over all weights that cost something, so that beta means the
+    same in every model:
+
+    - ``"layer"``: ``scale * sqrt(uses_l / fan_in_l) / mean|w_l|``. A weight counts by
+      its share ``|w| / (mean|w_l| sqrt(fan_in))`` of the deviation of the unit it
+      feeds, over all its ``uses`` (positions and tokens), whose effects on the loss
+      add up in squares. So layers of any scale and shape compete fairly.
+    - ``"global"``: ``scale``; raw magnitudes compete, as in the Spartan paper.
+    - ``"none"``: 1; raw magnitudes and a raw beta.
+
+    Args:
+        sites: the maskable weights, with the live tensors in ``weight``.
+        normalize: ``"layer"``, ``"global"`` or ``"none"``.
+        cost: name of the cost.
+
+    Returns:
+        One positive number a site; where all weights are zero the mean counts as 1.
+
+    Raises:
+        PolicyError: ``normalize`` is not known.
+        MaskError: a site has no weight, or one that is not finite.
+
+    Example:
+        >>> import sympy
+        >>> costs = {"macs": sympy.Integer(6)}
+        >>> weight = torch.tensor([[4.0, -2.0]])
+        >>> worths([Site("w", "", "linear", (1, 2), costs, weight=weight)], "layer",
+        ...        "macs")
+        [2.0]
+    """
+    if normalize not in NORMALIZATIONS:
+        raise PolicyError(
+            f"normalize {normalize!r} is not known; allowed: "
+            f"{', '.join(NORMALIZATIONS)}"
+        )
+    totals = _absolute_sums(sites)
+    if normalize == "none":
+        return [1.0] * len(sites)
+    per_weight = prices(sites, cost)
+    means = [t / max(s.numel, 1) or 1.0 for t, s in zip(totals, sites, strict=True)]
+    raw = [1.0] * len(sites)
+    if normalize == "layer":
+        raw = [_share(s) / mean for s, mean in zip(sites, means, strict=True)]
+    paid = [i for i, price in enumerate(per_weight) if price > 0]
+    count = math.fsum(sites[i].numel for i in paid)
+    total = math.fsum(raw[i] * totals[i] / per_weight[i] for i in paid) or count
+    return [worth * count / total for worth in raw]
+
+
+def _share(site: Site) -> float:
+    """``sqrt(uses / fan_in)`` of a site."""
+    uses = site.cost("macs") if "macs" in site.costs else 0.0
+    units = 1 if site.op.startswith("conv_transpose") else 0
+    fan_in = 1 if "embedding" in site.op else site.numel / max(site.shape[units], 1)
+    return math.sqrt((uses or 1.0) / fan_in)
+
+
+def _absolute_sums(sites: Sequence[Site]) -> list[float]:
+    weights = [weight_of(site) for site in sites]
+    norms = [
+        torch.linalg.vector_norm(
+            weight.detach(),
+            ord=1,
+            dtype=torch.promote_types(weight.dtype, torch.float32),
+        ).to(weights[0].device, torch.float64)
+        for weight in weights
+    ]
+    # One transfer for all layers: a host read each would stall a GPU that often.
+    sums: list[float] = torch.stack(norms).tolist() if norms else []
+    for site, total in zip(sites, sums, strict=True):
+        if not math.isfinite(total):
+            raise MaskError(
+                f"{label(site)} holds NaN or Inf in {site.name}; masks rank weights "
+                "by magnitude, so make every weight finite first"
+            )
+    return sums
+
+
+def weight_of(site: Site) -> Tensor:
+    """The live weight of a site.
+
+    Raises:
+        MaskError: the site has none.
+    """
+    if site.weight is None:
+        raise MaskError(
+            f"{label(site)} has no weight tensor; the cost_budget policy ranks "
+            "weights, so give Site(..., weight=...) or use the policy uniform or erk"
+        )
+    return site.weight
