@@ -33,3 +33,37 @@ from sparsefx.site import Site as Site
 from sparsefx.training import StepReport as StepReport
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Allocation",
+    "BudgetError",
+    "Capture",
+    "CaptureError",
+    "CostTable",
+    "Granularity",
+    "MaskError",
+    "Policy",
+    "PolicyError",
+    "Report",
+    "Site",
+    "SparsefxError",
+    "StepReport",
+    "allocate",
+    "capture",
+    "costs",
+    "draw",
+    "finalize",
+    "graphs",
+    "hard_topk",
+    "load",
+    "load_policy",
+    "masks",
+    "passes",
+    "policies",
+    "project",
+    "report",
+    "save",
+    "sites",
+    "step",
+    "transform",
+]

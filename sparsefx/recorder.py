@@ -225,7 +225,7 @@ def record(
     Example:
         >>> found = record(nn.Linear(4, 3), (torch.ones(2, 4),), {})
         >>> [node.name for node in found.graph.nodes]
-        ['input_1', 'weight', 'bias', 'linear', 'output']
+        ['x', 'weight', 'bias', 'linear', 'output']
     """
     leaves, spec = tree_flatten((tuple(args), dict(kwargs)))
     recorder = _Recorder(root)
@@ -276,7 +276,7 @@ def _fake_inputs(
         dims = (free + [False] * leaf.ndim)[: leaf.ndim]
         fake = fake_input(recorder.fake, leaf.detach(), dims)
         fake.requires_grad_(leaf.requires_grad)
-        name = f"input_{index}" if index else "input"
+        name = f"x_{index}" if index else "x"  # `input` is taken: fx renames it
         node = recorder.values.graph.placeholder(name)
         recorder.values.keep(fake, node)
         if dims and dims[0]:

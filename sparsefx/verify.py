@@ -79,7 +79,8 @@ def _outcome(
         assert isinstance(loss, Tensor)
         found = torch.autograd.grad(loss, weights, allow_unused=True)
         empty = torch.zeros(0)
-        gradients = [empty if g is None else g.detach() for g in found]
+        dense = [g.to_dense() if g is not None and g.is_sparse else g for g in found]
+        gradients = [empty if g is None else g.detach() for g in dense]
     buffers = [b.detach().clone() for b in root.buffers()]
     return [o.detach() for o in outputs], gradients, buffers
 

@@ -1,0 +1,161 @@
+"""The sweeps over weights that a step is made of: one table, several makers.
+
+Every maker is a module with the functions of `Kernels`, with the same answers up to
+rounding; `sparsefx.kernels.reference` says what they are, in plain torch on any device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from sparsefx.private import is_plain
+
+# By device type, where there is a faster one than the reference.
+MAKERS = {"cpu": "sparsefx.kernels.cpu", "cuda": "sparsefx.kernels.triton"}
+REFERENCE = "sparsefx.kernels.reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What one sweep tells about each tensor, for a band of magnitudes of each.
+
+    Attributes:
+        sums: sum of magnitudes; not finite where an entry is not.
+        lows: least magnitude, 0 of nothing.
+        highs: greatest magnitude, 0 of nothing.
+        above: entries at or above the band's upper end.
+        bands: magnitudes inside the band, lower end included, in any order; None where
+            they are too many to gather.
+    """
+
+    sums: tuple[float, ...]
+    lows: tuple[float, ...]
+    highs: tuple[float, ...]
+    above: tuple[int, ...]
+    bands: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SoftSums:
+    """Sums over the soft mask ``m`` of each tensor.
+
+    Attributes:
+        kept: ``sum m``.
+        spread: ``sum m (1 - m)``.
+        bought: ``sum h m``, over the entries the hard mask keeps.
+    """
+
+    kept: tuple[float, ...]
+    spread: tuple[float, ...]
+    bought: tuple[float, ...]
+
+
+class Kernels(Protocol):
+    """The functions of a maker; one entry of each sequence a tensor.
+
+    Tensors hold weights or their magnitudes: only ``|w|`` matters to masks. The soft
+    mask is ``m = sigmoid(slope * (|w| - center) + mu)``; the hard mask ``h`` keeps what
+    is above the threshold, or equal to it with a flat index of at most ``last``.
+    """
+
+    def survey(
+        self, weights: Sequence[Tensor], lows: Sequence[float], highs: Sequence[float]
+    ) -> Survey:
+        """Sums, ranges, and the magnitudes in the bands ``[low, high)``."""
+
+    def histogram(self, weight: Tensor) -> Tensor:
+        """Counts by the upper 15 bits (below the sign) of the magnitudes; int64."""
+
+    def soft_sums(
+        self,
+        weights: Sequence[Tensor],
+        slope: Sequence[float],
+        center: Sequence[float],
+        mu: Sequence[float],
+        threshold: Sequence[float],
+        last: Sequence[int],
+    ) -> SoftSums:
+        """One evaluation of the soft masks."""
+
+    def hard_masks(
+        self,
+        weights: Sequence[Tensor],
+        threshold: Sequence[float],
+        last: Sequence[int],
+        into: Sequence[Tensor],
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Writes bool masks; returns how many are kept, and how many were changed."""
+
+    def masked(
+        self,
+        weight: Tensor,
+        mu: Tensor,
+        slope: Tensor,
+        center: Tensor,
+        threshold: Tensor,
+        last: Tensor,
+    ) -> Tensor:
+        """``h m w``; the scalars are tensors without dimensions."""
+
+    def masked_backward(
+        self,
+        grad: Tensor,
+        weight: Tensor,
+        mu: Tensor,
+        slope: Tensor,
+        center: Tensor,
+        threshold: Tensor,
+        last: Tensor,
+        through: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The local gradient and ``sum G w s``; see `sparsefx.masking`."""
+
+    def couple(
+        self,
+        weights: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        mu: Tensor,
+        slope: Tensor,
+        center: Tensor,
+        factor: Tensor,
+    ) -> None:
+        """Subtracts ``sign(w) factor m (1 - m)`` from every gradient, in place."""
+
+
+_forced: list[str] = []
+
+
+def kernels_for(tensors: Sequence[Tensor]) -> Kernels:
+    """The fastest maker for these tensors together.
+
+    Example:
+        >>> kernels_for([torch.ones(2, dtype=torch.complex64)]).__name__
+        'sparsefx.kernels.reference'
+    """
+    kinds = {t.device.type for t in tensors}
+    name = MAKERS.get(kinds.pop(), REFERENCE) if len(kinds) == 1 else REFERENCE
+    name = _forced[-1] if _forced else name
+    if name != REFERENCE and all(map(is_plain, tensors)):
+        maker = importlib.import_module(name)
+        if maker.usable(tensors):
+            return cast(Kernels, maker)
+    return cast(Kernels, importlib.import_module(REFERENCE))
+
+
+@contextlib.contextmanager
+def using(name: str) -> Iterator[None]:
+    """Takes all kernels from one maker, where it can; for tests and benchmarks."""
+    _forced.append(name)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+

@@ -1,0 +1,374 @@
+"""The gradient is exact when ``backward`` returns, however training is done."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim import SGD
+
+import sparsefx
+from sparsefx.learners.soft_topk import solve
+from tests import models
+
+X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
+Y = torch.linspace(-1, 1, 6 * 4).reshape(6, 4).cos()
+
+
+def sparse_of(net=None, inputs=(X,), **options):
+    torch.manual_seed(0)
+    settings = {"budget": 0.3, "beta": 4.0, **options}
+    return sparsefx.transform(net or models.mlp(), example_inputs=inputs, **settings)
+
+
+def loss_of(model, x=X, y=Y):
+    return F.mse_loss(model(x), y)
+
+
+def gradients(model):
+    return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+
+def reference(model, loss):
+    """Gradients by autograd through dense masks, and the implicit function theorem."""
+    state = model.get_submodule("_sparsefx")
+    masks = sparsefx.masks(model)
+    named = dict(model.named_parameters())
+    latent = {k: v.detach().clone().double() for k, v in named.items()}
+    for value in latent.values():
+        value.requires_grad_()
+    shift = torch.zeros(len(masks), dtype=torch.float64, requires_grad=True)
+    seen, cost = dict(latent), torch.zeros(len(masks), dtype=torch.float64)
+    for i, (name, hard) in enumerate(masks.items()):
+        z = (latent[name].abs() - state.center[i]) * state.slope[i]
+        group = int(state.group[i])
+        m = torch.sigmoid(z + state.mu[i].detach() + shift[group])
+        through = m * latent[name]
+        seen[name] = through + (hard * through - through).detach()
+        cost = cost.index_add(0, state.group[i : i + 1], state.price[i] * m.sum()[None])
+    value = loss(seen)
+    wanted = list(latent.values())
+    direct = torch.autograd.grad(value, [*wanted, shift], retain_graph=True)
+    result = []
+    for index, _ in enumerate(wanted):
+        total = direct[index]
+        for group in set(state.group.tolist()):
+            moved = torch.autograd.grad(
+                cost[group], [wanted[index], shift], retain_graph=True, allow_unused=True
+            )
+            if moved[0] is not None and float(state.spread[group]) > 0:
+                total = total - moved[0] * direct[-1][group] / moved[1][group]
+        result.append(total)
+    return result
+
+
+def dense_loss(weights):
+    x = torch.tanh(F.linear(X.double(), weights["0.weight"], weights["0.bias"]))
+    return F.mse_loss(F.linear(x, weights["2.weight"], weights["2.bias"]), Y.double())
+
+
+def assert_close(found, wanted, rtol=1e-5):
+    for a, b in zip(found, wanted, strict=True):
+        scale = float(b.abs().max())
+        torch.testing.assert_close(a.double(), b.double(), rtol=rtol, atol=rtol * scale)
+
+
+@pytest.mark.parametrize("policy", ["cost_budget", "uniform"])
+def test_equals_the_dense_reference(policy):
+    sparse = sparse_of(policy=policy)
+    loss_of(sparse).backward()
+    assert_close(gradients(sparse), reference(sparse, dense_loss))
+
+
+def test_accumulation():
+    sparse = sparse_of()
+    loss_of(sparse).backward()
+    whole = gradients(sparse)
+    sparse.zero_grad()
+    for part in range(3):
+        rows = slice(2 * part, 2 * part + 2)
+        (loss_of(sparse, X[rows], Y[rows]) / 3).backward()
+    assert_close(gradients(sparse), whole)
+
+
+def test_two_losses_in_one_backward_and_a_graph_kept():
+    sparse = sparse_of()
+    loss_of(sparse).backward()
+    whole = gradients(sparse)
+    sparse.zero_grad()
+    (loss_of(sparse, X[:3], Y[:3]) / 2 + loss_of(sparse, X[3:], Y[3:]) / 2).backward()
+    assert_close(gradients(sparse), whole)
+    sparse.zero_grad()
+    loss = loss_of(sparse) / 2
+    loss.backward(retain_graph=True)
+    loss.backward()
+    assert_close(gradients(sparse), whole)
+
+
+def test_a_failed_backward_leaves_nothing_behind():
+    sparse = sparse_of()
+    loss_of(sparse).backward()
+    whole = gradients(sparse)
+    sparse.zero_grad()
+    x = X.clone().requires_grad_()
+    loss = loss_of(sparse, x)
+
+    def fail(grad):
+        raise RuntimeError("stop")
+
+    x.register_hook(fail)
+    with pytest.raises(RuntimeError, match="stop"):
+        loss.backward()
+    sparse.zero_grad()
+    loss_of(sparse).backward()
+    assert_close(gradients(sparse), whole, rtol=0)
+
+
+def test_clipping_sees_the_whole_gradient():
+    sparse = sparse_of()
+    loss_of(sparse).backward()
+    wanted = torch.stack([g.norm() for g in reference(sparse, dense_loss)]).norm()
+    norm = nn.utils.clip_grad_norm_(sparse.parameters(), 1e-3)
+    assert float(norm) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_scaled_loss_under_autocast():
+    sparse = sparse_of()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss_of(sparse).backward()
+    plain = gradients(sparse)
+    sparse.zero_grad()
+    optimizer = SGD(sparse.parameters(), lr=0.0)
+    scaler = torch.amp.GradScaler(device="cpu", init_scale=2.0**10)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(sparse)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    assert_close(gradients(sparse), plain, rtol=1e-2)
+    assert_close(gradients(sparse), reference(sparse, dense_loss), rtol=0.1)
+    scaler.step(optimizer)
+    scaler.update()
+    assert sparsefx.step(sparse).step == 1
+
+
+def test_a_copy_has_its_own_masks_and_gradients():
+    sparse = sparse_of()
+    loss_of(sparse).backward()
+    whole = gradients(sparse)
+    sparse.zero_grad()
+    twin = copy.deepcopy(sparse)
+    loss_of(twin).backward()
+    assert all(p.grad is None for p in sparse.parameters())
+    assert_close(gradients(twin), whole, rtol=0)
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.mul_(-1).sub_(0.1)
+    before = sparsefx.masks(sparse)
+    sparsefx.step(twin)
+    assert all(torch.equal(before[k], v) for k, v in sparsefx.masks(sparse).items())
+    assert any(not torch.equal(before[k], v) for k, v in sparsefx.masks(twin).items())
+    assert len(sparsefx.graphs(twin)) == 1
+    torch.testing.assert_close(twin(X), twin.get_submodule("2")(twin[1](twin[0](X))))
+
+
+def test_validation_in_between_changes_nothing():
+    results = []
+    for validate in (False, True):
+        sparse = sparse_of(total_steps=6)
+        optimizer = SGD(sparse.parameters(), lr=0.1)
+        for _ in range(6):
+            loss = loss_of(sparse)
+            if validate:
+                with torch.no_grad():
+                    loss_of(sparse.eval(), X[:2], Y[:2])
+                with torch.inference_mode():
+                    sparse(X[:1])
+                sparse.train()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            sparsefx.step(sparse)
+        results.append([p.detach().clone() for p in sparse.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_weights_that_are_unused_or_frozen():
+    class Partly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.frozen = nn.Linear(8, 8), nn.Linear(8, 4)
+            self.unused = nn.Linear(8, 8)
+            self.frozen.weight.requires_grad_(False)
+
+        def forward(self, x):
+            return self.frozen(torch.tanh(self.used(x)))
+
+    sparse = sparse_of(Partly(), cost="params")
+
+    def loss(weights):
+        x = F.linear(X.double(), weights["used.weight"], weights["used.bias"])
+        x = F.linear(torch.tanh(x), weights["frozen.weight"], weights["frozen.bias"])
+        return F.mse_loss(x, Y.double()) + 0 * weights["unused.bias"].sum()
+
+    loss_of(sparse).backward()
+    found = dict(zip(dict(sparse.named_parameters()), gradients(sparse), strict=True))
+    assert found["frozen.weight"] is None
+    assert found["unused.bias"] is None
+
+    # the budget couples the unused weight to the others: its gradient is not zero
+    def touched(weights):
+        return loss(weights) + 0 * weights["unused.weight"].sum()
+
+    wanted = reference(sparse, touched)
+    wanted = dict(zip(found, wanted, strict=True))
+    for name in ("used.weight", "used.bias", "unused.weight", "frozen.bias"):
+        assert_close([found[name]], [wanted[name]])
+
+
+def test_activation_checkpointing():
+    x, y = X[:, :6], Y[:, :2]
+    plain = models.Checkpointed()
+    with pytest.warns(UserWarning, match="activation checkpointing"):
+        sparse = sparse_of(plain, inputs=(x,))
+    loss_of(sparse, x, y).backward()
+    found = gradients(sparse)
+    sparse.zero_grad()
+    F.mse_loss(sparse.head(sparse.block(x)), y).backward()
+    assert_close(found, gradients(sparse), rtol=1e-6)
+
+
+def test_checkpointing_around_the_model():
+    from torch.utils.checkpoint import checkpoint
+
+    for reentrant in (False, True):
+        sparse = sparse_of()
+        loss_of(sparse).backward()
+        whole = gradients(sparse)
+        sparse.zero_grad()
+        x = X.clone().requires_grad_()
+        F.mse_loss(checkpoint(sparse, x, use_reentrant=reentrant), Y).backward()
+        assert_close(gradients(sparse), whole, rtol=1e-6)
+
+
+# -- torch.compile ----------------------------------------------------------------------
+
+
+# torch's own tracing of an autograd.Function makes an instance of it
+DYNAMO = pytest.mark.filterwarnings("ignore:.*should not be instantiated")
+
+
+class Counter:
+    """A backend that counts how often something is compiled."""
+
+    def __init__(self):
+        self.compiled = 0
+
+    def __call__(self, graph, inputs):
+        from torch._dynamo.backends.debugging import aot_eager
+
+        self.compiled += 1
+        return aot_eager(graph, inputs)
+
+
+@DYNAMO
+def test_compiled_equals_eager_and_compiles_once():
+    torch._dynamo.reset()
+    counter = Counter()
+    eager, masked = (sparse_of(total_steps=50, update_every=2) for _ in range(2))
+    compiled = torch.compile(masked, fullgraph=True, backend=counter)
+    optimizers = [SGD(m.parameters(), lr=0.05) for m in (eager, masked)]
+    frozen = []
+    for _ in range(50):
+        for model, optimizer in zip((eager, compiled), optimizers, strict=True):
+            loss_of(model).backward()
+        for a, b in zip(eager.parameters(), masked.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)
+        for model, optimizer in zip((eager, compiled), optimizers, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            frozen.append(sparsefx.step(model).frozen)
+    assert frozen[-1]
+    assert not frozen[0]
+    assert counter.compiled == 1
+    with torch.no_grad():
+        assert_close([eager(X)], [compiled(X)])
+    torch._dynamo.reset()
+
+
+@DYNAMO
+@pytest.mark.slow
+def test_compiled_by_inductor():
+    torch._dynamo.reset()
+    eager, masked = sparse_of(), sparse_of()
+    compiled = torch.compile(masked, fullgraph=True)
+    for model in (eager, compiled):
+        loss_of(model).backward()
+    assert_close(gradients(eager), gradients(masked))
+    torch._dynamo.reset()
+
+
+# -- data parallel ----------------------------------------------------------------------
+
+RANKS = """
+import sys, torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+import sparsefx
+from tests.test_gradient import X, Y, loss_of, sparse_of
+
+rank, path = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+dist.init_process_group(
+    "gloo", init_method=f"file://{path}", rank=rank, world_size=2
+)
+mine = slice(3 * rank, 3 * rank + 3)
+for view in (True, False):
+    sparse = sparse_of(total_steps=4)
+    model = DistributedDataParallel(
+        sparse, gradient_as_bucket_view=view, bucket_cap_mb=1e-4
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for number in range(4):
+        if number == 2:  # accumulation: the first part is not reduced
+            with model.no_sync():
+                (loss_of(model, X[mine], Y[mine]) / 2).backward()
+            (loss_of(model, X[mine], Y[mine]) / 2).backward()
+        else:
+            loss_of(model, X[mine], Y[mine]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        sparsefx.step(model)
+    torch.save([p.detach() for p in sparse.parameters()], f"{path}.{rank}.{view}")
+dist.destroy_process_group()
+"""
+
+
+def test_two_ranks_equal_one(tmp_path):
+    """Both ways DDP keeps gradients, with and without accumulation."""
+    sparse = sparse_of(total_steps=4)
+    optimizer = SGD(sparse.parameters(), lr=0.1)
+    for _ in range(4):
+        loss_of(sparse).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        sparsefx.step(sparse)
+    path = tmp_path / "store"
+    command = [sys.executable, "-c", RANKS]
+    ranks = [subprocess.Popen([*command, str(rank), str(path)]) for rank in (0, 1)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    for name in ("0.True", "1.True", "0.False", "1.False"):
+        found = torch.load(f"{path}.{name}", weights_only=True)
+        for a, b in zip(found, sparse.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_the_solver_is_given_what_it_takes():
+    """`solve` refuses nothing silently: a site without price stays dense."""
+    weights = [torch.ones(2, 2), torch.arange(4.0).reshape(2, 2)]
+    found = solve(
+        weights, [0.0, 1.0], [1.0, 1.0], [(0, 4), (0, 4)], 2.0, 5.0, None, ["a", "b"]
+    )
+    assert found.counts == (4, 2)
+    assert found.spread[0] == 0

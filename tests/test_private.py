@@ -1,0 +1,62 @@
+"""The private torch names the package relies on still do what it needs."""
+
+import torch
+
+from sparsefx import private
+
+
+def test_fake_tensors_have_symbolic_batches():
+    mode = private.fake_mode()
+    fake = private.fake_input(mode, torch.ones(4, 3), (True, False))
+    assert isinstance(fake, private.FakeTensor)
+    assert isinstance(fake.shape[0], torch.SymInt)
+    assert fake.shape[1] == 3
+    with mode:
+        assert isinstance((fake @ torch.ones(3, 2)).shape[0], torch.SymInt)
+
+
+def test_torch_function_modes_see_calls():
+    seen = []
+
+    class Watch(private.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            seen.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        torch.nn.functional.relu(torch.ones(2))
+    assert "relu" in seen
+
+
+def test_trees_flatten_and_come_back():
+    nest = ((torch.ones(1),), {"a": [2, None]})
+    leaves, spec = private.tree_flatten(nest)
+    assert len(leaves) == 3
+    assert private.tree_unflatten(leaves, spec) == nest
+    assert isinstance(spec, private.TreeSpec)
+
+
+def test_callbacks_run_after_all_gradients():
+    weights = [torch.ones(2, requires_grad=True) for _ in range(2)]
+    found = []
+
+    def ended():
+        found.append([w.grad is not None for w in weights])
+
+    def hook(_):
+        assert private.backward_number() >= 0
+        private.after_backward(ended)
+
+    weights[1].register_post_accumulate_grad_hook(hook)
+    (weights[0] * weights[1]).sum().backward()
+    assert found == [[True, True]]
+    assert private.backward_number() == -1
+
+
+def test_compilers_are_noticed():
+    def f(x):
+        return x + 1 if private.is_compiling() else x
+
+    assert not private.is_compiling()
+    compiled = torch.compile(f, backend="eager", fullgraph=True)
+    assert compiled(torch.ones(1)).item() == 2
