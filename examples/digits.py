@@ -11,7 +11,7 @@ from torch import nn
 
 import sparsefx
 
-EPOCHS, BATCH = 30, 64
+EPOCHS, BATCH = 20, 64
 
 digits = load_digits()
 images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
@@ -32,7 +32,8 @@ model = nn.Sequential(
     nn.Flatten(),
     nn.Linear(64, 10),
 )
-total_steps = EPOCHS * len(x_train.split(BATCH))
+steps = len(x_train) // BATCH  # whole batches an epoch
+total_steps = EPOCHS * steps
 sparse = sparsefx.transform(
     model,
     policy="cost_budget",
@@ -44,7 +45,7 @@ sparse = sparsefx.transform(
 optimizer = torch.optim.AdamW(sparse.parameters(), lr=5e-3, weight_decay=0.05)
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=total_steps)
 for epoch in range(EPOCHS):
-    for batch in torch.randperm(len(x_train)).split(BATCH):
+    for batch in torch.randperm(len(x_train))[: steps * BATCH].split(BATCH):
         F.cross_entropy(sparse(x_train[batch]), y_train[batch]).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -11,9 +11,9 @@ from torch import nn
 from sparsefx.budget import parse_budget
 from sparsefx.capture import Capture, capture
 from sparsefx.cost import CostRow, CostTable
-from sparsefx.errors import CaptureError, MaskError
+from sparsefx.errors import BudgetError, CaptureError, MaskError
 from sparsefx.example_inputs import offered
-from sparsefx.masked_module import mask_module, mirror, run_graph
+from sparsefx.masked_module import mask_module, mirror, restore, run_graph
 from sparsefx.passes.annotate_costs import AnnotateCosts, cost_table
 from sparsefx.passes.insert_masks import InsertMasks
 from sparsefx.plan import Plan
@@ -61,6 +61,11 @@ def build(
     budget = parse_budget(policy.budget, policy.cost)[0]
     cost = budget.cost
     if cost == "macs" and not priced:
+        if budget.absolute:
+            raise BudgetError(
+                f"budget {policy.budget!r} is a number of MACs, which are unknown "
+                "without example inputs; give example_inputs=(x,), or a fraction"
+            )
         _say(
             "no example inputs, and the model offers none: MACs are unknown, so the "
             "budget counts parameters instead; give example_inputs=(x,)"
@@ -78,7 +83,7 @@ def build(
     plan = Plan(policy, sites, dense, cost, limit, table, covered)
     plan.limits(limit, [parameters[s.name] for s in sites])  # refuse before touching
     _check_coverage(plan, found, priced, strict)
-    return _install(model, plan, found, inplace)
+    return _install(model, plan, found, priced, inplace)
 
 
 def _captured(model: nn.Module, example_inputs: Any) -> tuple[Capture, bool]:
@@ -165,7 +170,9 @@ def _looks_like_weight(row: Coverage, table: CostTable, plan: Plan) -> bool:
     return len(table[row.parameter].shape) >= 2
 
 
-def _install(model: nn.Module, plan: Plan, found: Capture, inplace: bool) -> nn.Module:
+def _install(
+    model: nn.Module, plan: Plan, found: Capture, priced: bool, inplace: bool
+) -> nn.Module:
     root = model if inplace else mirror(model)
     numbers = {site.name: index for index, site in enumerate(plan.sites)}
     named = dict(root.named_parameters())
@@ -176,11 +183,28 @@ def _install(model: nn.Module, plan: Plan, found: Capture, inplace: bool) -> nn.
             if value is not None and id(value) in index_of:
                 owners[index_of[id(value)]].append((module, attribute))
     state = SparseState([site.name for site in plan.sites], owners)
-    root.add_module(CHILD, state)
     state.__dict__["trainer"], state.__dict__["on_load"] = Trainer(plan), loaded
-    for index, entries in enumerate(owners):
-        for module, attribute in entries:
-            mask_module(module, {attribute: index}, state)
+    try:
+        root.add_module(CHILD, state)
+        for index, entries in enumerate(owners):
+            for module, attribute in entries:
+                mask_module(module, {attribute: index}, state)
+        _insert(root, state, found, index_of, priced)
+        project(state, plan, plan.policy.schedule().at(0))
+    except BaseException:
+        restore(root)  # it may be the user's own
+        raise
+    return root
+
+
+def _insert(
+    root: nn.Module,
+    state: SparseState,
+    found: Capture,
+    index_of: Mapping[int, int],
+    priced: bool,
+) -> None:
+    """Annotates and masks the graphs, and makes their modules run them."""
     for path, program in found.programs.items():
         owner = root.get_submodule(path)
         local = {
@@ -191,10 +215,9 @@ def _install(model: nn.Module, plan: Plan, found: Capture, inplace: bool) -> nn.
         run_graph(owner, program, state)
         program.rebind()
         bound = program.module(owner)
-        AnnotateCosts()(bound)
+        if priced:
+            AnnotateCosts()(bound)
         InsertMasks(local, state)(bound)
-    project(state, plan, plan.policy.schedule().at(0))
-    return root
 
 
 def _say(message: str) -> None:

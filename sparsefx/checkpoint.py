@@ -31,7 +31,11 @@ def save(module: nn.Module, path: str | Path) -> None:
         path: the file to write.
 
     Raises:
-        SparsefxError: the state dict holds something that is not a tensor.
+        SparsefxError: the state dict holds something that is not a tensor, or the
+            package safetensors is missing.
+
+    Example:
+        >>> save(nn.Linear(2, 2), "layer.safetensors")
     """
     root = unwrapped(module)
     tensors: dict[str, Tensor] = {}
@@ -65,14 +69,20 @@ def load(module: nn.Module, path: str | Path) -> nn.Module:
     A sparse model also takes a dense checkpoint: its masks are then found anew.
 
     Raises:
+        SparsefxError: the file cannot be read.
         MaskError: the file masks other weights than the module, or its masks are not
             those its weights give.
         RuntimeError: the file's keys or shapes are not the module's.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> save(layer, "layer.safetensors")
+        >>> twin = load(nn.Linear(2, 2), "layer.safetensors")
+        >>> torch.equal(twin.weight, layer.weight)
+        True
     """
     root = unwrapped(module)
-    with _safetensors().safe_open(str(path), framework="pt") as file:
-        extra = json.loads((file.metadata() or {}).get("sparsefx", "{}"))
-        found = {key: file.get_tensor(key) for key in file.keys()}
+    extra, found = _read(path)
     packed = {key: found.pop(key) for key in list(found) if key.startswith(MASK)}
     for alias, key in extra.get("aliases", {}).items():
         found[alias] = found[key]
@@ -93,6 +103,21 @@ def load(module: nn.Module, path: str | Path) -> nn.Module:
                     "the file is damaged, restore another checkpoint"
                 )
     return module
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    library = _safetensors()
+    try:
+        with library.safe_open(str(path), framework="pt") as file:
+            extra = json.loads((file.metadata() or {}).get("sparsefx", "{}"))
+            return extra, {key: file.get_tensor(key) for key in file.keys()}
+    except OSError:
+        raise
+    except Exception as error:
+        raise SparsefxError(
+            f"{path} cannot be read as a safetensors file ({error}); it is damaged or "
+            "something else, restore another checkpoint"
+        ) from error
 
 
 def pack(mask: Tensor) -> Tensor:

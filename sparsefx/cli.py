@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="train two small models to 10 %% of MACs")
     demo.add_argument("--out", default="demo_output", help="folder for the reports")
     demo.add_argument("--seeds", type=int, default=1, help="how often to train each")
-    demo.add_argument("--epochs", type=int, default=40, help="passes over the data")
+    demo.add_argument("--epochs", type=int, default=20, help="passes over the data")
     demo.set_defaults(run=_demo)
     return parser
 

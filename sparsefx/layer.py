@@ -18,7 +18,8 @@ class Layer:
     """A layer as the budget sees it.
 
     Attributes:
-        magnitude: absolute weights, any shape, float32 or float64; never modified.
+        magnitude: weights or their absolute values (signs do not matter), any shape,
+            float32 or float64; never modified.
         price: cost of one kept entry, > 0.
         worth: the value of an entry is ``worth * magnitude``; > 0.
         lower: least number of entries to keep, in [0, n].
@@ -30,6 +31,12 @@ class Layer:
     worth: float
     lower: int
     upper: int
+
+
+def magnitude(weight: Tensor) -> Tensor:
+    """``|w|`` without gradient, at least in float32."""
+    value = weight.detach().abs()
+    return value if value.dtype.itemsize >= 4 else value.float()
 
 
 def soft_mask(
@@ -50,15 +57,20 @@ def soft_mask(
 
 
 def hard_mask(
-    magnitude: Tensor, threshold: Tensor | float, last: Tensor | int
+    magnitude: Tensor, threshold: Tensor | float, last: Tensor | int, start: int = 0
 ) -> Tensor:
     """The bool mask of a rule: above the threshold, or equal and not after `last`.
+
+    The magnitudes are a piece of a weight that begins at its flat index `start`.
 
     Example:
         >>> hard_mask(torch.tensor([2.0, 1.0, 3.0, 2.0]), 2.0, 0).tolist()
         [True, False, True, False]
     """
-    index = torch.arange(magnitude.numel(), device=magnitude.device)
+    end = start + magnitude.numel()
+    if isinstance(last, int) and not start <= last < end - 1:
+        return magnitude > threshold if last < start else magnitude >= threshold
+    index = torch.arange(start, end, device=magnitude.device)
     tied = (magnitude == threshold) & (index <= last).reshape(magnitude.shape)
     return (magnitude > threshold) | tied
 

@@ -29,6 +29,9 @@ def mirror(model: nn.Module) -> nn.Module:
     Parameters and buffers are the same objects; modules, hooks and attributes are
     copies, so that nothing done to the copy's structure is seen by the model.
 
+    Raises:
+        MaskError: the model holds something that cannot be copied.
+
     Example:
         >>> net = nn.Linear(2, 2)
         >>> twin = mirror(net)
@@ -38,7 +41,13 @@ def mirror(model: nn.Module) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
     for module in model.modules():
         tensors += [v for v in vars(module).values() if isinstance(v, Tensor)]
-    return copy.deepcopy(model, {id(t): t for t in tensors})
+    try:
+        return copy.deepcopy(model, {id(t): t for t in tensors})
+    except Exception as error:
+        raise MaskError(
+            f"this {type(model).__name__} cannot be copied ({type(error).__name__}: "
+            f"{error}); transform it with inplace=True"
+        ) from error
 
 
 def mask_module(module: nn.Module, sites: dict[str, int], state: SparseState) -> None:

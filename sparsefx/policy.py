@@ -48,11 +48,11 @@ class Policy:
     """Allowed cost: fraction, percent or absolute; a mapping names the cost."""
     initial_budget: float = 1.0
     """Where the budget's ramp starts: fraction of dense, in (0, 1]."""
-    budget_ramp: RampShape = "linear"
+    budget_ramp: RampShape = "cubic"
     """How the budget moves from begin_step to end_step; constant: target at once."""
     begin_step: int | float = 0.0
     """Position where the budget's ramp begins."""
-    end_step: int | float = 0.2
+    end_step: int | float = 0.5
     """Position where the budget reaches its target."""
     learner: Literal["soft_topk"] = "soft_topk"
     """How masks move."""

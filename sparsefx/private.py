@@ -25,6 +25,7 @@ __all__ = [
     "fake_input",
     "fake_mode",
     "is_compiling",
+    "is_plain",
     "saves_by_hooks",
     "set_hints",
     "tree_flatten",
@@ -96,3 +97,18 @@ def saves_by_hooks() -> bool:
 def is_compiling() -> bool:
     """Whether `torch.compile` is tracing the caller."""
     return bool(torch.compiler.is_compiling())
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a kernel may read the tensor's memory, and nobody needs to see it do so.
+
+    Not so for subclasses, under `torch.func`, under modes that record operators, and
+    while a tracer runs.
+    """
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch.jit.is_tracing()
+        and not is_compiling()
+    )

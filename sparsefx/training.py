@@ -189,9 +189,10 @@ def current_masks(state: SparseState, trainer: Trainer) -> list[Tensor]:
 
 
 def loaded(state: SparseState, with_masks: bool) -> None:
-    """After loading: forgets remembered masks; finds them anew for dense weights."""
+    """After loading: remembers the masks; finds them anew for dense weights."""
     trainer: Trainer = state.__dict__["trainer"]
     trainer.kept = None
     if not with_masks:
         state.frozen.fill_(False)
         project(state, trainer.plan, trainer.plan.policy.schedule().at(int(state.step)))
+    trainer.kept = current_masks(state, trainer)

@@ -48,15 +48,15 @@ def test_split_is_fixed_and_scaled() -> None:
     assert torch.equal(demo.digits()[1].labels, test.labels)
 
 
-def test_batches_are_every_image_once_an_epoch() -> None:
+def test_batches_are_whole_and_hold_no_image_twice_an_epoch() -> None:
     labels = torch.arange(150)
-    split = demo.Split(torch.zeros(150, 1, 8, 8), labels)
-    generator = torch.Generator().manual_seed(0)
-    batches = list(split.batches(2, generator))
-    assert [len(b[1]) for b in batches] == [64, 64, 22] * 2
-    seen = torch.cat([b[1] for b in batches[:3]])
-    assert torch.equal(seen.sort().values, labels)
-    assert {tuple(b[0].shape[1:]) for b in batches} == {(1, 8, 8)}
+    split = demo.Split(labels.view(150, 1, 1, 1).float(), labels)
+    batches = list(split.batches(2, torch.Generator().manual_seed(0)))
+    assert [len(chosen) for _, chosen in batches] == [64, 64] * 2
+    assert all(torch.equal(x.flatten().long(), chosen) for x, chosen in batches)
+    for epoch in (batches[:2], batches[2:]):
+        seen = torch.cat([chosen for _, chosen in epoch])
+        assert len(seen.unique()) == 128
 
 
 def report_of(kept: float, limit: float = 10.0, met: bool = True) -> Report:

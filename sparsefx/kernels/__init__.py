@@ -20,6 +20,7 @@ from sparsefx.private import is_plain
 # By device type, where there is a faster one than the reference.
 MAKERS = {"cpu": "sparsefx.kernels.cpu", "cuda": "sparsefx.kernels.triton"}
 REFERENCE = "sparsefx.kernels.reference"
+BINS = 2**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,11 @@ class Kernels(Protocol):
 
 
 _forced: list[str] = []
+
+
+def room(weight: Tensor) -> int:
+    """Most magnitudes of a band that are gathered; all of a small tensor's."""
+    return max(4096, weight.numel() // 16)
 
 
 def kernels_for(tensors: Sequence[Tensor]) -> Kernels:

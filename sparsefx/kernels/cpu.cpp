@@ -1,0 +1,319 @@
+// The sweeps of sparsefx/kernels/__init__.py over float32 weights: one pass each, no
+// temporaries. Every chunk has its own place for its sums and the places are added in
+// order, so the answers do not depend on the number of threads. Plain C++17 with the
+// vector extensions of GCC and Clang.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr int64_t LANES = 16, BLOCK = 512, CHUNK = 1 << 16, PER_THREAD = 1 << 19;
+constexpr int64_t BINS = 1 << 15;
+constexpr int32_t ABS = 0x7fffffff;
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
+
+struct Mask {  // one tensor's soft mask: sigmoid(slope * (|w| - center) + mu)
+  float slope, center, mu;
+};
+
+template <class V>
+inline V load(const void* p) {
+  V x;
+  std::memcpy(&x, p, sizeof x);
+  return x;
+}
+template <class V>
+inline void store(void* p, V x) {
+  std::memcpy(p, &x, sizeof x);
+}
+inline Floats all(float x) { return Floats{} + x; }
+inline Floats keep(Ints where, Floats x) { return (Floats)((Ints)x & where); }
+inline Floats magnitude(Floats x) { return (Floats)((Ints)x & ABS); }
+
+// With exp(r) = 1 + r + r^2 p(r) for |r| <= log(2)/2, where p is a fit to 3e-9.
+// Exactly 1 and 0 at the infinities: a density of 1 is the identity.
+inline Floats sigmoid(Floats z) {
+  Floats x = -z;
+  x = x < -80.0f ? all(-80.0f) : x;
+  x = x > 88.0f ? all(88.0f) : x;
+  // 1.5 * 2^23 pushes the fraction out: the low bits of the sum are round(x / log 2)
+  Floats shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+  Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  Floats p = r * 0.0013814569f + 0.008368715f;
+  p = p * r + 0.04166839f;
+  p = p * r + 0.16666521f;
+  p = p * r + 0.49999994f;
+  p = (p * r) * r + r + 1.0f;
+  Floats e = (Floats)((Ints)p + ((Ints)shifted << 23));
+  return keep(~(z < -88.0f), 1.0f / (e + 1.0f));
+}
+inline Floats soft(Floats a, Mask k) {
+  return sigmoid((a - k.center) * k.slope + k.mu);
+}
+
+// A sum that is float32 within a block and double across blocks.
+struct Sum {
+  double total[LANES] = {};
+  Floats part = {};
+  void flush() {
+    for (int i = 0; i < LANES; i++) total[i] += part[i];
+    part = Floats{};
+  }
+  double value() {
+    flush();
+    double sum = 0;
+    for (double t : total) sum += t;
+    return sum;
+  }
+};
+inline int64_t total(Ints lanes) {
+  int64_t sum = 0;
+  for (int i = 0; i < LANES; i++) sum += lanes[i];
+  return sum;
+}
+
+// Kept is what is above the threshold, and at it up to the index `last`: in entries
+// before `split` what is above bars[0], the next lower float, then above bars[1].
+struct Rule {
+  float bars[2];
+  int64_t split;
+  Rule(float threshold, int64_t last)
+      : bars{std::nextafterf(threshold, -INFINITY), threshold}, split(last + 1) {}
+};
+
+// Calls body(i, lanes inside, side of the split) for 16 entries at a time, and flush()
+// after each block.
+template <class Body, class Flush>
+inline void walk(int64_t begin, int64_t end, int64_t split, Body body, Flush flush) {
+  split = std::max(begin, std::min(split, end));
+  const int64_t stops[] = {split, end};
+  int64_t i = begin;
+  for (int side = 0; side < 2; side++) {
+    while (i < stops[side]) {
+      int64_t block = std::min(i + BLOCK, stops[side]);
+      for (; i + LANES <= block; i += LANES) body(i, LANES, side);
+      if (i < block) body(i, block - i, side), i = block;
+      flush();
+    }
+  }
+}
+// The entries from p, zeros past `inside`; and the lanes that are inside.
+inline Floats entries(const float* p, int64_t inside) {
+  if (inside == LANES) return load<Floats>(p);
+  Floats x = {};
+  std::memcpy(&x, p, inside * sizeof *p);
+  return x;
+}
+inline Ints lanes(int64_t inside) {
+  if (inside == LANES) return Ints{} - 1;
+  Ints x = {};
+  for (int64_t j = 0; j < inside; j++) x[j] = -1;
+  return x;
+}
+template <class V>
+inline void put(void* p, V x, int64_t inside) {
+  std::memcpy(p, &x, inside * (sizeof x / LANES));
+}
+
+// Runs body(tensor, begin, end, sums) on chunks of all tensors, on some threads; adds
+// the sums of each tensor's chunks in order.
+template <int K, class Body>
+void sweep(int64_t count, const int64_t* sizes, int64_t threads, double* out,
+           Body body) {
+  struct Piece {
+    int64_t tensor, begin, end;
+    std::array<double, K> sums;
+  };
+  std::vector<Piece> pieces;
+  int64_t entries = 0;
+  for (int64_t t = 0; t < count; t++) {
+    entries += sizes[t];
+    for (int64_t i = 0; i < sizes[t]; i += CHUNK)
+      pieces.push_back({t, i, std::min(i + CHUNK, sizes[t]), {}});
+  }
+  std::atomic<size_t> next{0};
+  auto work = [&] {
+    for (size_t p; (p = next++) < pieces.size();) {
+      Piece& piece = pieces[p];
+      body(piece.tensor, piece.begin, piece.end, piece.sums.data());
+    }
+  };
+  std::vector<std::thread> others;
+  for (int64_t t = std::min(threads, 1 + entries / PER_THREAD); t > 1; t--)
+    others.emplace_back(work);
+  work();
+  for (auto& thread : others) thread.join();
+  for (auto& piece : pieces)
+    for (int k = 0; k < K; k++) out[piece.tensor * K + k] += piece.sums[k];
+}
+
+}  // namespace
+
+extern "C" {
+
+// Per tensor: out = {sum of magnitudes, entries >= high, entries in [low, high)};
+// ranges = {least, greatest} as bits (zeroed sums, ranges preset); the band's entries
+// go to `bands` while there is room.
+void survey(int64_t count, int64_t threads, const float* const* weights,
+            const int64_t* sizes, const float* low, const float* high, float** bands,
+            const int64_t* room, double* out, int32_t* ranges) {
+  std::vector<std::atomic<int64_t>> used(count);
+  std::vector<std::array<std::atomic<int32_t>, 2>> ends(count);
+  for (int64_t t = 0; t < count; t++) ends[t][0] = ABS, ends[t][1] = 0, used[t] = 0;
+  sweep<3>(count, sizes, threads, out, [&](int64_t t, int64_t b, int64_t e, double* s) {
+    const float* w = weights[t];
+    const Floats lo = all(low[t]), hi = all(high[t]);
+    Sum sum;
+    Ints least = Ints{} + ABS, most = {}, above = {};
+    int64_t found = 0;
+    float here[CHUNK + LANES];
+    auto body = [&](int64_t i, int64_t n, int) {
+      Floats a = magnitude(entries(w + i, n));
+      Ints bits = (Ints)a, inside = lanes(n), over = (a >= hi) & inside;
+      sum.part += a;
+      most = bits > most ? bits : most;
+      bits |= ~inside & ABS;
+      least = bits < least ? bits : least;
+      above -= over;
+      Ints in = (a >= lo) & ~over & inside;
+      Bytes some = __builtin_convertvector(in, Bytes);
+      auto words = load<std::array<uint64_t, 2>>(&some);
+      if (words[0] | words[1])
+        for (int j = 0; j < LANES; j++) here[found] = a[j], found -= in[j];
+    };
+    walk(b, e, 0, body, [&] { sum.flush(); });
+    int32_t ends_here[2] = {ABS, 0};
+    for (int j = 0; j < LANES; j++) {
+      ends_here[0] = std::min(ends_here[0], least[j]);
+      ends_here[1] = std::max(ends_here[1], most[j]);
+    }
+    int32_t seen = ends[t][0];
+    while (ends_here[0] < seen && !ends[t][0].compare_exchange_weak(seen, ends_here[0]));
+    seen = ends[t][1];
+    while (ends_here[1] > seen && !ends[t][1].compare_exchange_weak(seen, ends_here[1]));
+    int64_t place = used[t].fetch_add(found);
+    if (place < room[t])
+      std::memcpy(bands[t] + place, here,
+                  std::min(found, room[t] - place) * sizeof(float));
+    s[0] = sum.value(), s[1] = total(above), s[2] = found;
+  });
+  for (int64_t t = 0; t < count; t++)
+    ranges[2 * t] = ends[t][0], ranges[2 * t + 1] = ends[t][1];
+}
+
+// Counts of the upper 15 bits below the sign.
+void histogram(const float* weight, int64_t size, int64_t* bins) {
+  for (int64_t i = 0; i < size; i++) {
+    uint32_t bits;
+    std::memcpy(&bits, weight + i, sizeof bits);
+    bins[(bits >> 16) & (BINS - 1)]++;
+  }
+}
+
+// Per tensor: out = {sum m, sum m (1 - m), sum h m}.
+void soft_sums(int64_t count, int64_t threads, const float* const* weights,
+               const int64_t* sizes, const Mask* masks, const float* threshold,
+               const int64_t* last, double* out) {
+  sweep<3>(count, sizes, threads, out, [&](int64_t t, int64_t b, int64_t e, double* s) {
+    const float* w = weights[t];
+    const Mask mask = masks[t];
+    const Rule rule(threshold[t], last[t]);
+    Sum kept, spread, bought;
+    auto body = [&](int64_t i, int64_t n, int side) {
+      Floats a = magnitude(entries(w + i, n));
+      Floats m = keep(lanes(n), soft(a, mask));
+      kept.part += m;
+      spread.part += (1.0f - m) * m;
+      bought.part += keep(a > rule.bars[side], m);
+    };
+    walk(b, e, rule.split, body, [&] { kept.flush(), spread.flush(), bought.flush(); });
+    s[0] = kept.value(), s[1] = spread.value(), s[2] = bought.value();
+  });
+}
+
+// Writes hard masks; per tensor: out = {entries kept, entries that changed}.
+void hard_masks(int64_t count, int64_t threads, const float* const* weights,
+                const int64_t* sizes, const float* threshold, const int64_t* last,
+                uint8_t* const* into, double* out) {
+  sweep<2>(count, sizes, threads, out, [&](int64_t t, int64_t b, int64_t e, double* s) {
+    const float* w = weights[t];
+    uint8_t* masks = into[t];
+    const Rule rule(threshold[t], last[t]);
+    Ints kept = {}, moved = {};
+    auto body = [&](int64_t i, int64_t n, int side) {
+      Ints h = (magnitude(entries(w + i, n)) > rule.bars[side]) & lanes(n) & 1;
+      Bytes old = {};
+      std::memcpy(&old, masks + i, n);
+      kept += h;
+      moved += h ^ __builtin_convertvector(old, Ints);
+      put(masks + i, __builtin_convertvector(h, Bytes), n);
+    };
+    walk(b, e, rule.split, body, [] {});
+    s[0] = total(kept), s[1] = total(moved);
+  });
+}
+
+// out = h m w.
+void masked(int64_t threads, const float* weight, int64_t size, Mask mask,
+            float threshold, int64_t last, float* out) {
+  const Rule rule(threshold, last);
+  double none[1] = {};
+  sweep<1>(1, &size, threads, none, [&](int64_t, int64_t b, int64_t e, double*) {
+    auto body = [&](int64_t i, int64_t n, int side) {
+      Floats w = entries(weight + i, n), a = magnitude(w);
+      put(out + i, keep(a > rule.bars[side], w * soft(a, mask)), n);
+    };
+    walk(b, e, rule.split, body, [] {});
+  });
+}
+
+// out = g (m + |w| slope s), returns sum g w s, with g = G where kept, through G where
+// not, and s = m (1 - m).
+double masked_backward(int64_t threads, const float* grad, const float* weight,
+                       int64_t size, Mask mask, float threshold, int64_t last,
+                       float through, float* out) {
+  const Rule rule(threshold, last);
+  double sum[1] = {};
+  sweep<1>(1, &size, threads, sum, [&](int64_t, int64_t b, int64_t e, double* s) {
+    Sum pull;
+    auto body = [&](int64_t i, int64_t n, int side) {
+      Floats w = entries(weight + i, n), a = magnitude(w), m = soft(a, mask);
+      Floats v = (1.0f - m) * m, g = entries(grad + i, n);
+      g = a > rule.bars[side] ? g : g * through;
+      pull.part += g * w * v;
+      put(out + i, g * (m + a * mask.slope * v), n);
+    };
+    walk(b, e, rule.split, body, [&] { pull.flush(); });
+    s[0] = pull.value();
+  });
+  return sum[0];
+}
+
+// grad -= sign(w) factor m (1 - m).
+void couple(int64_t count, int64_t threads, const float* const* weights,
+            float* const* grads, const int64_t* sizes, const Mask* masks,
+            const float* factor) {
+  std::vector<double> none(count);
+  sweep<1>(count, sizes, threads, none.data(),
+           [&](int64_t t, int64_t b, int64_t e, double*) {
+    auto body = [&](int64_t i, int64_t n, int) {
+      Floats w = entries(weights[t] + i, n), m = soft(magnitude(w), masks[t]);
+      Floats term = ((1.0f - m) * m) * factor[t];
+      term = (Floats)((Ints)term ^ ((Ints)w & ~ABS));
+      put(grads[t] + i, entries(grads[t] + i, n) - keep(w != 0.0f, term), n);
+    };
+    walk(b, e, 0, body, [] {});
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,89 @@
+"""Builds `cpu.cpp` with the machine's own compiler, once, and loads it.
+
+The library lands in the user's cache folder under a name that says what it was made
+from, so that another version, compiler or processor makes its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("cpu.cpp")
+# The processor's own instructions, where the compiler can tell them.
+_TARGETS = ("-march=native", "-mcpu=native", "")
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
+_PATIENCE = 120  # seconds for one attempt; it takes about two
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where no C++ compiler can make them."""
+    compiler = _compiler()
+    if compiler is None:
+        return None
+    for folder in _folders():
+        try:
+            return ctypes.CDLL(str(_built(compiler, folder)))
+        except (OSError, subprocess.SubprocessError):
+            continue  # not writable, not executable, or not compiled: the next one
+    return None
+
+
+def _compiler() -> str | None:
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((found for n in names if n and (found := shutil.which(n))), None)
+
+
+def _folders() -> list[Path]:
+    """Where the library may be kept: the user's cache, else this process's own."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    folders = [Path(cache) if cache else Path.home() / ".cache"]
+    return [*(f / "sparsefx" for f in folders), Path(tempfile.mkdtemp("sparsefx"))]
+
+
+def _built(compiler: str, folder: Path) -> Path:
+    """Path of the library, compiled unless it is there."""
+    made_of = [SOURCE.read_text(), compiler, _version(compiler), _processor(), *_FLAGS]
+    key = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
+    path = folder / f"cpu-{key}.so"
+    if path.exists():
+        return path
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        made = Path(work) / path.name
+        for target in _TARGETS:
+            command = [compiler, *_FLAGS, *target.split(), str(SOURCE), "-o", str(made)]
+            done = subprocess.run(
+                command, capture_output=True, timeout=_PATIENCE, check=False
+            )
+            if done.returncode == 0:
+                break
+        os.replace(made, path)  # whole or not at all: other processes build it too
+    return path
+
+
+def _version(compiler: str) -> str:
+    command = [compiler, "--version"]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=_PATIENCE, check=True
+    ).stdout
+
+
+def _processor() -> str:
+    """What tells processors apart that run different instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()} {platform.node()}"
+    return next(
+        (x for x in lines if x.lower().startswith(("flags", "features"))),
+        platform.machine(),
+    )

@@ -1,0 +1,162 @@
+"""The kernels in plain torch, in pieces that stay in cache: the oracle of the others.
+
+Also what runs where there is nothing faster: any device, any real dtype. See
+`sparsefx.kernels.Kernels` for what the functions mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from sparsefx.kernels import BINS, SoftSums, Survey, room
+from sparsefx.layer import hard_mask, magnitude, soft_mask
+
+CHUNK = 2**18  # entries of one piece of a sweep
+_BITS = {torch.float32: (torch.int32, 16), torch.float64: (torch.int64, 48)}
+
+
+def chunks(weight: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Magnitudes of a weight in pieces, with the flat index of their start."""
+    flat = weight.detach().reshape(-1)
+    for start in range(0, flat.numel(), CHUNK):
+        yield start, magnitude(flat[start : start + CHUNK])
+
+
+def survey(
+    weights: Sequence[Tensor], lows: Sequence[float], highs: Sequence[float]
+) -> Survey:
+    """See `Kernels.survey`."""
+    numbers, bands = [], []
+    for weight, low, high in zip(weights, lows, highs, strict=True):
+        rows = [torch.zeros(1, 4, dtype=torch.float64, device=weight.device)]
+        found, left = [], room(weight)
+        for _, a in chunks(weight):
+            above = a >= high
+            if left >= 0:
+                found.append(a[(a >= low) & ~above])
+                left -= found[-1].numel()
+            parts = (a.sum(), a.amin(), a.amax(), above.count_nonzero())
+            rows.append(torch.stack([part.double() for part in parts])[None])
+        table = torch.cat(rows)
+        least = table[1:, 1].amin() if len(rows) > 1 else table[0, 1]
+        total, above = table[:, 0].sum(), table[:, 3].sum()
+        numbers.append(torch.stack([total, least, table[:, 2].amax(), above]))
+        bands.append(torch.cat(found or [magnitude(weight.reshape(-1))]))
+        if left < 0:
+            bands[-1] = None
+    sums, least, most, above = _columns(numbers, 4)
+    counts = tuple(int(n) for n in above)
+    return Survey(sums, least, most, counts, tuple(bands))
+
+
+def histogram(weight: Tensor) -> Tensor:
+    """See `Kernels.histogram`."""
+    bins = torch.zeros(BINS, dtype=torch.int64, device=weight.device)
+    for _, a in chunks(weight):
+        integer, shift = _BITS[a.dtype]
+        keys = a.view(integer).bitwise_right_shift(shift).bitwise_and_(BINS - 1)
+        bins += torch.bincount(keys, minlength=BINS)
+    return bins
+
+
+def soft_sums(
+    weights: Sequence[Tensor],
+    slope: Sequence[float],
+    center: Sequence[float],
+    mu: Sequence[float],
+    threshold: Sequence[float],
+    last: Sequence[int],
+) -> SoftSums:
+    """See `Kernels.soft_sums`."""
+    numbers = []
+    for i, weight in enumerate(weights):
+        rows = [weight.new_zeros(3, dtype=torch.float64)]
+        for start, a in chunks(weight):
+            m = soft_mask(a, slope[i], center[i], mu[i])
+            bought = m[hard_mask(a, threshold[i], last[i], start)]
+            parts = (m.sum(), ((1.0 - m) * m).sum(), bought.sum())
+            rows.append(torch.stack(parts).double())
+        numbers.append(torch.stack(rows).sum(0))
+    return SoftSums(*_columns(numbers, 3))
+
+
+def hard_masks(
+    weights: Sequence[Tensor],
+    threshold: Sequence[float],
+    last: Sequence[int],
+    into: Sequence[Tensor],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """See `Kernels.hard_masks`."""
+    numbers = []
+    for i, weight in enumerate(weights):
+        old, pairs = into[i].view(-1), [torch.zeros(2, device=weight.device).long()]
+        for start, a in chunks(weight):
+            kept = hard_mask(a, threshold[i], last[i], start)
+            piece = old[start : start + a.numel()]
+            counts = (kept.count_nonzero(), (kept != piece).count_nonzero())
+            pairs.append(torch.stack(counts))
+            piece.copy_(kept)
+        numbers.append(torch.stack(pairs).sum(0).double())
+    kept_counts, moved = _columns(numbers, 2)
+    return tuple(map(int, kept_counts)), tuple(map(int, moved))
+
+
+def masked(
+    weight: Tensor,
+    mu: Tensor,
+    slope: Tensor,
+    center: Tensor,
+    threshold: Tensor,
+    last: Tensor,
+) -> Tensor:
+    """See `Kernels.masked`."""
+    a = magnitude(weight)
+    kept = hard_mask(a, threshold, last)
+    out = weight * soft_mask(a, slope, center, mu).to(weight.dtype)
+    return torch.where(kept, out, torch.zeros_like(out))
+
+
+def masked_backward(
+    grad: Tensor,
+    weight: Tensor,
+    mu: Tensor,
+    slope: Tensor,
+    center: Tensor,
+    threshold: Tensor,
+    last: Tensor,
+    through: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `Kernels.masked_backward`."""
+    a = magnitude(weight)
+    m = soft_mask(a, slope, center, mu)
+    s = m * (1 - m)
+    g = grad.to(a.dtype)
+    g = torch.where(hard_mask(a, threshold, last), g, g * through)
+    total = (g * weight * s).sum(dtype=torch.float64)
+    local = g * (m + a * slope * s)
+    return local.to(weight.dtype), total
+
+
+def couple(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    mu: Tensor,
+    slope: Tensor,
+    center: Tensor,
+    factor: Tensor,
+) -> None:
+    """See `Kernels.couple`."""
+    for i, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
+        m = soft_mask(magnitude(weight), slope[i], center[i], mu[i])
+        grad.sub_(weight.sign() * (m * (1 - m) * factor[i]).to(weight.dtype))
+
+
+def _columns(numbers: Sequence[Tensor], width: int) -> tuple[tuple[float, ...], ...]:
+    """Rows of numbers on a device as columns on the host: one transfer."""
+    if not numbers:
+        return ((),) * width
+    rows: list[list[float]] = torch.stack(list(numbers)).tolist()
+    return tuple(zip(*rows, strict=True))

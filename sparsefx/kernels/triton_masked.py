@@ -1,0 +1,102 @@
+r"""The masked weight on a GPU: one launch forward, two backward, one for all couplings.
+
+The mathematics is that of `sparsefx.masking` and `sparsefx.coupling`; everything is
+computed in float32 from scalars that stay on the device, and rounded once.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from sparsefx.kernels.triton_rules import logical
+from sparsefx.kernels.triton_sweeps import sigmoid
+
+BLOCK = 2048
+
+
+@triton.jit
+def evaluate(w, place, mu, slope, center, threshold, last, inner, outer):
+    """Magnitude, soft and hard mask, and slope, of the entries stored at `place`."""
+    a = tl.abs(w)
+    steep = tl.load(slope).to(tl.float32)
+    x = (a - tl.load(center).to(tl.float32)) * steep + tl.load(mu).to(tl.float32)
+    edge = tl.load(threshold).to(tl.float32)
+    index = place
+    if outer > 1:
+        index = logical(place, inner, outer)
+    kept = (a > edge) | ((a == edge) & (index <= tl.load(last)))
+    return a, sigmoid(x), kept, steep
+
+
+@triton.jit
+def forward(weight, out, mu, slope, center, threshold, last, size, inner, outer,
+            BLOCK: tl.constexpr):  # fmt: skip
+    """``h m w``, cast to the type of `out`."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    here = place < size
+    w = tl.load(weight + place, mask=here, other=0.0).to(tl.float32)
+    _, m, kept, _ = evaluate(
+        w, place, mu, slope, center, threshold, last, inner, outer
+    )
+    tl.store(out + place, tl.where(kept, w * m, 0.0), mask=here)
+
+
+@triton.jit
+def backward(grad, weight, out, partial, mu, slope, center, threshold, last, through,
+             size, inner, outer, BLOCK: tl.constexpr):  # fmt: skip
+    """The local gradient, and ``sum G w s`` of each block."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    here = place < size
+    w = tl.load(weight + place, mask=here, other=0.0).to(tl.float32)
+    g = tl.load(grad + place, mask=here, other=0.0).to(tl.float32)
+    a, m, kept, steep = evaluate(
+        w, place, mu, slope, center, threshold, last, inner, outer
+    )
+    s = m * (1.0 - m)
+    g = tl.where(kept, g, g * tl.load(through).to(tl.float32))
+    tl.store(out + place, g * (m + a * steep * s), mask=here)
+    terms = tl.where(here, g * w * s, 0.0)
+    tl.store(partial + tl.program_id(0), tl.sum(terms.to(tl.float64), 0))
+
+
+@triton.jit
+def add_up(partial, total, count, SPAN: tl.constexpr):
+    """The sum of the blocks' sums, always in the same order; one program."""
+    sums = tl.zeros([SPAN], tl.float64)
+    for start in range(0, count, SPAN):
+        index = start + tl.arange(0, SPAN)
+        sums += tl.load(partial + index, mask=index < count, other=0.0)
+    tl.store(total, tl.sum(sums, 0))
+
+
+@triton.jit
+def correct(owner, table, mu, slope, center, factor, sites, ELEMENT: tl.constexpr,
+            CHUNK: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """Subtracts ``sign(w) factor m (1 - m)`` from the gradients of all sites.
+
+    `table` has a column a site: weight, gradient, size, first chunk, its number.
+    """
+    chunk = tl.program_id(0)
+    column = table + tl.load(owner + chunk)
+    site = tl.load(column + 4 * sites)
+    share = tl.load(factor + site).to(tl.float32)
+    if share == 0:
+        return
+    pointer: tl.constexpr = tl.pointer_type(ELEMENT)
+    weight = tl.multiple_of(tl.load(column).to(pointer), 16)
+    grad = tl.multiple_of(tl.load(column + sites).to(pointer), 16)
+    size = tl.load(column + 2 * sites)
+    start = (chunk - tl.load(column + 3 * sites)) * CHUNK
+    middle = tl.load(center + site).to(tl.float32)
+    steep = tl.load(slope + site).to(tl.float32)
+    offset = tl.load(mu + site).to(tl.float32)
+    for piece in range(CHUNK // BLOCK):
+        place = start + piece * BLOCK + tl.arange(0, BLOCK)
+        here = place < size
+        w = tl.load(weight + place, mask=here, other=0.0).to(tl.float32)
+        g = tl.load(grad + place, mask=here, other=0.0).to(tl.float32)
+        m = sigmoid((tl.abs(w) - middle) * steep + offset)
+        term = share * (m * (1.0 - m))
+        term = tl.where(w > 0, term, tl.where(w < 0, -term, 0.0))
+        tl.store(grad + place, g - term, mask=here)
