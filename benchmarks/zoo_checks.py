@@ -119,9 +119,7 @@ def halved(original: nn.Module, sparse: nn.Module, call: Call) -> str:
             state.threshold[index] = weight.detach().abs().double().median()
             state.last[index] = -1
     twin = copy.deepcopy(original)
-    twin.load_state_dict(
-        {k: v for k, v in original.state_dict().items()}, strict=False
-    )
+    twin.load_state_dict({k: v for k, v in original.state_dict().items()}, strict=False)
     weights = dict(twin.named_parameters())
     with torch.no_grad():
         for name, mask in sparsefx.masks(sparse).items():
@@ -222,9 +220,11 @@ def attempt(run: Any, *args: Any) -> Any:
 
 
 def said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
-        :400
-    ]
+    return (
+        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
+            :400
+        ]
+    )
 
 
 def check_compile(name: str) -> Result:

@@ -188,7 +188,7 @@ VISION: dict[str, dict[str, Any]] = {
     "cvt": {
         "embed_dim": [8, 16],
         "num_heads": [1, 2],
-        "depth": [1, 1],
+        "depth": [1, 2],  # its drop path rates want as many as stages
         "patch_sizes": [7, 3],
         "patch_stride": [4, 2],
         "patch_padding": [2, 1],
@@ -425,6 +425,7 @@ def _sam() -> tuple[nn.Module, Any]:
         "sam",
         vision_config={
             "hidden_size": 16,
+            "num_pos_feats": 8,
             "output_channels": 16,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
@@ -439,7 +440,6 @@ def _sam() -> tuple[nn.Module, Any]:
             "image_size": 32,
             "patch_size": 8,
             "mask_input_channels": 4,
-            "image_embedding_size": 4,
         },
         mask_decoder_config={
             "hidden_size": 16,

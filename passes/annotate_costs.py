@@ -13,6 +13,7 @@ from sparsefx.cost import CostRow, CostTable, Use
 from sparsefx.passes.price_nodes import price
 from sparsefx.passes.weight_paths import Scope, label_of
 
+NOT_MULTIPLIED = "no weight operation takes it as it is"
 # What a module of these types does with its `weight`, if no graph shows it.
 _OWNERS: Mapping[type[nn.Module], str] = {
     nn.Linear: "linear",
@@ -186,7 +187,7 @@ def _parameter_row(
     if not uses and value.ndim < 2:
         reason = "fewer than two dimensions: a bias, a norm or a scale"
     elif not uses and name in collected.seen:
-        reason = reason or "no weight operation takes it as it is"
+        reason = reason or NOT_MULTIPLIED
     elif not uses and owner and attribute == "weight" and value.is_floating_point():
         ops = {owner: None}
         reason = "MACs unknown: no captured graph uses it"

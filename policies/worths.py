@@ -15,7 +15,12 @@ from sparsefx.site import Site
 NORMALIZATIONS = ("layer", "global", "none")
 
 
-def worths(sites: Sequence[Site], normalize: str, cost: str) -> list[float]:
+def worths(
+    sites: Sequence[Site],
+    normalize: str,
+    cost: str,
+    sums: Sequence[float] | None = None,
+) -> list[float]:
     r"""What a unit of ``|w|`` in each site is worth.
 
     Masks depend on ``beta * worth_l |w| / price_l``. With ``scale`` such that this
@@ -33,6 +38,7 @@ def worths(sites: Sequence[Site], normalize: str, cost: str) -> list[float]:
         sites: the maskable weights, with the live tensors in ``weight``.
         normalize: ``"layer"``, ``"global"`` or ``"none"``.
         cost: name of the cost.
+        sums: ``sum |w|`` of each site, where known; saves reading the weights.
 
     Returns:
         One positive number a site; where all weights are zero the mean counts as 1.
@@ -54,7 +60,8 @@ def worths(sites: Sequence[Site], normalize: str, cost: str) -> list[float]:
             f"normalize {normalize!r} is not known; allowed: "
             f"{', '.join(NORMALIZATIONS)}"
         )
-    totals = _absolute_sums(sites)
+    totals = _absolute_sums(sites) if sums is None else list(sums)
+    _check_finite(sites, totals)
     if normalize == "none":
         return [1.0] * len(sites)
     per_weight = prices(sites, cost)
@@ -88,13 +95,16 @@ def _absolute_sums(sites: Sequence[Site]) -> list[float]:
     ]
     # One transfer for all layers: a host read each would stall a GPU that often.
     sums: list[float] = torch.stack(norms).tolist() if norms else []
+    return sums
+
+
+def _check_finite(sites: Sequence[Site], sums: Sequence[float]) -> None:
     for site, total in zip(sites, sums, strict=True):
         if not math.isfinite(total):
             raise MaskError(
                 f"{label(site)} holds NaN or Inf in {site.name}; masks rank weights "
                 "by magnitude, so make every weight finite first"
             )
-    return sums
 
 
 def weight_of(site: Site) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,11 @@ from sparsefx.cost import CostRow, CostTable
 from sparsefx.errors import BudgetError, CaptureError, MaskError
 from sparsefx.example_inputs import offered
 from sparsefx.masked_module import mask_module, mirror, restore, run_graph
-from sparsefx.passes.annotate_costs import AnnotateCosts, cost_table
+from sparsefx.passes.annotate_costs import (
+    NOT_MULTIPLIED,
+    AnnotateCosts,
+    cost_table,
+)
 from sparsefx.passes.insert_masks import InsertMasks
 from sparsefx.plan import Plan
 from sparsefx.policy import Policy
@@ -42,8 +47,9 @@ def build(
             f"{type(model).__name__} has no weight to mask: no parameter of two or "
             "more dimensions is multiplied with an activation"
         )
+    parameters = dict(model.named_parameters())
     chosen = select(
-        [(row.name, row.module) for row in weights.values()],
+        [(name, table[name].module) for name, p in parameters.items() if p.ndim >= 2],
         policy.include,
         policy.exclude,
         policy.layers,
@@ -51,13 +57,17 @@ def build(
         max_density=policy.max_density,
         granularity=policy.granularity,
     )
-    parameters = dict(model.named_parameters())
     made = {
         name: _site(row, chosen[name], parameters[name])
         for name, row in weights.items()
     }
     sites = tuple(site for name, site in made.items() if chosen[name].selected)
     dense = tuple(site for name, site in made.items() if not chosen[name].selected)
+    if not sites:
+        raise MaskError(
+            f"include and exclude leave no weight of {type(model).__name__} that can "
+            f"be masked; those that can are {', '.join(list(weights)[:8])}"
+        )
     budget = parse_budget(policy.budget, policy.cost)[0]
     cost = budget.cost
     if cost == "macs" and not priced:
@@ -79,10 +89,13 @@ def build(
             f"({total:.6g} {cost}), so nothing is dropped; lower it"
         )
         limit = total
-    covered = _coverage(model, table, chosen, found)
+    sites = _floored(
+        sites, policy, cost, limit - sum(s.cost(cost) * s.numel for s in dense)
+    )
+    covered = _coverage(model, table, weights, chosen, found)
     plan = Plan(policy, sites, dense, cost, limit, table, covered)
     plan.limits(limit, [parameters[s.name] for s in sites])  # refuse before touching
-    _check_coverage(plan, found, priced, strict)
+    _check_coverage(model, plan, found, priced, strict)
     return _install(model, plan, found, priced, inplace)
 
 
@@ -116,8 +129,26 @@ def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
     )
 
 
+def _floored(
+    sites: tuple[Site, ...], policy: Policy, cost: str, limit: float
+) -> tuple[Site, ...]:
+    """The sites with room for one weight an output unit, if half the budget pays it."""
+    if not policy.keep_units or policy.allocation != "cost_budget":
+        return sites
+    raised = []
+    for site in sites:
+        floor = min(site.shape[0] / max(site.numel, 1), site.max_density)
+        raised.append(replace(site, min_density=max(site.min_density, floor)))
+    price = sum(s.cost(cost) * s.numel * s.min_density for s in raised)
+    return tuple(raised) if price <= limit / 2 else sites
+
+
 def _coverage(
-    model: nn.Module, table: CostTable, chosen: Mapping[str, Selection], found: Capture
+    model: nn.Module,
+    table: CostTable,
+    weights: Mapping[str, CostRow],
+    chosen: Mapping[str, Selection],
+    found: Capture,
 ) -> tuple[Coverage, ...]:
     graphed = {
         f"{path}.{node.target}" if path else str(node.target)
@@ -131,21 +162,24 @@ def _coverage(
     rows = []
     for name, value in model.named_parameters():
         row, choice = table[name], chosen.get(name)
-        if choice is not None and choice.selected:
+        if name in weights and choice is not None and choice.selected:
             seen = graphed.intersection(aliases[id(value)])
             kind: Any = "graph" if seen else "property"
             rows.append(Coverage(name, row.module, kind, ""))
         else:
-            reason = choice.reason if choice is not None else row.reason
+            reason = choice.reason if choice is not None else ""
+            reason = reason or row.reason
             rows.append(Coverage(name, row.module, None, reason))
     return tuple(rows)
 
 
-def _check_coverage(plan: Plan, found: Capture, priced: bool, strict: bool) -> None:
+def _check_coverage(
+    model: nn.Module, plan: Plan, found: Capture, priced: bool, strict: bool
+) -> None:
     unknown = [
         row
         for row in plan.coverage
-        if row.masked is None and _looks_like_weight(row, plan.table, plan)
+        if row.masked is None and _looks_like_weight(row, model)
     ]
     if unknown:
         text = "; ".join(f"{row.parameter} ({row.reason})" for row in unknown[:5])
@@ -164,10 +198,15 @@ def _check_coverage(plan: Plan, found: Capture, priced: bool, strict: bool) -> N
         )
 
 
-def _looks_like_weight(row: Coverage, table: CostTable, plan: Plan) -> bool:
-    if any(site.name == row.parameter for site in plan.dense):
+def _looks_like_weight(row: Coverage, model: nn.Module) -> bool:
+    """Whether a user would call it a weight that was missed."""
+    if row.reason.startswith(("excluded by", "not matched by include")):
         return False  # the user said so
-    return len(table[row.parameter].shape) >= 2
+    if model.get_parameter(row.parameter).ndim < 2:
+        return False
+    recurrent = (nn.RNNBase, nn.RNNCellBase)
+    added = row.reason == NOT_MULTIPLIED  # a position table, say
+    return not added or isinstance(model.get_submodule(row.module), recurrent)
 
 
 def _install(
@@ -190,7 +229,7 @@ def _install(
             for module, attribute in entries:
                 mask_module(module, {attribute: index}, state)
         _insert(root, state, found, index_of, priced)
-        project(state, plan, plan.policy.schedule().at(0))
+        project(state, state.__dict__["trainer"], plan.policy.schedule().at(0))
     except BaseException:
         restore(root)  # it may be the user's own
         raise

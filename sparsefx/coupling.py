@@ -19,8 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsefx.layer import soft_mask
-from sparsefx.masking import magnitude
+from sparsefx.kernels import kernels_for
 
 
 def shares(total: Tensor, groups: Tensor, spreads: Tensor) -> Tensor:
@@ -56,11 +55,17 @@ def couple(
 ) -> None:
     """Subtracts the coupling term from ``weight.grad`` of every site, in place."""
     factors = shares(total, groups, spreads) * slope * price
-    active = spreads.tolist()
-    for index, weight in enumerate(weights):
-        if not weight.requires_grad or active[index] <= 0:
-            continue
-        a = magnitude(weight)
-        m = soft_mask(a, slope[index], center[index], mu[index])
-        term = weight.sign() * (m * (1 - m) * factors[index]).to(weight.dtype)
-        weight.grad = -term if weight.grad is None else weight.grad.sub_(term)
+    chosen = [i for i, weight in enumerate(weights) if weight.requires_grad]
+    if spreads.device.type == "cpu":  # elsewhere to ask costs more than to add zeros
+        active = spreads.tolist()
+        chosen = [i for i in chosen if active[i] > 0]
+    if not chosen:
+        return
+    moved = [weights[i] for i in chosen]
+    for weight in moved:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    grads = [weight.grad for weight in moved if weight.grad is not None]
+    kernels_for([*moved, *grads]).couple(
+        moved, grads, mu[chosen], slope[chosen], center[chosen], factors[chosen]
+    )

@@ -64,6 +64,13 @@ def choice(field: str, value: object, allowed: Collection[str]) -> None:
         unknown(field, value, allowed)
 
 
+def flag(field: str, value: object) -> bool:
+    """The value, which must be true or false."""
+    if not isinstance(value, bool):
+        refuse(field, value, "true or false")
+    return value
+
+
 def text(field: str, value: object) -> str:
     """A string that is not empty.
 

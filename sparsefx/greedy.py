@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsefx.kernels import Survey
 from sparsefx.layer import Layer, check_layers, total_cost
-from sparsefx.projection import BUDGET_SLACK
-from sparsefx.ranking import Levels, Ranking, rank
+from sparsefx.purchase import COARSE, Purse, available, buy
+from sparsefx.ranking import (
+    Levels,
+    Ranking,
+    check_finite,
+    levels_of,
+    rank,
+    rule,
+)
 
-# The bins that surely fit, and surely do not, are told with sums that may round.
-_COARSE = 1e-9
+_Bought = tuple[list[int], float, list[tuple[float, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,11 @@ class HardMasks:
 
 
 def solve_hard(
-    layers: Sequence[Layer], budget: float, *, names: Sequence[str] | None = None
+    layers: Sequence[Layer],
+    budget: float,
+    *,
+    names: Sequence[str] | None = None,
+    survey: Survey | None = None,
 ) -> HardMasks:
     """Buys entries by unit value until one does not fit the budget.
 
@@ -49,13 +59,16 @@ def solve_hard(
     another by ``worth * magnitude / price``, the highest first, ties by layer and flat
     index, until one does not fit; a layer that has reached `upper` leaves the queue.
     The cost is never above the budget, and below it by less than one price of what was
-    still to be had. Counts come from histograms; only levels at the cutoff are sorted.
+    still to be had. Counts come from a survey's bands, if the budget runs out inside
+    them, else from histograms; only levels at the cutoff are sorted. The result is the
+    same.
 
     Args:
         layers: what may be kept.
         budget: what may be spent, in the unit of the prices; at least the cost of the
             lower bounds.
         names: of the layers, for errors.
+        survey: of the layers, with bands around the expected thresholds.
 
     Raises:
         BudgetError: the budget is below the cost of the lower bounds.
@@ -68,15 +81,12 @@ def solve_hard(
         (2, 1)
     """
     labels = check_layers(layers, budget, names)
-    rankings = [
-        rank(layer.magnitude, label)
-        for layer, label in zip(layers, labels, strict=True)
-    ]
-    counts, cutoff, windows = _buy(layers, rankings, budget)
-    rules = [
-        ranking.threshold(count, window)
-        for ranking, count, window in zip(rankings, counts, windows, strict=True)
-    ]
+    if survey is not None:
+        check_finite(survey, labels)
+    bought = _from_survey(layers, survey, budget) if survey is not None else None
+    if bought is None:
+        bought = _from_histograms(layers, labels, budget)
+    counts, cutoff, rules = bought
     return HardMasks(
         counts=tuple(counts),
         thresholds=tuple(threshold for threshold, _ in rules),
@@ -86,46 +96,66 @@ def solve_hard(
     )
 
 
-def _buy(
-    layers: Sequence[Layer], rankings: Sequence[Ranking], budget: float
-) -> tuple[list[int], float, list[Levels | None]]:
-    """Counts, the cutoff, and the levels that were looked at, one a layer."""
-    limit, prices = budget * (1.0 + BUDGET_SLACK), [x.price for x in layers]
-    if len(set(prices)) == 1:  # then whole entries are counted: nothing rounds
-        limit, prices = math.floor(limit / prices[0]), [1.0] * len(layers)
-    upper = [layer.upper for layer in layers]
-    if math.fsum(p * n for p, n in zip(prices, upper, strict=True)) <= limit:
-        return upper, _lowest(layers, rankings), [None] * len(layers)
-    base, windows = _narrow(layers, rankings, prices, limit)
+def _from_survey(
+    layers: Sequence[Layer], survey: Survey, budget: float
+) -> _Bought | None:
+    """The purchase from the bands, or None if it takes more than they show."""
+    purse, upper = Purse.of(layers, budget), [layer.upper for layer in layers]
+    if any(band is None for band in survey.bands):
+        return None
+    found = [band for band in survey.bands if band is not None]
+    windows = levels_of(found, survey.above)
+    counts, cutoff = upper, None
+    if purse.cost(upper) > purse.limit:
+        base = [
+            min(max(above, layer.lower), layer.upper)
+            for layer, above in zip(layers, survey.above, strict=True)
+        ]
+        if purse.cost(base) > purse.limit:
+            return None
+        bought = buy(layers, purse, base, windows)
+        if bought is None:
+            return None
+        counts, cutoff = bought
+        for layer, window, low, high in zip(
+            layers, windows, survey.edges[0], survey.edges[1], strict=True
+        ):
+            scale = layer.worth / layer.price
+            # what is above the band was taken for bought, what is below for not
+            if layer.lower < window.above and not cutoff < high * scale:
+                return None
+            if window.bottom < layer.upper and not cutoff > low * scale:
+                return None
+    rules = []
+    for layer, window, count in zip(layers, windows, counts, strict=True):
+        flat = layer.magnitude.detach().reshape(-1)
+        if 0 < count < flat.numel() and not window.holds(count):
+            return None
+        rules.append(rule(flat, count, window))
+    return counts, _lowest(layers, rules) if cutoff is None else cutoff, rules
 
-    # One row a distinct magnitude of a layer, the best first; stable: ties by layer.
-    units, counts, owners = [], [], []
-    for i, (layer, window) in enumerate(zip(layers, windows, strict=True)):
-        if window is not None:
-            units.append(window.values * (layer.worth / layer.price))
-            counts.append(_available(layer, window.reach, window.above))
-            owners.append(torch.full_like(counts[-1], i))
-    unit, order = torch.cat(units).sort(descending=True, stable=True)
-    count, owner = torch.cat(counts)[order], torch.cat(owners)[order]
 
-    def bought(rows: int) -> list[int]:
-        total = torch.tensor(base).index_add_(0, owner[:rows], count[:rows])
-        return [int(n) for n in total]
-
-    def spent(kept: Sequence[int]) -> float:
-        return math.fsum(p * n for p, n in zip(prices, kept, strict=True))
-
-    # The first `whole` rows fit whole; of the next one, a part.
-    whole = bisect.bisect_right(
-        range(len(unit) + 1), limit, key=lambda rows: spent(bought(rows))
-    )
-    whole -= 1
-    kept, tied = bought(whole), int(owner[whole])
-    part = max(0, int((limit - spent(kept)) / prices[tied]))
-    kept[tied] += part
-    while part and spent(kept) > limit:  # the division may have rounded up
-        part, kept[tied] = part - 1, kept[tied] - 1
-    return kept, float(unit[whole]), windows
+def _from_histograms(
+    layers: Sequence[Layer], labels: Sequence[str], budget: float
+) -> _Bought:
+    """The purchase, found cold."""
+    purse, counts = Purse.of(layers, budget), [layer.upper for layer in layers]
+    rankings = [
+        rank(layer.magnitude, label)
+        for layer, label in zip(layers, labels, strict=True)
+    ]
+    windows: list[Levels | None] = [None] * len(layers)
+    cutoff = None
+    if purse.cost(counts) > purse.limit:
+        base, windows = _narrow(layers, rankings, purse.prices, purse.limit)
+        bought = buy(layers, purse, base, windows)
+        assert bought is not None, "the bins hold the whole budget"
+        counts, cutoff = bought
+    rules = [
+        ranking.threshold(count, window)
+        for ranking, count, window in zip(rankings, counts, windows, strict=True)
+    ]
+    return counts, _lowest(layers, rules) if cutoff is None else cutoff, rules
 
 
 def _narrow(
@@ -138,11 +168,11 @@ def _narrow(
     lows, highs, counts, owners, places = [], [], [], [], []
     for i, (layer, ranking) in enumerate(zip(layers, rankings, strict=True)):
         reach, scale = ranking.reach, layer.worth / layer.price
-        available = _available(layer, reach[:-1], reach[1:])
-        place = available.nonzero().squeeze(1)
+        here = available(layer, reach[:-1], reach[1:])
+        place = here.nonzero().squeeze(1)
         lows.append(ranking.edges[place] * scale)
         highs.append(ranking.edges[place + 1] * scale)
-        counts.append(available[place])
+        counts.append(here[place])
         owners.append(torch.full_like(place, i))
         places.append(place)
     low, high = torch.cat(lows), torch.cat(highs)
@@ -150,7 +180,7 @@ def _narrow(
     cost = count * torch.tensor(prices, dtype=torch.float64)[owner]
     lower = [layer.lower for layer in layers]
     left = limit - math.fsum(p * n for p, n in zip(prices, lower, strict=True))
-    slack = _COARSE * limit
+    slack = COARSE * limit
     bottom = _runs_out(low, cost, left + slack)
     top = _runs_out(high, cost, left - slack)
     sure = low > top
@@ -172,21 +202,9 @@ def _runs_out(edge: Tensor, cost: Tensor, money: float) -> float:
     return float(edge[order[min(place, len(order) - 1)]])
 
 
-def _available(layer: Layer, reach: Tensor, above: Tensor | int) -> Tensor:
-    """Entries of each bin or level that are neither in `lower` nor past `upper`.
-
-    `above` is the reach of the next higher one; an int stands for the first's.
-    """
-    if isinstance(above, int):
-        above = torch.cat([torch.tensor([above]), reach[:-1]])
-    return reach.clamp(layer.lower, layer.upper) - above.clamp(layer.lower, layer.upper)
-
-
-def _lowest(layers: Sequence[Layer], rankings: Sequence[Ranking]) -> float:
-    """Unit value of the lowest bin that is kept when every layer is at `upper`."""
-    units = []
-    for layer, ranking in zip(layers, rankings, strict=True):
-        if layer.upper:
-            place = int((ranking.reach >= layer.upper).sum()) - 1
-            units.append(float(ranking.edges[place]) * layer.worth / layer.price)
-    return min(units, default=0.0)
+def _lowest(layers: Sequence[Layer], rules: Sequence[tuple[float, int]]) -> float:
+    """A unit value that no layer's threshold is below, when all are at `upper`."""
+    return min(
+        max(threshold, 0.0) * layer.worth / layer.price
+        for layer, (threshold, _) in zip(layers, rules, strict=True)
+    )

@@ -39,6 +39,17 @@ def magnitude(weight: Tensor) -> Tensor:
     return value if value.dtype.itemsize >= 4 else value.float()
 
 
+def readable(weight: Tensor) -> Tensor:
+    """The weight, flat, in a dtype the solver reads; itself where that is possible.
+
+    Example:
+        >>> readable(torch.ones(1, 1, dtype=torch.bfloat16))
+        tensor([1.])
+    """
+    flat = weight.detach().reshape(-1)
+    return flat if flat.dtype.itemsize >= 4 else flat.float()
+
+
 def soft_mask(
     magnitude: Tensor,
     slope: Tensor | float,

@@ -25,16 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsefx.layer import hard_mask, soft_mask
+from sparsefx.kernels import kernels_for, reference
+from sparsefx.layer import magnitude
 from sparsefx.private import is_compiling
 
+__all__ = ["VECTORS", "magnitude", "masked_weight"]
+
 VECTORS = ("mu", "slope", "center", "threshold", "last", "through")
-
-
-def magnitude(weight: Tensor) -> Tensor:
-    """``|w|`` without gradient, at least in float32."""
-    value = weight.detach().abs()
-    return value if value.dtype.itemsize >= 4 else value.float()
 
 
 class _MaskedWeight(torch.autograd.Function):
@@ -49,23 +46,19 @@ class _MaskedWeight(torch.autograd.Function):
         last: Tensor,
         through: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(weight, mu, slope, center, threshold, last, through)
-        a = magnitude(weight)
-        kept = hard_mask(a, threshold, last)
-        masked = weight * soft_mask(a, slope, center, mu).to(weight.dtype)
-        return torch.where(kept, masked, torch.zeros_like(masked))
+        scalars = (mu, slope, center, threshold, last)
+        ctx.save_for_backward(weight, *scalars, through)
+        # compilers fuse the plain expression with what uses it
+        maker = reference if is_compiling() else kernels_for([weight])
+        return maker.masked(weight, *scalars)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, mu, slope, center, threshold, last, through = ctx.saved_tensors
-        a = magnitude(weight)
-        m = soft_mask(a, slope, center, mu)
-        s = m * (1 - m)
-        g = (grad.to_dense() if grad.is_sparse else grad).to(a.dtype)
-        g = torch.where(hard_mask(a, threshold, last), g, g * through)
-        total = (g * weight * s).sum(dtype=torch.float64)
-        local = g * (m + a * slope * s)
-        return local.to(weight.dtype), total.to(mu.dtype), *[None] * 5
+        weight, *scalars = ctx.saved_tensors
+        g = grad.to_dense() if grad.is_sparse else grad
+        maker = reference if is_compiling() else kernels_for([weight, g])
+        local, total = maker.masked_backward(g, weight, *scalars)
+        return local, total.to(scalars[0].dtype), *[None] * 5
 
 
 def masked_weight(

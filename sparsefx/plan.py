@@ -11,8 +11,8 @@ from torch import Tensor
 from sparsefx.cost import CostTable
 from sparsefx.policies.allocate import run
 from sparsefx.policies.allocation import bounds, check_feasible
-from sparsefx.policies.worths import worths
 from sparsefx.policies.counts import counts
+from sparsefx.policies.worths import worths
 from sparsefx.policy import Policy
 from sparsefx.report import Coverage
 from sparsefx.site import Site
@@ -65,9 +65,11 @@ class Plan:
         """The sites with the weights a model holds now."""
         return [replace(s, weight=w) for s, w in zip(self.sites, weights, strict=True)]
 
-    def worths(self, weights: Sequence[Tensor]) -> list[float]:
-        """What a unit of magnitude is worth, one a site."""
-        return worths(self.live(weights), self.policy.normalize, self.cost)
+    def worths(
+        self, weights: Sequence[Tensor], sums: Sequence[float] | None = None
+    ) -> list[float]:
+        """What a unit of magnitude is worth, one a site; `sums` of them, if known."""
+        return worths(self.live(weights), self.policy.normalize, self.cost, sums)
 
     def limits(self, budget: float, weights: Sequence[Tensor]) -> list[tuple[int, int]]:
         """Least and greatest number of weights to keep, one pair a site.

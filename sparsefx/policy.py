@@ -14,8 +14,8 @@ from sparsefx import fields as check
 from sparsefx.errors import PolicyError
 from sparsefx.policies import ALLOCATIONS
 from sparsefx.policies.allocation import Allocation
-from sparsefx.policies.worths import NORMALIZATIONS
 from sparsefx.policies.presets import preset_names, read_file, read_preset
+from sparsefx.policies.worths import NORMALIZATIONS
 from sparsefx.schedule import RAMP_SHAPES, Ramp, RampShape, Schedule, resolve
 from sparsefx.site import Granularity
 
@@ -82,6 +82,8 @@ class Policy:
     """Least kept fraction of every site, in [0, 1]."""
     max_density: float = 1.0
     """Greatest kept fraction of every site, in [0, 1]."""
+    keep_units: bool = True
+    """Let no layer die: at least as many weights as it has output units."""
     total_steps: int | None = None
     """Optimizer steps the schedule spans; None is at the target at once."""
 
@@ -106,6 +108,7 @@ class Policy:
             "include": check.patterns("include", self.include),
             "exclude": check.patterns("exclude", self.exclude),
             "layers": check.layers("layers", self.layers),
+            "keep_units": check.flag("keep_units", self.keep_units),
             "min_density": check.density("min_density", self.min_density),
             "max_density": check.density("max_density", self.max_density),
         }

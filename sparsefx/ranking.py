@@ -36,16 +36,23 @@ class Levels:
     reach: Tensor
     above: int
 
+    @property
+    def bottom(self) -> int:
+        """Number of entries at least as large as the smallest value here."""
+        return int(self.reach[-1]) if len(self.reach) else self.above
+
     def holds(self, rank: int) -> bool:
         """Whether the entry of this rank (from 1) has one of these values."""
-        return self.above < rank <= (int(self.reach[-1]) if len(self.reach) else 0)
+        return self.above < rank <= self.bottom
 
-    @classmethod
-    def of(cls, found: Tensor, above: int) -> Levels:
-        """Levels of some magnitudes, in any order."""
-        values, counts = torch.unique(found.cpu(), return_counts=True)
-        reach = above + counts.flip(0).cumsum(0)
-        return cls(values.flip(0).double(), reach, above)
+
+def levels_of(found: Sequence[Tensor], above: Sequence[int]) -> list[Levels]:
+    """Levels of magnitudes in any order, one list of them a tensor."""
+    pairs = kernels_for(found).distinct(found)
+    return [
+        Levels(values, counts.cumsum(0).add_(n), n)
+        for (values, counts), n in zip(pairs, above, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class Ranking:
         low, high = self.edges[first].item(), self.edges[last + 1].item()
         found = kernels_for([self.flat]).survey([self.flat], [low], [high]).bands[0]
         if found is not None:
-            return Levels.of(found, above)
+            return levels_of([found], [above])[0]
         # many ties: all zeros, say; piece by piece, so that little is made
         values, counts = [], []
         for _, part in chunks(self.flat):
@@ -119,7 +126,8 @@ def rule(flat: Tensor, count: int, levels: Levels | None) -> tuple[float, int]:
     if count == size:
         return -1.0, size - 1
     if count == 0:
-        largest = flat.abs().amax()
+        low, high = flat.aminmax()
+        largest = torch.maximum(-low, high)
         above = torch.nextafter(largest, torch.full_like(largest, math.inf))
         return min(float(above), torch.finfo(dtype).max), -1
     assert levels is not None

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from sparsefx.coupling import couple
 from sparsefx.distributed import mean_over_ranks
 from sparsefx.errors import MaskError
-from sparsefx.layer import hard_mask
+from sparsefx.kernels import kernels_for
+from sparsefx.layer import readable
 from sparsefx.learners.soft_topk import MaskParameters
-from sparsefx.masking import VECTORS, magnitude, masked_weight
+from sparsefx.masking import VECTORS, masked_weight
 from sparsefx.private import after_backward, backward_number
 
 CHILD = "_sparsefx"  # the name under which a model holds its state
@@ -113,10 +114,14 @@ class SparseState(nn.Module):
     @torch.no_grad()
     def hard_masks(self) -> list[Tensor]:
         """Bool masks of all sites, recomputed from weights and scalars."""
-        return [
-            hard_mask(magnitude(w), self.threshold[i], self.last[i])
-            for i, w in enumerate(self.weights())
+        weights = self.weights()
+        found = [
+            torch.zeros(w.shape, dtype=torch.bool, device=w.device) for w in weights
         ]
+        flats = [readable(weight) for weight in weights]
+        rules = (self.threshold.tolist(), self.last.tolist())
+        kernels_for(flats).hard_masks(flats, *rules, into=found)
+        return found
 
     @torch.no_grad()
     def assign(self, found: MaskParameters, beta: float) -> None:

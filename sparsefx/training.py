@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparsefx.layer import soft_mask
-from sparsefx.learners.soft_topk import MaskParameters, solve
-from sparsefx.masking import magnitude
+from sparsefx.kernels import kernels_for
+from sparsefx.layer import readable
+from sparsefx.learners.soft_topk import MaskParameters, look, solve
 from sparsefx.plan import Plan
 from sparsefx.report import HistoryPoint
 from sparsefx.schedule import Phase
@@ -62,12 +62,14 @@ class Trainer:
         plan: what was asked for.
         kept: hard masks after the last step, to report what changed and to hold
             frozen weights; found anew from the weights when missing.
+        cuts: where thresholds were at the last update; only saves time.
         history: points of the budget curve.
         finalized: `sparsefx.finalize` has been called.
     """
 
     plan: Plan
     kept: list[Tensor] | None = None
+    cuts: tuple[float, ...] | None = None
     history: list[HistoryPoint] = field(default_factory=list)
     finalized: bool = False
 
@@ -76,38 +78,43 @@ def advance(state: SparseState, trainer: Trainer) -> StepReport:
     """Counts one optimizer step and moves the masks as the schedule says."""
     phase = trainer.plan.policy.schedule().at(int(state.step) + 1)
     frozen = bool(state.frozen)
-    before = trainer.kept if trainer.kept is not None else current_masks(state, trainer)
+    masks = trainer.kept if trainer.kept is not None else current_masks(state, trainer)
     if frozen:
         found = None
         with torch.no_grad():
-            for weight, kept in zip(state.weights(), before, strict=True):
+            for weight, kept in zip(state.weights(), masks, strict=True):
                 weight.masked_fill_(~kept, 0.0)
     else:
-        found = project(state, trainer.plan, phase) if phase.update else None
+        found = project(state, trainer, phase) if phase.update else None
     state.step += 1  # after the solve: a refused weight leaves the state as it was
-    report = describe(state, trainer, phase, found, before)
+    report = describe(state, trainer, phase, found, masks)
     if phase.frozen and not bool(state.frozen):
         trainer.kept = state.freeze()
     return report
 
 
-def project(state: SparseState, plan: Plan, phase: Phase) -> MaskParameters:
+def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameters:
     """Solves for the masks of a phase and assigns them."""
+    plan = trainer.plan
     weights = state.weights()
     budget = plan.allowed(phase.budget_progress)
     mu, beta = state.dual.tolist()
     known = math.isfinite(mu) and beta > 0
+    flats = [readable(weight) for weight in weights]
+    survey = look(flats, trainer.cuts)
     found = solve(
-        weights,
+        flats,
         plan.prices(),
-        plan.worths(weights),
+        plan.worths(weights, survey.sums),
         plan.limits(budget, weights),
         budget - plan.reserved,
         phase.beta,
         mu * phase.beta / beta if known else None,
         state.names,
+        survey,
     )
     state.assign(found, phase.beta)
+    trainer.cuts = found.cuts
     return found
 
 
@@ -117,36 +124,35 @@ def describe(
     trainer: Trainer,
     phase: Phase,
     found: MaskParameters | None,
-    before: list[Tensor],
+    kept: list[Tensor],
 ) -> StepReport:
-    """The step's report; remembers the masks and the curve's point."""
-    plan = trainer.plan
-    after = before if bool(state.frozen) else state.hard_masks()
-    prices = plan.prices()
-    counts = [int(k.count_nonzero()) for k in after]
-    moved = sum(
-        int((a != b).count_nonzero())
-        for a, b in zip(before, after, strict=True)
-        if a is not b
-    )
-    total = sum(k.numel() for k in after)
+    """The step's report; brings `kept`, the last masks, up to date; adds to the curve.
+
+    What the solver did not tell is read from the weights.
+    """
+    plan, prices = trainer.plan, trainer.plan.prices()
+    flats = [readable(weight) for weight in state.weights()]
+    kernels = kernels_for(flats)
+    if bool(state.frozen):
+        counts, moved = [int(k.count_nonzero()) for k in kept], 0
+        bought = [float(n) for n in counts]
+    else:
+        rules = (state.threshold.tolist(), state.last.tolist())
+        counts, changed = kernels.hard_masks(flats, *rules, into=kept)
+        moved = sum(changed)
     hard = plan.reserved + math.fsum(p * n for p, n in zip(prices, counts, strict=True))
-    soft_sum = kept_sum = 0.0
-    for index, (weight, kept, price) in enumerate(
-        zip(state.weights(), after, prices, strict=True)
-    ):
-        if found is not None and float(state.spread[index]) == 0.0:
-            soft_sum += price * counts[index]
-            kept_sum += counts[index]
-            continue
-        scalars = (state.slope[index], state.center[index], state.mu[index])
-        m = soft_mask(magnitude(weight), *scalars)
-        soft_sum += price * float(m.sum(dtype=torch.float64))
-        kept_sum += float(m[kept].sum(dtype=torch.float64))
-    soft = hard if bool(state.frozen) else plan.reserved + soft_sum
     if found is not None:
-        soft = plan.reserved + found.soft_cost
-    trainer.kept = after
+        soft, bought = plan.reserved + found.soft_cost, found.bought
+    elif not bool(state.frozen):
+        soft_masks = (state.slope.tolist(), state.center.tolist(), state.mu.tolist())
+        sums = kernels.soft_sums(flats, *soft_masks, *rules)
+        pairs = zip(prices, sums.kept, strict=True)
+        soft = plan.reserved + math.fsum(p * n for p, n in pairs)
+        bought = sums.bought
+    else:
+        soft = hard
+    total = sum(k.numel() for k in kept)
+    trainer.kept = kept
     budget = plan.allowed(phase.budget_progress)
     step = int(state.step)
     remember(trainer, HistoryPoint(step, budget, soft, hard))
@@ -160,9 +166,9 @@ def describe(
         mu=float(state.dual[0]),
         sweeps=found.sweeps if found is not None else 0,
         changed=moved / max(total, 1),
-        kept_mask_mean=kept_sum / max(sum(counts), 1),
+        kept_mask_mean=math.fsum(bought) / max(sum(counts), 1),
         densities={
-            n: c / k.numel() for n, c, k in zip(state.names, counts, after, strict=True)
+            n: c / k.numel() for n, c, k in zip(state.names, counts, kept, strict=True)
         },
         frozen=phase.frozen,
     )
@@ -194,5 +200,5 @@ def loaded(state: SparseState, with_masks: bool) -> None:
     trainer.kept = None
     if not with_masks:
         state.frozen.fill_(False)
-        project(state, trainer.plan, trainer.plan.policy.schedule().at(int(state.step)))
+        project(state, trainer, trainer.plan.policy.schedule().at(int(state.step)))
     trainer.kept = current_masks(state, trainer)

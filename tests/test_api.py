@@ -32,7 +32,7 @@ def train(sparse, x, steps):
     return info
 
 
-# -- transform --------------------------------------------------------------------------
+# -- transform -------------------------------------------------------------------------
 
 
 def test_same_parameters_and_an_untouched_model():
@@ -47,7 +47,9 @@ def test_same_parameters_and_an_untouched_model():
     assert list(net.state_dict()) == keys
     assert [k for k in sparse.state_dict() if not k.startswith("_sparsefx")] == keys
     assert not any("_sparsefx" in k for k, _ in sparse.named_parameters())
-    assert torch.equal(net.conv1.weight, dict(sparse.named_parameters())["conv1.weight"])
+    assert torch.equal(
+        net.conv1.weight, dict(sparse.named_parameters())["conv1.weight"]
+    )
 
 
 def test_in_place():
@@ -70,7 +72,9 @@ def test_graph_and_python_are_masked_alike():
         single = torch.cat([sparse(row[None]) for row in x])
         torch.testing.assert_close(single, sparse(x=x))
         double = sparse.double()
-        torch.testing.assert_close(double(x.double()).float(), sparse(x.double()).float())
+        torch.testing.assert_close(
+            double(x.double()).float(), sparse(x.double()).float()
+        )
 
 
 def test_dense_weights_are_never_seen():
@@ -138,7 +142,7 @@ def test_a_dense_checkpoint_gets_new_masks():
     assert all(torch.equal(after[k], fresh[k]) for k in fresh)
 
 
-# -- step, finalize ---------------------------------------------------------------------
+# -- step, finalize --------------------------------------------------------------------
 
 
 def test_the_life_cycle():
@@ -223,7 +227,7 @@ def test_all_equal_weights_and_many_zeros_meet_the_budget_exactly():
         assert info.budget == pytest.approx(0.2 * 2 * 500)
 
 
-# -- reading ----------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------
 
 
 def test_sites_costs_and_report(tmp_path):
@@ -261,7 +265,7 @@ def test_wrapped_models_are_found():
     assert set(sparsefx.masks(wrapped)) == {"0.weight", "2.weight"}
 
 
-# -- what stays dense is named ----------------------------------------------------------
+# -- what stays dense is named ---------------------------------------------------------
 
 
 def test_weights_that_stay_dense_are_named():
@@ -303,7 +307,7 @@ def test_a_budget_above_dense_is_said():
     assert all(bool(m.all()) for m in sparsefx.masks(sparse).values())
 
 
-# -- refused ----------------------------------------------------------------------------
+# -- refused ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -312,7 +316,11 @@ def test_a_budget_above_dense_is_said():
         ({"budget": 0}, "BudgetError", r"budget 0 is not positive; give a fraction"),
         ({"budget": -0.5}, "BudgetError", r"budget -0\.5 is not positive"),
         ({"budget": 1.5}, "BudgetError", r"budget 1\.5 is above 1; a number is a frac"),
-        ({"budget": "abc"}, "BudgetError", r"budget 'abc' is not understood; give a fr"),
+        (
+            {"budget": "abc"},
+            "BudgetError",
+            r"budget 'abc' is not understood; give a fr",
+        ),
         (
             {"budget": 0.1, "exclude": ("0",)},
             "BudgetError",

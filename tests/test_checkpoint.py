@@ -174,10 +174,14 @@ def test_damaged_files(tmp_path):
     with pytest.raises(sparsefx.MaskError, match=r"masks of '0\.weight'.*damaged"):
         sparsefx.load(fresh(total_steps=None), path)
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(sparsefx.SparsefxError, match=r"cannot be read as a safetensors"):
+    with pytest.raises(
+        sparsefx.SparsefxError, match=r"cannot be read as a safetensors"
+    ):
         sparsefx.load(fresh(), path)
     path.write_bytes(b"something else")
-    with pytest.raises(sparsefx.SparsefxError, match=r"cannot be read as a safetensors"):
+    with pytest.raises(
+        sparsefx.SparsefxError, match=r"cannot be read as a safetensors"
+    ):
         sparsefx.load(fresh(), path)
     with pytest.raises(FileNotFoundError):
         sparsefx.load(fresh(), tmp_path / "missing")

@@ -57,7 +57,10 @@ def reference(model, loss):
         total = direct[index]
         for group in set(state.group.tolist()):
             moved = torch.autograd.grad(
-                cost[group], [wanted[index], shift], retain_graph=True, allow_unused=True
+                cost[group],
+                [wanted[index], shift],
+                retain_graph=True,
+                allow_unused=True,
             )
             if moved[0] is not None and float(state.spread[group]) > 0:
                 total = total - moved[0] * direct[-1][group] / moved[1][group]
@@ -253,7 +256,7 @@ def test_checkpointing_around_the_model():
         assert_close(gradients(sparse), whole, rtol=1e-6)
 
 
-# -- torch.compile ----------------------------------------------------------------------
+# -- torch.compile ---------------------------------------------------------------------
 
 
 # torch's own tracing of an autograd.Function makes an instance of it
@@ -282,7 +285,7 @@ def test_compiled_equals_eager_and_compiles_once():
     optimizers = [SGD(m.parameters(), lr=0.05) for m in (eager, masked)]
     frozen = []
     for _ in range(50):
-        for model, optimizer in zip((eager, compiled), optimizers, strict=True):
+        for model in (eager, compiled):
             loss_of(model).backward()
         for a, b in zip(eager.parameters(), masked.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)
@@ -310,7 +313,7 @@ def test_compiled_by_inductor():
     torch._dynamo.reset()
 
 
-# -- data parallel ----------------------------------------------------------------------
+# -- data parallel ---------------------------------------------------------------------
 
 RANKS = """
 import sys, torch, torch.distributed as dist

@@ -9,7 +9,6 @@ ROOT = Path(__file__).resolve().parents[1]
 OPTIONAL = {
     "matplotlib",
     "numpy",  # unless torch brings it
-    "pydot",
     "safetensors",
     "scipy",
     "sklearn",

@@ -34,7 +34,7 @@ def state_of(model) -> nn.Module:
     return model.get_submodule("_sparsefx")
 
 
-# -- golden vector G1: one budget over entries of different cost ------------------------
+# -- golden vector G1: one budget over entries of different cost -----------------------
 
 W1 = [0.9, -0.1, 0.4, -0.6, 0.05, 0.3]
 C1 = [1.0, 1.0, 2.0, 1.0, 1.0, 3.0]
@@ -96,7 +96,7 @@ def test_golden_gradient():
     assert found == pytest.approx(DW1, rel=1e-10, abs=1e-12)
 
 
-# -- finite differences on whole networks -----------------------------------------------
+# -- finite differences on whole networks ----------------------------------------------
 
 
 class TwoSizes(nn.Module):
@@ -141,7 +141,7 @@ def resolved(state, base: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("policy", ["cost_budget", "uniform"])
 def test_gradients_equal_finite_differences(policy):
-    """One group for all layers, and a group a layer; soft masks, no straight-through."""
+    """One group for all layers, or a group a layer; soft masks only."""
     torch.manual_seed(2)
     net = TwoSizes().double()
     x, y = torch.randn(4, 2, 5, dtype=DOUBLE), torch.randn(4, 2, dtype=DOUBLE)
@@ -207,7 +207,7 @@ def test_the_hard_mask_is_straight_through():
         torch.testing.assert_close(weight.grad, wanted, rtol=1e-9, atol=1e-12)
 
 
-# -- density 1 --------------------------------------------------------------------------
+# -- density 1 -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", ["cost_budget", "uniform", "erk"])
@@ -240,7 +240,7 @@ def test_density_one_keeps_signed_zeros_and_tiny_weights():
     assert torch.equal(torch.signbit(seen), torch.signbit(weight))
 
 
-# -- types and bad values ---------------------------------------------------------------
+# -- types and bad values --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

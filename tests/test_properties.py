@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -61,6 +61,7 @@ def transformed(net, x, **options):
     return sparsefx.transform(net, example_inputs=(x,), **options)
 
 
+@settings(max_examples=12)
 @given(LAYERS, SEEDS, BUDGETS, POLICIES)
 def test_the_masked_model_is_the_dense_model_with_masked_weights(
     layers, seed, budget, policy
@@ -84,6 +85,7 @@ def test_the_masked_model_is_the_dense_model_with_masked_weights(
     assert torch.equal(dense(x), sparse(x))
 
 
+@settings(max_examples=12)
 @given(LAYERS, SEEDS, BUDGETS, POLICIES, st.booleans(), st.floats(0.5, 200.0))
 def test_the_budget_is_met(layers, seed, budget, policy, ties, beta):
     net, x = drawn(layers, seed, ties)
@@ -102,6 +104,7 @@ def test_the_budget_is_met(layers, seed, budget, policy, ties, beta):
     assert sparsefx.report(sparse).to_dict()["budgets"]["macs"]["met"]
 
 
+@settings(max_examples=12)
 @given(LAYERS, SEEDS, st.tuples(BUDGETS, BUDGETS), st.booleans())
 def test_more_budget_keeps_what_less_kept(layers, seed, budgets, ties):
     net, x = drawn(layers, seed, ties)
@@ -112,6 +115,7 @@ def test_more_budget_keeps_what_less_kept(layers, seed, budgets, ties):
         assert not (mask & ~large[name]).any()
 
 
+@settings(max_examples=12)
 @given(SEEDS, BUDGETS, POLICIES)
 def test_permuted_units_have_permuted_masks(seed, budget, policy):
     torch.manual_seed(seed)
@@ -131,6 +135,7 @@ def test_permuted_units_have_permuted_masks(seed, budget, policy):
     torch.testing.assert_close(one(x), other(x))
 
 
+@settings(max_examples=12)
 @given(LAYERS, SEEDS)
 def test_density_one_is_the_identity(layers, seed):
     net, x = drawn(layers, seed)
@@ -140,6 +145,7 @@ def test_density_one_is_the_identity(layers, seed):
         assert torch.equal(sparse(x), net(x))
 
 
+@settings(max_examples=12)
 @given(SEEDS, st.integers(1, 6))
 def test_saving_and_loading_is_no_interruption(tmp_path_factory, seed, stop):
     path = tmp_path_factory.mktemp("state") / "state.safetensors"

@@ -10,9 +10,8 @@ import contextlib
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
-import torch
 from torch import Tensor
 
 from sparsefx.private import is_plain
@@ -21,6 +20,7 @@ from sparsefx.private import is_plain
 MAKERS = {"cpu": "sparsefx.kernels.cpu", "cuda": "sparsefx.kernels.triton"}
 REFERENCE = "sparsefx.kernels.reference"
 BINS = 2**15
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Survey:
         above: entries at or above the band's upper end.
         bands: magnitudes inside the band, lower end included, in any order; None where
             they are too many to gather.
+        edges: the bands' lower and upper ends.
     """
 
     sums: tuple[float, ...]
@@ -41,6 +42,22 @@ class Survey:
     highs: tuple[float, ...]
     above: tuple[int, ...]
     bands: tuple[Tensor | None, ...]
+    edges: tuple[tuple[float, ...], tuple[float, ...]]
+
+    def of(self, places: Sequence[int]) -> Survey:
+        """The survey of some of the tensors."""
+
+        def pick(row: Sequence[_T]) -> tuple[_T, ...]:
+            return tuple(row[i] for i in places)
+
+        return Survey(
+            sums=pick(self.sums),
+            lows=pick(self.lows),
+            highs=pick(self.highs),
+            above=pick(self.above),
+            bands=pick(self.bands),
+            edges=(pick(self.edges[0]), pick(self.edges[1])),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +90,9 @@ class Kernels(Protocol):
 
     def histogram(self, weight: Tensor) -> Tensor:
         """Counts by the upper 15 bits (below the sign) of the magnitudes; int64."""
+
+    def distinct(self, bands: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Distinct entries, the largest first, as float64 on the CPU; their counts."""
 
     def soft_sums(
         self,
@@ -142,6 +162,7 @@ def kernels_for(tensors: Sequence[Tensor]) -> Kernels:
     """The fastest maker for these tensors together.
 
     Example:
+        >>> import torch
         >>> kernels_for([torch.ones(2, dtype=torch.complex64)]).__name__
         'sparsefx.kernels.reference'
     """
@@ -163,5 +184,3 @@ def using(name: str) -> Iterator[None]:
         yield
     finally:
         _forced.pop()
-
-

@@ -157,6 +157,25 @@ void sweep(int64_t count, const int64_t* sizes, int64_t threads, double* out,
     for (int k = 0; k < K; k++) out[piece.tensor * K + k] += piece.sums[k];
 }
 
+// Sorts floats that are not negative: their bits, read as integers, have their order.
+void sort(float* band, int64_t size) {
+  constexpr int DIGIT = 9;
+  if (size < 256) return std::sort(band, band + size);
+  std::vector<uint32_t> from(size), to(size);
+  std::memcpy(from.data(), band, size * sizeof *band);
+  const uint32_t least = *std::min_element(from.begin(), from.end());
+  const uint32_t most = *std::max_element(from.begin(), from.end()) - least;
+  for (int shift = 0; shift < 32 && most >> shift; shift += DIGIT) {
+    int64_t place[(1 << DIGIT) + 1] = {};
+    auto digit = [&](uint32_t x) { return (x - least) >> shift & ((1 << DIGIT) - 1); };
+    for (uint32_t x : from) place[digit(x) + 1]++;
+    for (int d = 0; d < 1 << DIGIT; d++) place[d + 1] += place[d];
+    for (uint32_t x : from) to[place[digit(x)]++] = x;
+    from.swap(to);
+  }
+  std::memcpy(band, from.data(), size * sizeof *band);
+}
+
 }  // namespace
 
 extern "C" {
@@ -209,6 +228,22 @@ void survey(int64_t count, int64_t threads, const float* const* weights,
   });
   for (int64_t t = 0; t < count; t++)
     ranges[2 * t] = ends[t][0], ranges[2 * t + 1] = ends[t][1];
+}
+
+// Sorts each band, which is not negative; distinct entries from the largest, their
+// counts, and how many they are. The places of a band begin where it would in a row.
+void distinct(int64_t count, float* const* bands, const int64_t* sizes, double* values,
+              int64_t* counts, int64_t* found) {
+  for (int64_t t = 0; t < count; values += sizes[t], counts += sizes[t], t++) {
+    sort(bands[t], sizes[t]);
+    found[t] = 0;
+    for (int64_t i = sizes[t]; i > 0;) {
+      float x = bands[t][i - 1];
+      int64_t end = i;
+      while (i > 0 && bands[t][i - 1] == x) i--;
+      values[found[t]] = x, counts[found[t]++] = end - i;
+    }
+  }
 }
 
 // Counts of the upper 15 bits below the sign.

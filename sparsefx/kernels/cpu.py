@@ -7,6 +7,7 @@ share the chunks, and the answers do not depend on how many there are.
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,6 +62,7 @@ def survey(
             band[:n] if n <= len(band) else None
             for band, n in zip(bands, found, strict=True)
         ),
+        edges=(tuple(lows), tuple(highs)),
     )
 
 
@@ -69,6 +71,27 @@ def histogram(weight: Tensor) -> Tensor:
     bins = torch.zeros(BINS, dtype=torch.int64)
     _library().histogram(_place(weight), _Long(weight.numel()), _place(bins))
     return bins
+
+
+def distinct(bands: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """See `Kernels.distinct`; sorts the bands."""
+    sizes = [len(band) for band in bands]
+    values = torch.empty(sum(sizes), dtype=torch.float64)
+    counts = torch.empty(sum(sizes), dtype=torch.int64)
+    found = (_Long * len(sizes))()
+    _library().distinct(
+        _Long(len(sizes)),
+        _places(bands),
+        _longs(sizes),
+        _place(values),
+        _place(counts),
+        found,
+    )
+    ends = zip(itertools.accumulate(sizes), sizes, found, strict=True)
+    return [
+        (values[end - size : end - size + n], counts[end - size : end - size + n])
+        for end, size, n in ends
+    ]
 
 
 def soft_sums(
@@ -202,8 +225,6 @@ def _longs(numbers: Sequence[int]) -> Any:
     return (_Long * len(numbers))(*numbers)
 
 
-def _masks(
-    slope: Sequence[float], center: Sequence[float], mu: Sequence[float]
-) -> Any:
+def _masks(slope: Sequence[float], center: Sequence[float], mu: Sequence[float]) -> Any:
     rows = [_Mask(*row) for row in zip(slope, center, mu, strict=True)]
     return (_Mask * len(rows))(*rows)

@@ -49,7 +49,8 @@ def survey(
             bands[-1] = None
     sums, least, most, above = _columns(numbers, 4)
     counts = tuple(int(n) for n in above)
-    return Survey(sums, least, most, counts, tuple(bands))
+    edges = (tuple(lows), tuple(highs))
+    return Survey(sums, least, most, counts, tuple(bands), edges)
 
 
 def histogram(weight: Tensor) -> Tensor:
@@ -60,6 +61,12 @@ def histogram(weight: Tensor) -> Tensor:
         keys = a.view(integer).bitwise_right_shift(shift).bitwise_and_(BINS - 1)
         bins += torch.bincount(keys, minlength=BINS)
     return bins
+
+
+def distinct(bands: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """See `Kernels.distinct`."""
+    pairs = [torch.unique(band.cpu(), return_counts=True) for band in bands]
+    return [(values.double().flip(0), counts.flip(0)) for values, counts in pairs]
 
 
 def soft_sums(

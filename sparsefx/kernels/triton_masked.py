@@ -64,9 +64,11 @@ def backward(grad, weight, out, partial, mu, slope, center, threshold, last, thr
 def add_up(partial, total, count, SPAN: tl.constexpr):
     """The sum of the blocks' sums, always in the same order; one program."""
     sums = tl.zeros([SPAN], tl.float64)
-    for start in range(0, count, SPAN):
+    start = tl.full([], 0, tl.int32)
+    while start < count:
         index = start + tl.arange(0, SPAN)
         sums += tl.load(partial + index, mask=index < count, other=0.0)
+        start += SPAN
     tl.store(total, tl.sum(sums, 0))
 
 
@@ -83,9 +85,9 @@ def correct(owner, table, mu, slope, center, factor, sites, ELEMENT: tl.constexp
     share = tl.load(factor + site).to(tl.float32)
     if share == 0:
         return
-    pointer: tl.constexpr = tl.pointer_type(ELEMENT)
-    weight = tl.multiple_of(tl.load(column).to(pointer), 16)
-    grad = tl.multiple_of(tl.load(column + sites).to(pointer), 16)
+    weight = tl.multiple_of(tl.load(column).to(tl.pointer_type(ELEMENT)), 16)
+    grad = tl.load(column + sites).to(tl.pointer_type(ELEMENT))
+    grad = tl.multiple_of(grad, 16)
     size = tl.load(column + 2 * sites)
     start = (chunk - tl.load(column + 3 * sites)) * CHUNK
     middle = tl.load(center + site).to(tl.float32)

@@ -29,6 +29,7 @@ from sparsefx.kernels.triton_sweeps import (
     TIED,
     VALUE,
     WORTH,
+    fours,
     magnitudes,
     place_mask,
     sigmoid,
@@ -82,7 +83,8 @@ def find(ties, whole, sites, site, nth, bits, ELEMENT: tl.constexpr,
     chunk = tl.full([], 0, tl.int32)
     seen = tl.full([], 0, tl.int32)
     passed = tl.full([], 0, tl.int32)  # entries of the chunks before
-    for start in range(0, count, SPAN):
+    start = tl.full([], 0, tl.int32)
+    while start < count:
         index = start + tl.arange(0, SPAN)
         number = tl.load(ties + first + index, mask=index < count, other=0)
         reach = seen + tl.cumsum(number, 0)
@@ -90,6 +92,7 @@ def find(ties, whole, sites, site, nth, bits, ELEMENT: tl.constexpr,
         chunk += tl.sum(short.to(tl.int32), 0)
         passed += tl.sum(tl.where(short, number, 0), 0)
         seen += tl.sum(number, 0)
+        start += SPAN
     place = chunk * CHUNK
     seen = passed
     for piece in range(CHUNK // BLOCK):
@@ -100,13 +103,16 @@ def find(ties, whole, sites, site, nth, bits, ELEMENT: tl.constexpr,
     if outer > 1:
         row = place - place % outer
         rank = tl.full([], 0, tl.int32)  # of the entry within its output, as stored
-        for start in range(row, place + 1, BLOCK):
+        start = row
+        while start < place + 1:
             equal = equals(address, start, place + 1, bits, ELEMENT, BLOCK)
             rank += tl.sum(equal, 0)
+            start += BLOCK
         place = row
         seen = tl.full([], 0, tl.int32)
         base = address.to(tl.pointer_type(ELEMENT))
-        for start in range(0, outer, BLOCK):
+        start = tl.full([], 0, tl.int32)
+        while start < outer:
             index = start + tl.arange(0, BLOCK)
             w = tl.load(base + stored(row + index, inner, outer), mask=index < outer,
                         other=0.0)  # fmt: skip
@@ -115,6 +121,7 @@ def find(ties, whole, sites, site, nth, bits, ELEMENT: tl.constexpr,
             reach = seen + tl.cumsum(equal.to(tl.int32), 0)
             place += tl.sum(((index < outer) & (reach < rank)).to(tl.int32), 0)
             seen += tl.sum(equal.to(tl.int32), 0)
+            start += BLOCK
     return place
 
 
@@ -162,10 +169,12 @@ def settle(owner, whole, real, control, state, partial, ties, mu, slope, center,
         first = tl.load(whole + FIRST * sites + site)
         count = tl.cdiv(size, CHUNK)
         sums = tl.zeros([SPAN], tl.float64)
-        for start in range(0, count, SPAN):
+        start = tl.full([], 0, tl.int32)
+        while start < count:
             index = start + tl.arange(0, SPAN)
             sums += tl.load(partial + chunks + first + index, mask=index < count,
                             other=0.0)  # fmt: skip
+            start += SPAN
         tl.store(spread + site, cost * tl.sum(sums, 0))
 
         # One row a site: its entries at the cutoff. Better rows are paid first.
@@ -236,10 +245,10 @@ def mark(owner, whole, partial, words, mu, slope, center, threshold, last, sites
     steep = tl.load(slope + site).to(tl.float32)
     middle = tl.load(center + site).to(tl.float32)
     offset = tl.load(mu + site).to(tl.float32)
-    soft = tl.zeros([BLOCK], tl.float32)
-    bought = tl.zeros([BLOCK], tl.float32)
-    count = tl.zeros([BLOCK], tl.int32)
-    moved = tl.zeros([BLOCK // 32, 32], tl.int32)
+    soft = tl.zeros([BLOCK // 4], tl.float32)
+    bought = tl.zeros([BLOCK // 4], tl.float32)
+    count = tl.zeros([BLOCK // 32], tl.int32)
+    moved = tl.zeros([BLOCK // 32], tl.int32)
     lane = tl.arange(0, 32)[None, :]
     for piece in range(CHUNK // BLOCK):
         first = start + piece * BLOCK
@@ -250,21 +259,21 @@ def mark(owner, whole, partial, words, mu, slope, center, threshold, last, sites
             index = logical(index, inner, outer)
         kept = inside & ((a > edge) | ((a == edge) & (index <= final)))
         m = tl.where(inside, sigmoid((a - middle) * steep + offset), 0.0)
-        soft += m
-        bought += tl.where(kept, m, 0.0)
-        count += kept.to(tl.int32)
+        soft += fours(m)
+        bought += fours(tl.where(kept, m, 0.0))
         flags = kept.to(tl.int32).reshape(BLOCK // 32, 32)
         place = words + chunk.to(tl.int64) * (CHUNK // 32) + piece * (BLOCK // 32)
         place += tl.arange(0, BLOCK // 32)
+        count += tl.sum(flags, 1)
         if COUNTS:
-            moved += ((tl.load(place)[:, None] >> lane) & 1) ^ flags
+            moved += tl.sum(((tl.load(place)[:, None] >> lane) & 1) ^ flags, 1)
         tl.debug_barrier()  # old words are read before new ones are written
         tl.store(place, tl.sum(flags << lane, 1))
     if COUNTS:
         tl.store(partial + chunk, tl.sum(soft.to(tl.float64), 0))
         tl.store(partial + chunks + chunk, tl.sum(bought.to(tl.float64), 0))
         total = tl.sum(count, 0).to(tl.int64)
-        changed = tl.sum(tl.sum(moved, 1), 0).to(tl.int64)
+        changed = tl.sum(moved, 0).to(tl.int64)
         tl.atomic_add(column + COUNT * sites, total, sem="relaxed")
         tl.atomic_add(column + MOVED * sites, changed, sem="relaxed")
 
@@ -275,13 +284,15 @@ def summarise(owner, whole, real, control, partial, summary, sites, chunks,
     """One row of numbers about the step, for the host to read when it likes."""
     cost = tl.zeros([SPAN], tl.float64)
     bought = tl.zeros([SPAN], tl.float64)
-    for start in range(0, chunks, SPAN):
+    start = tl.full([], 0, tl.int32)
+    while start < chunks:
         chunk = start + tl.arange(0, SPAN)
         here = chunk < chunks
         site = tl.load(owner + chunk, mask=here, other=0)
         price = tl.load(real + PRICE * sites + site, mask=here, other=0.0)
         cost += price * tl.load(partial + chunk, mask=here, other=0.0)
         bought += tl.load(partial + chunks + chunk, mask=here, other=0.0)
+        start += SPAN
     column = tl.arange(0, WIDTH)
     here = column < sites
     count = tl.load(whole + COUNT * sites + column, mask=here, other=0)

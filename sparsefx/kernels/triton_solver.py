@@ -153,7 +153,7 @@ def begin(whole, real, control, state, dual, sites, NORMALIZE: tl.constexpr,
     tl.store(control + SWEEPS, tl.full([], 0, tl.int64))
 
     capacity = tl.sum(tl.where(active, price * number, 0.0), 0)
-    if known:
+    if known & (tl.load(state + TARGET) < capacity):
         bracket(real, state, sites, column, active, -mu / old, capacity, PAD)
     finite = bad >= WIDTH
     tl.store(control + HARD, tl.where(finite, SEARCH, DONE).to(tl.int64))
@@ -199,16 +199,17 @@ def narrow(bills, control, state, tally, classes, BINS: tl.constexpr):
     bins = tl.arange(0, BINS)
     cost = tl.zeros([BINS], tl.float64)
     above = tl.full([], 0.0, tl.float64)
-    for number in range(classes):
+    number = tl.full([], 0, tl.int32)
+    while number < classes:
         bill = tl.load(bills + number)
         place = tally + number * (BINS + 1)
         count = tl.load(place + bins)
         cost += bill * count.to(tl.float64)
         above += bill * tl.load(place + BINS).to(tl.float64)
         tl.store(place + bins, tl.zeros_like(count))
-    tl.debug_barrier()
-    for number in range(classes):
-        tl.store(tally + number * (BINS + 1) + BINS, tl.full([], 0, tl.int64))
+        tl.debug_barrier()  # the last count is read by all threads before it is cleared
+        tl.store(place + BINS, tl.full([], 0, tl.int64))
+        number += 1
     limit = tl.load(state + LIMIT)
     down = above + tl.cumsum(cost, 0, reverse=True)
     bin = (tl.sum((down > limit).to(tl.int32), 0) - 1).to(tl.int64)
@@ -246,13 +247,15 @@ def newton(owner, real, control, state, partial, sites, chunks, capacity, soft,
     """One step of `sparsefx.projection.solve_multiplier`."""
     costs = tl.zeros([SPAN], tl.float64)
     spreads = tl.zeros([SPAN], tl.float64)
-    for start in range(0, chunks, SPAN):
+    start = tl.full([], 0, tl.int32)
+    while start < chunks:
         chunk = start + tl.arange(0, SPAN)
         here = chunk < chunks
         site = tl.load(owner + chunk, mask=here, other=0)
         price = tl.load(real + PRICE * sites + site, mask=here, other=0.0)
         costs += price * tl.load(partial + chunk, mask=here, other=0.0)
         spreads += price * tl.load(partial + chunks + chunk, mask=here, other=0.0)
+        start += SPAN
     cost, spread = tl.sum(costs, 0), tl.sum(spreads, 0)
 
     target = tl.load(state + TARGET)

@@ -97,6 +97,12 @@ def magnitudes(address, first, size, ELEMENT: tl.constexpr, BLOCK: tl.constexpr)
 
 
 @triton.jit
+def fours(x):
+    """Sums of four neighbours, which one thread holds: fewer registers to carry."""
+    return tl.sum(x.reshape(x.shape[0] // 4, 4), 1)
+
+
+@triton.jit
 def sigmoid(x):
     """``1 / (1 + exp(-x))``, exactly 1 at inf and 0 at -inf."""
     return 1.0 / (1.0 + tl.exp(-x))
@@ -121,19 +127,21 @@ def survey(owner, whole, partial, sites, chunks, ELEMENT: tl.constexpr,
     size = tl.load(whole + SIZE * sites + site)
     address = tl.load(whole + ADDRESS * sites + site)
     start = (chunk - tl.load(whole + FIRST * sites + site)) * CHUNK
-    total = tl.zeros([BLOCK], tl.float32)
-    low = tl.full([BLOCK], float("inf"), tl.float32)
-    high = tl.zeros([BLOCK], tl.float32)
-    odd = tl.zeros([BLOCK], tl.int32)
+    total = tl.zeros([BLOCK // 4], tl.float32)
+    low = tl.full([BLOCK // 4], float("inf"), tl.float32)
+    high = tl.zeros([BLOCK // 4], tl.float32)
+    odd = tl.zeros([BLOCK // 4], tl.int32)
     for piece in range(CHUNK // BLOCK):
         first = start + piece * BLOCK
         a = magnitudes(address, first, size, ELEMENT, BLOCK)
         inside = first + tl.arange(0, BLOCK) < size
         finite = a <= _LARGEST
-        total += tl.where(finite, a, 0.0)
-        low = tl.minimum(low, tl.where(inside & finite, a, float("inf")))
-        high = tl.maximum(high, tl.where(finite, a, 0.0))
-        odd += (finite == 0).to(tl.int32)
+        known = tl.where(finite, a, 0.0)
+        total += fours(known)
+        small = tl.where(inside & finite, a, float("inf")).reshape(BLOCK // 4, 4)
+        low = tl.minimum(low, tl.min(small, 1))
+        high = tl.maximum(high, tl.max(known.reshape(BLOCK // 4, 4), 1))
+        odd += fours((finite == 0).to(tl.int32))
     tl.store(partial + chunk, tl.sum(total.to(tl.float64), 0))
     tl.store(partial + chunks + chunk, tl.min(low, 0).to(tl.float64))
     tl.store(partial + 2 * chunks + chunk, tl.max(high, 0).to(tl.float64))
@@ -151,7 +159,8 @@ def gather(whole, real, partial, sites, chunks, CHUNK: tl.constexpr,
     low = tl.full([WIDTH], float("inf"), tl.float64)
     high = tl.zeros([WIDTH], tl.float64)
     odd = tl.zeros([WIDTH], tl.float64)
-    for start in range(0, count, WIDTH):
+    start = tl.full([], 0, tl.int32)
+    while start < count:
         index = start + tl.arange(0, WIDTH)
         here = index < count
         place = partial + first + index
@@ -159,6 +168,7 @@ def gather(whole, real, partial, sites, chunks, CHUNK: tl.constexpr,
         low = tl.minimum(low, tl.load(place + chunks, mask=here, other=float("inf")))
         high = tl.maximum(high, tl.load(place + 2 * chunks, mask=here, other=0.0))
         odd += tl.load(place + 3 * chunks, mask=here, other=0.0)
+        start += WIDTH
     tl.store(real + SUM * sites + site, tl.sum(total, 0))
     tl.store(real + LOW * sites + site, tl.min(low, 0))
     tl.store(real + HIGH * sites + site, tl.max(high, 0))
@@ -200,25 +210,25 @@ def sweep(owner, whole, real, control, state, partial, ties, tally, sites, chunk
     ceiling = tl.load(control + CEILING)
     bins = tally + tl.load(whole + CLASS * sites + site) * (BINS + 1)
     one = tl.full([BLOCK], 1, tl.int64)
-    kept = tl.zeros([BLOCK], tl.float32)
-    spread = tl.zeros([BLOCK], tl.float32)
-    above = tl.zeros([BLOCK], tl.int32)
-    tied = tl.zeros([BLOCK], tl.int32)
-    least = tl.full([BLOCK], 0x7FFFFFFF, tl.int32)
-    value = tl.full([BLOCK], -1, tl.int32)
+    kept = tl.zeros([BLOCK // 4], tl.float32)
+    spread = tl.zeros([BLOCK // 4], tl.float32)
+    above = tl.zeros([BLOCK // 4], tl.int32)
+    tied = tl.zeros([BLOCK // 4], tl.int32)
+    least = tl.full([BLOCK // 4], 0x7FFFFFFF, tl.int32)
+    value = tl.full([BLOCK // 4], -1, tl.int32)
     for piece in range(CHUNK // BLOCK):
         first = start + piece * BLOCK
         a = magnitudes(address, first, size, ELEMENT, BLOCK)
         inside = first + tl.arange(0, BLOCK) < size
         if soft:
             m = tl.where(inside, sigmoid((a - center) * slope + offset), 0.0)
-            kept += m
-            spread += (1.0 - m) * m
+            kept += fours(m)
+            spread += fours((1.0 - m) * m)
         if hard != DONE:
             key = (a.to(tl.float64) * rate).to(tl.int64, bitcast=True)
             if hard == SEARCH:
                 bin = (key - base) >> shift
-                above += (inside & (bin >= BINS)).to(tl.int32)
+                above += fours((inside & (bin >= BINS)).to(tl.int32))
                 tl.atomic_add(
                     bins + bin, one, mask=inside & (bin >= 0) & (bin < BINS),
                     sem="relaxed",
@@ -227,10 +237,12 @@ def sweep(owner, whole, real, control, state, partial, ties, tally, sites, chunk
                 bits = a.to(tl.int32, bitcast=True)
                 over = inside & (key >= ceiling)
                 here = inside & (key >= floor) & (key < ceiling)
-                above += over.to(tl.int32)
-                tied += here.to(tl.int32)
-                least = tl.minimum(least, tl.where(over, bits, 0x7FFFFFFF))
-                value = tl.maximum(value, tl.where(here, bits, -1))
+                above += fours(over.to(tl.int32))
+                tied += fours(here.to(tl.int32))
+                low = tl.where(over, bits, 0x7FFFFFFF).reshape(BLOCK // 4, 4)
+                high = tl.where(here, bits, -1).reshape(BLOCK // 4, 4)
+                least = tl.minimum(least, tl.min(low, 1))
+                value = tl.maximum(value, tl.max(high, 1))
     if soft:
         tl.store(partial + chunk, tl.sum(kept.to(tl.float64), 0))
         tl.store(partial + chunks + chunk, tl.sum(spread.to(tl.float64), 0))

@@ -17,12 +17,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparsefx.dual import solve_soft
-from sparsefx.greedy import solve_hard
-from sparsefx.layer import Layer
-from sparsefx.masking import magnitude
+from sparsefx.greedy import HardMasks, solve_hard
+from sparsefx.kernels import Survey, kernels_for
+from sparsefx.layer import Layer, readable
+
+
+_WHOLE = 1024  # weights of at most so many entries are gathered whole
+# Half the width of the band about a cut, relative; 1/sqrt(entries) times _SPREAD where
+# that is wider.
+_WIDTH = 0.005
+_SPREAD = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,8 @@ class MaskParameters:
         spread: ``sum price m (1 - m)``.
         group: sites with the same number share one multiplier.
         counts: entries kept by the hard mask.
+        bought: ``sum m`` over those.
+        cuts: magnitudes about which the next hard masks are looked for first.
         soft_cost: ``sum price m`` over all sites.
         hard_cost: ``sum price * counts``.
         dual: the shared multiplier, uncentred.
@@ -51,6 +61,8 @@ class MaskParameters:
     spread: tuple[float, ...]
     group: tuple[int, ...]
     counts: tuple[int, ...]
+    bought: tuple[float, ...]
+    cuts: tuple[float, ...]
     soft_cost: float
     hard_cost: float
     dual: float
@@ -76,6 +88,8 @@ def keep_all(numels: Sequence[int], prices: Sequence[float]) -> MaskParameters:
         spread=(0.0,) * count,
         group=tuple(range(count)),
         counts=tuple(numels),
+        bought=tuple(map(float, numels)),
+        cuts=(0.0,) * count,
         soft_cost=cost,
         hard_cost=cost,
         dual=math.inf,
@@ -92,6 +106,7 @@ def solve(
     beta: float,
     start: float | None,
     names: Sequence[str],
+    survey: Survey | None = None,
 ) -> MaskParameters:
     """Masks of all sites for one budget.
 
@@ -104,6 +119,7 @@ def solve(
         beta: inverse temperature.
         start: the previous shared multiplier, scaled to this beta; only saves sweeps.
         names: the weights' names, for messages.
+        survey: of the weights, see `look`; saves sweeps.
 
     Raises:
         MaskError: a weight has NaN or infinite entries.
@@ -118,11 +134,21 @@ def solve(
     if not active:
         return free
     layers = [
-        Layer(magnitude(weights[i]), prices[i], worths[i], *limits[i]) for i in active
+        Layer(readable(weights[i]), prices[i], worths[i], *limits[i]) for i in active
     ]
     chosen = [names[i] for i in active]
-    hard = solve_hard(layers, budget - spent, names=chosen)
-    soft = solve_soft(layers, budget - spent, beta, hard.cutoff, start, names=chosen)
+    seen = survey.of(active) if survey is not None else None
+    hard = solve_hard(layers, budget - spent, names=chosen, survey=seen)
+    soft = solve_soft(
+        layers,
+        budget - spent,
+        beta,
+        hard.cutoff,
+        start,
+        names=chosen,
+        survey=seen,
+        hard=hard,
+    )
 
     def merged(defaults: Sequence[Any], found: Sequence[Any]) -> tuple[Any, ...]:
         out = list(defaults)
@@ -142,8 +168,45 @@ def solve(
         spread=merged(free.spread, soft.spreads),
         group=merged(free.group, [first[g] for g in soft.groups]),
         counts=merged(free.counts, hard.counts),
+        bought=merged(free.bought, soft.bought),
+        cuts=merged(free.cuts, _cuts(layers, hard)),
         soft_cost=spent + soft.cost,
         hard_cost=spent + hard.cost,
         dual=soft.mu,
         sweeps=soft.sweeps,
     )
+
+
+def _cuts(layers: Sequence[Layer], hard: HardMasks) -> list[float]:
+    """Thresholds; the cutoff's magnitude where all or none are kept."""
+    rows = zip(layers, hard.counts, hard.thresholds, strict=True)
+    return [
+        threshold
+        if 0 < count < layer.magnitude.numel()
+        else hard.cutoff * layer.price / layer.worth
+        for layer, count, threshold in rows
+    ]
+
+
+def look(weights: Sequence[Tensor], cuts: Sequence[float] | None) -> Survey:
+    """One sweep over the weights, which gathers the magnitudes about `cuts`.
+
+    The thresholds of the next masks are expected there: a step of training moves
+    magnitudes little. Small weights are gathered whole; a few entries may jump.
+
+    Args:
+        weights: latent weights, one tensor a site, any shape.
+        cuts: `MaskParameters.cuts` of the last update, or None.
+    """
+    flats = [readable(weight) for weight in weights]
+    lows, highs = [0.0] * len(flats), [0.0] * len(flats)
+    if cuts is not None:
+        for i, (flat, cut) in enumerate(zip(flats, cuts, strict=True)):
+            size = flat.numel()
+            if size <= _WHOLE:
+                highs[i] = math.inf
+                continue
+            width = max(_WIDTH, _SPREAD / math.sqrt(size))
+            ends = torch.tensor([1.0 - width, 1.0 + width], dtype=flat.dtype) * cut
+            lows[i], highs[i] = ends.tolist()
+    return kernels_for(flats).survey(flats, lows, highs)

@@ -1,0 +1,176 @@
+"""The soft masks of several layers as functions of one multiplier."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from sparsefx.greedy import HardMasks
+from sparsefx.kernels import Survey, kernels_for
+from sparsefx.layer import Layer, total_cost
+from sparsefx.projection import logit, solve_multiplier
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A layer's mask at some multiplier: its scalars and sums."""
+
+    slope: float
+    center: float
+    offset: float
+    kept: float
+    spread: float
+    bought: float
+
+
+class Problem:
+    """The layers' masks as functions of a multiplier; remembers what it evaluated.
+
+    ``m = sigmoid(slope * (magnitude - half) + nu)``, with multipliers nu counted from
+    the cutoff, or from the middle of a layer alone: mu may be huge, and then coarse.
+    """
+
+    def __init__(  # noqa: D107
+        self,
+        layers: Sequence[Layer],
+        beta: float,
+        cutoff: float,
+        rtol: float,
+        survey: Survey | None,
+        hard: HardMasks | None,
+    ) -> None:
+        self.layers, self.beta, self.cutoff, self.rtol = layers, beta, cutoff, rtol
+        self.flats = [layer.magnitude.detach().reshape(-1) for layer in layers]
+        self.sizes = [flat.numel() for flat in self.flats]
+        self.kernels = kernels_for(self.flats)
+        no_band = [0.0] * len(layers)
+        self.survey = survey or self.kernels.survey(self.flats, no_band, no_band)
+        self.ranges = list(zip(self.survey.lows, self.survey.highs, strict=True))
+        self.counts: Sequence[int] = hard.counts if hard else self.sizes
+        self.thresholds = hard.thresholds if hard else [-1.0] * len(layers)
+        self.lasts = hard.lasts if hard else [size - 1 for size in self.sizes]
+        self.states: dict[tuple[int, float, bool], State] = {}
+
+    @property
+    def sweeps(self) -> int:
+        """Evaluations of the layer evaluated most often."""
+        return max(Counter(i for i, _, _ in self.states).values(), default=0)
+
+    def slope(self, i: int) -> float:
+        """Slope of layer i's mask, not rounded to its dtype."""
+        return self.beta * self.layers[i].worth / self.layers[i].price
+
+    def half(self, i: int, alone: bool) -> float:
+        """Magnitude in layer i from which multipliers are counted."""
+        if alone:
+            return 0.5 * sum(self.ranges[i])
+        return self.cutoff * self.layers[i].price / self.layers[i].worth
+
+    def ends(self, i: int, alone: bool = False) -> tuple[float, float]:
+        """Least and greatest exponent of layer i at multiplier 0."""
+        (low, high), half = self.ranges[i], self.half(i, alone)
+        return self.slope(i) * (low - half), self.slope(i) * (high - half)
+
+    def share(self, free: Sequence[int], target: float, guess: float) -> float:
+        """The multiplier at which the clamped layers `free` cost `target` together."""
+        layers = [self.layers[i] for i in free]
+        capacity = total_cost(layers, [self.sizes[i] for i in free])
+        least = total_cost(layers, [x.lower for x in layers])
+        most = total_cost(layers, [x.upper for x in layers])
+
+        def measure(nu: float) -> tuple[float, float]:
+            cost = spread = 0.0
+            for layer, state in zip(layers, self.at(free, nu), strict=True):
+                cost += layer.price * min(max(state.kept, layer.lower), layer.upper)
+                if layer.lower <= state.kept <= layer.upper:
+                    spread += layer.price * state.spread
+            return cost, spread
+
+        # If every m is at most d, the cost is at most least + d (capacity - least);
+        # if every m is at least d, it is at least d most. That brackets nu.
+        bottom = min(self.ends(i)[0] for i in free)
+        top = max(self.ends(i)[1] for i in free)
+        nu, _ = solve_multiplier(
+            measure,
+            target,
+            capacity,
+            start=guess,
+            low=logit(target - least, capacity - target) - top,
+            high=logit(target, most - target) - bottom,
+            rtol=self.rtol,
+        )
+        return nu
+
+    def hold(self, i: int, count: int, guess: float) -> State:
+        """Layer i alone, keeping `count` entries."""
+        size = self.sizes[i]
+        if count in (0, size):
+            certain = self._place(i, math.inf if count else -math.inf, alone=True)
+            bought = float(self.counts[i] if count else 0)
+            return replace(certain, kept=float(count), bought=bought)
+        even = logit(count, size - count)
+
+        def measure(nu: float) -> tuple[float, float]:
+            state = self.at([i], nu, alone=True)[0]
+            return state.kept, state.spread
+
+        bottom, top = self.ends(i, alone=True)
+        nu, _ = solve_multiplier(
+            measure,
+            float(count),
+            float(size),
+            start=guess + self.slope(i) * (self.half(i, True) - self.half(i, False)),
+            low=even - top,
+            high=even - bottom,
+            rtol=self.rtol,
+        )
+        return self.at([i], nu, alone=True)[0]
+
+    def at(self, places: Sequence[int], nu: float, alone: bool = False) -> list[State]:
+        """Some layers at multiplier nu; one sweep over them, the first time."""
+        new = [i for i in places if (i, nu, alone) not in self.states]
+        if new:
+            states = [self._place(i, nu, alone) for i in new]
+            sums = self.kernels.soft_sums(
+                [self.flats[i] for i in new],
+                [state.slope for state in states],
+                [state.center for state in states],
+                [state.offset for state in states],
+                [self.thresholds[i] for i in new],
+                [self.lasts[i] for i in new],
+            )
+            rows = zip(sums.kept, sums.spread, sums.bought, strict=True)
+            for i, state, (kept, spread, bought) in zip(new, states, rows, strict=True):
+                self.states[i, nu, alone] = replace(
+                    state, kept=kept, spread=spread, bought=bought
+                )
+        return [self.states[i, nu, alone] for i in places]
+
+    def _place(self, i: int, nu: float, alone: bool) -> State:
+        """Scalars of layer i for a multiplier, in its dtype, without sums.
+
+        The center is where the mask is 1/2, if that is in the layer's range: then the
+        offset is near 0, and a sharp mask can still be moved finely.
+        """
+        low, high = self.ranges[i]
+        slope, dtype = self.slope(i), self.flats[i].dtype
+        half = self.half(i, alone)
+        center = _rounded(min(max(half - nu / slope, low), high), dtype)
+        return State(
+            slope=_rounded(min(slope, torch.finfo(dtype).max), dtype),
+            center=center,
+            offset=_rounded(nu + slope * (center - half), dtype),
+            kept=0.0,
+            spread=0.0,
+            bought=0.0,
+        )
+
+
+def _rounded(number: float, dtype: torch.dtype) -> float:
+    """The number as a tensor of that dtype holds it."""
+    return ctypes.c_float(number).value if dtype is torch.float32 else number
