@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 import sparsefx
+from sparsefx.masked_module import program_of
 from zoo_models import build
 
 Result = dict[str, Any]
@@ -36,23 +39,28 @@ def check(name: str) -> Result:
     warnings.simplefilter("ignore")
     try:
         model, inputs = prepared(name)
+        original, _ = prepared(name)
+        twin, _ = prepared(name)
         call = ((), inputs) if isinstance(inputs, dict) else (tuple(inputs), {})
-        with torch.no_grad():
-            copy.deepcopy(model).eval()(*call[0], **call[1])
+        evaluated(prepared(name)[0], call)
     except Exception as error:
         return {"status": "not built", "error": said(error)}
     try:
-        return examine(model, inputs, call)
+        return examine(model, original, twin, inputs, call)
     except Exception as error:
         lines = traceback.format_exc().splitlines()
         return {"status": "failed", "error": said(error), "trace": lines[-12:]}
 
 
-def examine(model: nn.Module, inputs: Any, call: Call) -> Result:
-    original = copy.deepcopy(model)
+def examine(
+    model: nn.Module, original: nn.Module, twin: nn.Module, inputs: Any, call: Call
+) -> Result:
+    """Compares the sparse model with ``original``; ``twin`` is one more like it."""
     before = snapshot(model)
     start = time.process_time()
-    sparse = sparsefx.transform(model, budget=1.0, example_inputs=inputs)
+    with warnings.catch_warnings(record=True) as said_by_us:
+        warnings.simplefilter("always")
+        sparse = transformed(model, inputs)
     seconds = time.process_time() - start
     graphs = sparsefx.graphs(sparse)
     rows = sparsefx.report(sparse).to_dict()["coverage"]
@@ -66,9 +74,11 @@ def examine(model: nn.Module, inputs: Any, call: Call) -> Result:
         "masked": sum(row["masked"] is not None for row in rows),
         "graph": sum(row["masked"] == "graph" for row in rows),
         "missed": missed(rows, dict(model.named_parameters())),
-        "reason": capture_reason(sparse),
+        "reason": reason_in([str(w.message) for w in said_by_us]),
         "untouched": same(before, snapshot(model)) == "bit",
     }
+    if "" in graphs:
+        result["ran"] = [ran(sparse, call, mode) for mode in (False, True)]
     equal: dict[str, str] = {}
     equal["eval"] = same(evaluated(original, call), evaluated(sparse, call))
     other = resized(call)
@@ -83,12 +93,25 @@ def examine(model: nn.Module, inputs: Any, call: Call) -> Result:
         if noise == "bit":  # else the model draws numbers that no seed repeats
             for key, a, b in zip(("train", "grad", "buffers"), steady, ours):
                 equal[key] = same(a, b)
-    equal["half"] = halved(original, sparse, call)
+    equal["half"] = halved(twin, sparse, call)
     dense = sparsefx.finalize(sparse)
     keys = list(original.state_dict()) == list(dense.state_dict())
     result["keys"] = keys and type(dense) is type(original)
     result["equal"] = equal
     return result
+
+
+def ran(sparse: nn.Module, call: Call, training: bool) -> bool:
+    """Whether the graph, not the Python, answers this call."""
+    sparse.train(training)
+    buffers = [b.detach().clone() for b in sparse.buffers()]
+    program = program_of(sparse)
+    done = program.run(sparse, fresh(call[0]), fresh(call[1]))[0]
+    with torch.no_grad():
+        for buffer, value in zip(sparse.buffers(), buffers):
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+    return done
 
 
 def missed(rows: list[Result], parameters: dict[str, Tensor]) -> dict[str, list[Any]]:
@@ -103,23 +126,28 @@ def missed(rows: list[Result], parameters: dict[str, Tensor]) -> dict[str, list[
     return found
 
 
-def capture_reason(sparse: nn.Module) -> str:
+def reason_in(messages: list[str]) -> str:
+    """Why the model is not one graph, as transform said it."""
+    start = "the model is not one graph ("
+    found = (m.removeprefix(start) for m in messages if m.startswith(start))
+    return next(found, "").partition("; graphs cover")[0][:300]
+
+
+def transformed(model: nn.Module, inputs: Any) -> nn.Module:
+    """The sparse model at density 1; budgets without MACs count parameters."""
     try:
-        reasons = sparsefx.api._live(sparse, "report")[1].plan.reasons
-    except AttributeError:
-        return ""
-    return str(next(iter(reasons.values()), ""))
+        return sparsefx.transform(model, budget=1.0, example_inputs=inputs)
+    except sparsefx.BudgetError:
+        return sparsefx.transform(model, budget={"params": 1.0}, example_inputs=inputs)
 
 
-def halved(original: nn.Module, sparse: nn.Module, call: Call) -> str:
+def halved(twin: nn.Module, sparse: nn.Module, call: Call) -> str:
     """Half of every weight masked, against the original with those weights zeroed."""
     state = sparse._sparsefx
     with torch.no_grad():
         for index, weight in enumerate(state.weights()):
             state.threshold[index] = weight.detach().abs().double().median()
             state.last[index] = -1
-    twin = copy.deepcopy(original)
-    twin.load_state_dict({k: v for k, v in original.state_dict().items()}, strict=False)
     weights = dict(twin.named_parameters())
     with torch.no_grad():
         for name, mask in sparsefx.masks(sparse).items():
@@ -185,6 +213,8 @@ def same(a: list[Tensor], b: list[Tensor]) -> str:
 
 
 def tensors(value: Any) -> list[Tensor]:
+    if dataclasses.is_dataclass(value) and not isinstance(value, Mapping):
+        value = list(vars(value).values())
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
 
 

@@ -506,6 +506,7 @@ def _llava() -> tuple[nn.Module, Any]:
         text_config=LlamaConfig(**tower, vocab_size=99, use_cache=False),
         image_token_id=98,
         vision_feature_select_strategy="default",
+        vision_feature_layer=-1,
     )
     tokens = ids(9)
     tokens[:, 1:5] = 98

@@ -39,6 +39,8 @@ for name in (
     "diffusers",
     "sympy",
     "torch.fx.experimental.symbolic_shapes",
+    "torch.export._trace",
+    "torch._dynamo",
     "sparsefx",
 ):
     if importlib.util.find_spec(name.partition(".")[0]):

@@ -68,15 +68,20 @@ def worths(
     means = [t / max(s.numel, 1) or 1.0 for t, s in zip(totals, sites, strict=True)]
     raw = [1.0] * len(sites)
     if normalize == "layer":
-        raw = [_share(s) / mean for s, mean in zip(sites, means, strict=True)]
+        raw = [share(s) / mean for s, mean in zip(sites, means, strict=True)]
     paid = [i for i, price in enumerate(per_weight) if price > 0]
     count = math.fsum(sites[i].numel for i in paid)
     total = math.fsum(raw[i] * totals[i] / per_weight[i] for i in paid) or count
     return [worth * count / total for worth in raw]
 
 
-def _share(site: Site) -> float:
-    """``sqrt(uses / fan_in)`` of a site."""
+def share(site: Site) -> float:
+    """``sqrt(uses / fan_in)`` of a site: what ``"layer"`` scales its worth by.
+
+    Example:
+        >>> share(Site("w", "", "linear", (4, 16), {}))
+        0.25
+    """
     uses = site.cost("macs") if "macs" in site.costs else 0.0
     units = 1 if site.op.startswith("conv_transpose") else 0
     fan_in = 1 if "embedding" in site.op else site.numel / max(site.shape[units], 1)

@@ -30,7 +30,7 @@ from sparsefx.projection import project as project
 from sparsefx.report import Report as Report
 from sparsefx.site import Granularity as Granularity
 from sparsefx.site import Site as Site
-from sparsefx.training import StepReport as StepReport
+from sparsefx.step_report import StepReport as StepReport
 
 __version__ = "0.1.0"
 

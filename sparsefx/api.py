@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.building import build
-from sparsefx.capture import Capture, capture
+from sparsefx.capture import Capture, by_path, capture
 from sparsefx.cost import CostTable
 from sparsefx.draw import draw as draw_graphs
 from sparsefx.errors import CaptureError, MaskError
@@ -21,7 +21,8 @@ from sparsefx.policy import PolicySource, load_policy
 from sparsefx.report import BudgetReport, Cost, LayerReport, Report, Total
 from sparsefx.site import Site
 from sparsefx.state import CHILD, SparseState
-from sparsefx.training import StepReport, Trainer, advance, current_masks
+from sparsefx.step_report import StepReport
+from sparsefx.training import Trainer, advance, catch_up, current_masks
 
 COSTS = ("macs", "params", "bytes")
 
@@ -123,6 +124,9 @@ def sites(module: nn.Module) -> tuple[Site, ...]:
 def graphs(module: nn.Module) -> dict[str, fx.GraphModule]:
     """The rewritten graphs by module path; the key "" is the whole model.
 
+    A module whose modes run different code has two, under ``path:train`` and
+    ``path:eval``.
+
     Example:
         >>> sparse = transform(nn.Linear(4, 2), example_inputs=(torch.ones(3, 4),))
         >>> "masked_weight" in graphs(sparse)[""].code
@@ -130,15 +134,21 @@ def graphs(module: nn.Module) -> dict[str, fx.GraphModule]:
     """
     root = unwrapped(module)
     _live(root, "graphs")
-    return {
-        path: program.module(owner)
+    found = {
+        path: program
         for path, owner in root.named_modules()
         if (program := program_of(owner)) is not None
     }
+    return by_path(root, found)
 
 
 def draw(module: nn.Module, path: str | Path) -> None:
-    """Draws the rewritten graphs into an ``.svg``, ``.dot`` or ``.html`` file."""
+    """Draws the rewritten graphs into an ``.svg``, ``.dot`` or ``.html`` file.
+
+    Example:
+        >>> sparse = transform(nn.Linear(4, 2), example_inputs=(torch.ones(3, 4),))
+        >>> draw(sparse, "graph.svg")
+    """
     draw_graphs(graphs(module), path)
 
 
@@ -162,7 +172,7 @@ def costs(model: nn.Module, example_inputs: Any = None) -> CostTable:
             "224),), or a dict of keyword inputs"
         )
     found: Capture = capture(model, inputs, verify=False)
-    return cost_table(model, found.graphs)
+    return cost_table(model, found.priced)
 
 
 def report(module: nn.Module) -> Report:
@@ -203,6 +213,7 @@ def report(module: nn.Module) -> Report:
         totals[cost] = Total(kept, dense, fixed[cost], dense)
     kept = totals[plan.cost].kept
     met = kept <= plan.limit * (1 + 1e-12)
+    catch_up(state, trainer)
     return Report(
         policy=plan.policy.name,
         step=int(state.step),

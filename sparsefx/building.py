@@ -40,7 +40,7 @@ def build(
 ) -> nn.Module:
     """Builds the sparse model; see `sparsefx.transform`."""
     found, priced = _captured(model, example_inputs)
-    table = cost_table(model, found.graphs if priced else {})
+    table = cost_table(model, found.priced if priced else {})
     weights = {row.name: row for row in table if row.maskable}
     if not weights:
         raise MaskError(
@@ -153,7 +153,8 @@ def _coverage(
     graphed = {
         f"{path}.{node.target}" if path else str(node.target)
         for path, program in found.programs.items()
-        for node in program.graph.nodes
+        for _, part in program.parts()
+        for node in part.graph.nodes
         if node.op == "get_attr"
     }
     aliases: dict[int, list[str]] = {}
@@ -252,11 +253,12 @@ def _insert(
             if id(value) in index_of
         }
         run_graph(owner, program, state)
-        program.rebind()
-        bound = program.module(owner)
-        if priced:
-            AnnotateCosts()(bound)
-        InsertMasks(local, state)(bound)
+        for _, part in program.parts():
+            part.rebind()
+            bound = part.module(owner)
+            if priced:
+                AnnotateCosts()(bound)
+            InsertMasks(local, state)(bound)
 
 
 def _say(message: str) -> None:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.errors import CaptureError
+from sparsefx.guards import Noted, hooks_of, noted
 from sparsefx.merge import merge_modes
 from sparsefx.preserve import attribute_table, preserved, written_attributes
 from sparsefx.private import tree_flatten, tree_unflatten
-from sparsefx.program import Program, hooks_of
+from sparsefx.program import Program
 from sparsefx.recorder import Recording, batch_size, record
 from sparsefx.verify import check
 
@@ -43,8 +44,13 @@ class Capture:
     @property
     def graphs(self) -> dict[str, fx.GraphModule]:
         """The graphs by module path, for reading."""
+        return by_path(self.root, self.programs)
+
+    @property
+    def priced(self) -> dict[str, fx.GraphModule]:
+        """One graph a module path: that of eval mode where there are two."""
         return {
-            path: program.module(self.root.get_submodule(path))
+            path: list(program.parts())[-1][1].module(self.root.get_submodule(path))
             for path, program in self.programs.items()
         }
 
@@ -55,14 +61,25 @@ class Capture:
 
     def __str__(self) -> str:
         lines = [
-            f"{path or 'whole model'}: {len(program.graph.nodes)} nodes"
-            for path, program in self.programs.items()
+            f"{path or 'whole model'}: {len(graph.graph.nodes)} nodes"
+            for path, graph in self.graphs.items()
         ]
         lines += [
             f"{path or 'root'}: Python, because {why}"
             for path, why in self.reasons.items()
         ]
         return "\n".join(lines)
+
+
+def by_path(
+    root: nn.Module, programs: Mapping[str, Program]
+) -> dict[str, fx.GraphModule]:
+    """Graphs by module path; two graphs of one module get ``:train`` and ``:eval``."""
+    return {
+        f"{path}:{mode}" if mode else path: part.module(root.get_submodule(path))
+        for path, program in programs.items()
+        for mode, part in program.parts()
+    }
 
 
 def capture(
@@ -77,7 +94,8 @@ def capture(
         verify: compare each graph with the module before accepting it.
 
     Raises:
-        CaptureError: the model cannot run on ``example_inputs``.
+        CaptureError: the model cannot run on ``example_inputs``, is not built yet, or
+            has a part that ``torch.jit`` has compiled.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -85,6 +103,7 @@ def capture(
         >>> found.whole, len(found.graphs[""].graph.nodes)
         (True, 9)
     """
+    _refuse_parts(model)
     if example_inputs is None:
         return _capture_layers(model)
     call = as_call(example_inputs)
@@ -94,6 +113,22 @@ def capture(
         calls = observe(model, call)
         _descend(model, "", calls, verify, programs, reasons)
     return Capture(model, programs, reasons)
+
+
+def _refuse_parts(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CaptureError(
+                f"submodule {path!r} is scripted by torch.jit: its weights can be "
+                "neither read nor masked; give the model as it was before scripting, "
+                "and script what finalize returns"
+            )
+        for name, value in module._parameters.items():
+            if value is not None and nn.parameter.is_lazy(value):
+                raise CaptureError(
+                    f"layer {path!r} is not built yet: its {name} has no shape; run "
+                    "the model once on an input before"
+                )
 
 
 def as_call(example_inputs: Any) -> Call:
@@ -112,17 +147,16 @@ def as_call(example_inputs: Any) -> Call:
 
 def observe(model: nn.Module, call: Call) -> dict[str, Call]:
     """Runs the model once and notes the first call of every submodule."""
-    calls: dict[str, Call] = {"": call}
+    seen: dict[str, Call] = {}
     handles = []
     for path, module in model.named_modules():
-        if path:
+        if path or module._forward_pre_hooks:
 
             def note(_: Any, args: Any, kwargs: Any, path: str = path) -> None:
-                calls.setdefault(path, _detached(args, kwargs))
+                seen.setdefault(path, _detached(args, kwargs))
 
-            handles.append(
-                module.register_forward_pre_hook(note, with_kwargs=True, prepend=True)
-            )
+            # after the module's own such hooks: a graph gets what they return
+            handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
     try:
         for training in (True, False):  # lazily built caches exist after this
             model.train(training)
@@ -135,7 +169,7 @@ def observe(model: nn.Module, call: Call) -> dict[str, Call]:
     finally:
         for handle in handles:
             handle.remove()
-    return calls
+    return {"": call} | seen
 
 
 def _unusable(model: nn.Module, call: Call, error: Exception) -> str:
@@ -195,7 +229,9 @@ def capture_module(module: nn.Module, call: Call, *, verify: bool = True) -> Pro
         try:
             program = _program(module, args, kwargs, dynamic, verify)
         except CaptureError as error:
-            reason = reason or str(error)
+            if str(error) != reason:
+                fixed = "; with a fixed batch, " if reason else ""
+                reason = f"{reason}{fixed}{error}"
             continue
         if args is not call[0]:
             program.speak_of(1)
@@ -212,25 +248,38 @@ def _program(
             module.train(training)
             with torch.enable_grad():
                 records[training] = record(module, args, kwargs, dynamic_batch=dynamic)
-    train, evaluation = records[True], records[False]
-    where = merge_modes(train.graph, evaluation.graph)
-    if where is not None:
-        raise CaptureError(f"module {where!r} runs different code in train and eval")
-    if train.output != evaluation.output:
-        raise CaptureError("train and eval return different structures")
     leaves = tree_flatten((args, kwargs))[0]
-    program = Program(
-        train.graph,
-        train.inputs,
-        leaves,
-        train.output,
-        (*train.guards, *evaluation.guards),
-        symbol=train.symbol,
-        batch=batch_size(leaves),
-    )
+    program = _joined(records[True], records[False], leaves, noted(module))
     found = check(program, module, args, kwargs) if verify else None
     if found:
         raise CaptureError(f"the recorded graph is not the module: {found}")
+    return program
+
+
+def _joined(
+    train: Recording, evaluation: Recording, leaves: list[Any], attributes: Noted
+) -> Program:
+    """One program for both modes; two graphs where the modes run different code."""
+    same = train.output == evaluation.output and train.inputs == evaluation.inputs
+    merged = same and merge_modes(train.graph, evaluation.graph) is None
+
+    def made(part: Recording, mode: bool | None, *more: Recording) -> Program:
+        return Program(
+            part.graph,
+            part.inputs,
+            leaves,
+            part.output,
+            [guard for found in (part, *more) for guard in found.guards],
+            symbol=part.symbol,
+            batch=batch_size(leaves),
+            mode=mode,
+            attributes=attributes,
+        )
+
+    if merged:
+        return made(train, None, evaluation)
+    program, twin = made(train, True), made(evaluation, False)
+    program.twin = twin
     return program
 
 

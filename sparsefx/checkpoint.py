@@ -105,7 +105,7 @@ def load(module: nn.Module, path: str | Path) -> nn.Module:
     return module
 
 
-def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     library = _safetensors()
     try:
         with library.safe_open(str(path), framework="pt") as file:

@@ -36,8 +36,9 @@ def shares(total: Tensor, groups: Tensor, spreads: Tensor) -> Tensor:
         tensor([0.5000, 0.5000, 0.0000])
     """
     zero = torch.zeros_like(total)
-    tops = zero.index_add(0, groups, total)[groups]
-    bottoms = zero.index_add(0, groups, spreads)[groups]
+    alike = groups[:, None] == groups  # index_add has no fixed order on a GPU
+    tops = torch.where(alike, total, zero).sum(1)
+    bottoms = torch.where(alike, spreads, zero).sum(1)
     return torch.where(bottoms > 0, tops / bottoms, zero)
 
 
@@ -66,6 +67,7 @@ def couple(
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
     grads = [weight.grad for weight in moved if weight.grad is not None]
-    kernels_for([*moved, *grads]).couple(
-        moved, grads, mu[chosen], slope[chosen], center[chosen], factors[chosen]
-    )
+    vectors = [mu, slope, center, factors]
+    if len(chosen) < len(weights):  # a list as an index is read by the device: slow
+        vectors = [vector[chosen] for vector in vectors]
+    kernels_for([*moved, *grads]).couple(moved, grads, *vectors)

@@ -149,7 +149,10 @@ def _forward(cls: type[nn.Module]) -> Any:
 
 
 def _of_graph(name: str, self: nn.Module) -> Any:
-    return getattr(self.__dict__[_PROGRAM].module(self), name)
+    program = self.__dict__[_PROGRAM]
+    if program.twin is not None:
+        raise AttributeError("train and eval are two graphs; see sparsefx.graphs")
+    return getattr(program.module(self), name)
 
 
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:

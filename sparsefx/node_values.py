@@ -31,6 +31,8 @@ class NodeValues:
         self.stack = [""]
         self.sizes: dict[sympy.Symbol, tuple[fx.Node, int]] = {}
         self._nodes: dict[int, fx.Node] = {}
+        self._weights: dict[tuple[int, int], fx.Node] = {}
+        self._regions, self._entered = [0], 0
         self._alive: list[Any] = []  # ids stay unique while values live
         self._expressions: dict[sympy.Basic, fx.Node] = {}
 
@@ -38,12 +40,28 @@ class NodeValues:
         """The running module, for messages."""
         return f"module {self.stack[-1]!r}" if self.stack[-1] else "the root module"
 
+    def enter(self) -> None:
+        """Begins a region of another gradient or autocast mode.
+
+        A weight is read anew in it: masked once outside and once inside, with the
+        gradient and the precision that each wants.
+        """
+        self._entered += 1
+        self._regions.append(self._entered)
+
+    def leave(self) -> None:
+        """Ends that region."""
+        self._regions.pop()
+
     def keep(self, value: Any, node: fx.Node) -> fx.Node:
         """Notes that ``node`` holds ``value``, and its parts if it is a tuple."""
         node.meta.setdefault("module", self.stack[-1])
         node.meta["val"] = value
         if isinstance(value, Tensor):
-            self._nodes[id(value)] = node
+            if node.op == "get_attr":
+                self._weights[id(value), self._regions[-1]] = node
+            else:
+                self._nodes[id(value)] = node
             self._alive.append(value)
         elif isinstance(value, (tuple, list)):
             for index, item in enumerate(value):
@@ -79,7 +97,8 @@ class NodeValues:
         raise CaptureError(f"{self.where()} {use.format(f'a {type(value).__name__}')}")
 
     def _node_of(self, value: Tensor) -> fx.Node:
-        node = self._nodes.get(id(value))
+        read = self._weights.get((id(value), self._regions[-1]))
+        node = self._nodes.get(id(value), read)
         if node is not None:
             return node
         name = self.names.get(id(value))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsefx.boxes import box
 from sparsefx.private import tree_flatten
 
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -78,4 +79,4 @@ def _same(a: Any, b: Any) -> bool:
 
 def tensors_of(value: Any) -> list[Tensor]:
     """All tensors in a nest of containers, in order."""
-    return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_flatten(box(value))[0] if isinstance(leaf, Tensor)]

@@ -14,7 +14,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import Variable
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import (
+    TreeSpec,
+    register_pytree_node,
+    tree_flatten,
+    tree_is_leaf,
+    tree_unflatten,
+)
 
 __all__ = [
     "FakeTensor",
@@ -25,10 +31,12 @@ __all__ = [
     "fake_input",
     "fake_mode",
     "is_compiling",
+    "register_node",
     "is_plain",
     "saves_by_hooks",
     "set_hints",
     "tree_flatten",
+    "tree_is_leaf",
     "tree_unflatten",
 ]
 
@@ -112,3 +120,10 @@ def is_plain(tensor: Tensor) -> bool:
         and not torch.jit.is_tracing()
         and not is_compiling()
     )
+
+
+def register_node(
+    kind: type, flatten: Callable[[Any], Any], unflatten: Callable[[Any, Any], Any]
+) -> None:
+    """Makes a class of our own a container for torch's trees."""
+    register_pytree_node(kind, flatten, unflatten)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import copy
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
+from sparsefx.boxes import unbox
+from sparsefx.guards import Guards, Noted
 from sparsefx.private import TreeSpec, set_hints, tree_flatten, tree_unflatten
+from sparsefx.regions import closed_on_error
 
 if TYPE_CHECKING:
     import sympy
@@ -32,10 +34,17 @@ class _View(nn.Module):
         self.__dict__["_buffers"] = real._buffers
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["_real"], name)
+        return _raw(self, self.__dict__["_real"], name)
+
+
+def _raw(view: nn.Module, real: nn.Module, name: str) -> Any:
+    """A raw tensor, a submodule, or a plain attribute as it is now (None if unset)."""
+    try:
+        return nn.Module.__getattr__(view, name)
+    except AttributeError:
+        if name.startswith("__"):
+            raise
+        return getattr(real, name, None)  # None: a cache that is not made yet
 
 
 def _follow(real: nn.Module) -> property:
@@ -84,63 +93,12 @@ def bind(graph: fx.Graph, root: nn.Module) -> fx.GraphModule:
     bound.__dict__["_parameters"] = view._parameters
     bound.__dict__["_buffers"] = view._buffers
     bound.__dict__["_modules"] = view._modules
-    bound.__dict__.pop("training", None)
-    type(bound).training = _follow(root)  # type: ignore[assignment]
+    kind: Any = type(bound)
+    for name in ("training", *(n.target for n in nodes if "." not in n.target)):
+        bound.__dict__.pop(name, None)  # what GraphModule copied: it must stay live
+    kind.training = _follow(root)
+    kind.__getattr__ = lambda self, name: _raw(self, root, name)
     return bound
-
-
-@dataclass(frozen=True, slots=True)
-class _Tree:
-    """What a graph takes for granted about the module tree it was bound to.
-
-    Attributes:
-        hooks: tables of submodules' hooks, which a graph would not call.
-        children: tables of submodules, and what they held.
-        callers: modules whose mode the graph reads in the place of one another.
-    """
-
-    hooks: tuple[Mapping[Any, Any], ...]
-    children: tuple[tuple[Mapping[str, Any], tuple[Any, ...]], ...]
-    callers: tuple[nn.Module, ...]
-
-    @classmethod
-    def of(cls, root: nn.Module, graph: fx.Graph) -> _Tree:
-        modules = list(root.modules())
-        flags = [
-            str(n.target).rpartition(".")[0]
-            for n in graph.nodes
-            if n.op == "get_attr" and str(n.target).split(".")[-1] == "training"
-        ]
-        paths = {part for flag in flags for part in _prefixes(flag)}
-        return cls(
-            # the root's own hooks run around the graph
-            tuple(h for m in modules[1:] for h in hooks_of(m)),
-            tuple((m._modules, tuple(m._modules.values())) for m in modules),
-            tuple(root.get_submodule(path) for path in sorted(paths)),
-        )
-
-    def unchanged(self) -> bool:
-        """No hooks, the same submodules, and one mode where modes are shared."""
-        return (
-            not any(self.hooks)
-            and all(tuple(table.values()) == held for table, held in self.children)
-            and len({module.training for module in self.callers}) <= 1
-        )
-
-
-def hooks_of(module: nn.Module) -> tuple[Mapping[Any, Any], ...]:
-    """The tables of hooks that calling a module runs."""
-    return (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-
-
-def _prefixes(path: str) -> Iterator[str]:
-    parts = path.split(".") if path else []
-    yield from (".".join(parts[:end]) for end in range(len(parts) + 1))
 
 
 def _kind(root: nn.Module) -> tuple[Any, ...]:
@@ -155,6 +113,8 @@ class Program:
     Attributes:
         graph: the fx graph (one for both modes).
         min_batch: the smallest batch the graph was proved for.
+        mode: the only mode it stands for (True is train), or None for both.
+        twin: the program for the other mode, if there are two.
     """
 
     def __init__(  # noqa: D107
@@ -166,6 +126,9 @@ class Program:
         guards: Sequence[sympy.Basic] = (),
         symbol: sympy.Symbol | None = None,
         batch: int | None = None,
+        *,
+        mode: bool | None = None,
+        attributes: Noted | None = None,
     ) -> None:
         self.graph = graph
         self.inputs = inputs
@@ -176,7 +139,10 @@ class Program:
         self.min_batch = 1
         self.signature = tuple(_signature(leaf, self.batch) for leaf in leaves)
         self.kind: tuple[Any, ...] | None = None
-        self._tree = _Tree((), (), ())
+        self.mode = mode
+        self.twin: Program | None = None
+        self.attributes = attributes or {}
+        self._guards = Guards()
         self._bound: fx.GraphModule | None = None
         self._root: weakref.ref[nn.Module] | None = None
         self._batches: dict[int, bool] = {}
@@ -185,8 +151,17 @@ class Program:
         twin = copy.copy(self)
         memo[id(self)] = twin
         twin.graph = copy.deepcopy(self.graph)
+        twin.twin = None if self.twin is None else copy.deepcopy(self.twin, memo)
         twin.rebind()
         return twin
+
+    def parts(self) -> Iterator[tuple[str, Program]]:
+        """The graphs by mode: one under "", or two, "train" and "eval"."""
+        if self.twin is None:
+            yield "", self
+            return
+        for part in (self, self.twin):
+            yield "train" if part.mode else "eval", part
 
     def rebind(self) -> None:
         """Forgets the compiled graph; call it when the module tree has changed."""
@@ -197,17 +172,20 @@ class Program:
         if self._bound is None or self._root is None or self._root() is not root:
             self._bound, self._root = bind(self.graph, root), weakref.ref(root)
             self.graph = self._bound.graph
-            self._tree = _Tree.of(root, self.graph)
+            self._guards = Guards.of(root, self.graph, self.attributes, self.mode)
             self.kind = self.kind or _kind(root)
         return self._bound
 
     def speak_of(self, batch: int) -> None:
         """Makes the sizes noted in the graph those of a call with this batch."""
-        for node in self.graph.nodes:
-            set_hints(node.meta.get("val"), {self.symbol: batch})
+        for _, part in self.parts():
+            for node in part.graph.nodes:
+                set_hints(node.meta.get("val"), {part.symbol: batch})
 
     def run(self, root: nn.Module, args: Any, kwargs: Any) -> tuple[bool, Any]:
         """``(True, output)``, or ``(False, None)`` when a guard does not hold."""
+        if self.twin is not None and root.training != self.mode:
+            return self.twin.run(root, args, kwargs)
         if self.inputs is None:
             if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
                 return False, None
@@ -216,12 +194,13 @@ class Program:
         if spec != self.inputs or not self.holds(leaves):
             return False, None
         bound = self.module(root)
-        if not self._tree.unchanged() or _kind(root) != self.kind:
+        if not self._guards.hold() or _kind(root) != self.kind:
             return False, None
-        out = bound(*(leaf for leaf in leaves if isinstance(leaf, Tensor)))
+        with closed_on_error():
+            out = bound(*(leaf for leaf in leaves if isinstance(leaf, Tensor)))
         assert self.output is not None
         many = self.output.num_leaves != 1
-        return True, tree_unflatten(list(out) if many else [out], self.output)
+        return True, unbox(tree_unflatten(list(out) if many else [out], self.output))
 
     def holds(self, leaves: Sequence[Any]) -> bool:
         """Whether the graph stands for a call with these leaves."""

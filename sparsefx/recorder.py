@@ -10,8 +10,7 @@ change of gradient mode, a written attribute) is refused with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,11 @@ import sympy
 import torch
 from torch import Tensor, fx, nn
 
+from sparsefx.boxes import box
 from sparsefx.errors import CaptureError
+from sparsefx.interception import quietly, told
 from sparsefx.node_values import NodeValues
+from sparsefx.opaque import described
 from sparsefx.private import (
     FakeTensor,
     TorchFunctionMode,
@@ -31,7 +33,8 @@ from sparsefx.private import (
     tree_flatten,
     tree_unflatten,
 )
-from sparsefx.spelling import effect, is_constant, spell
+from sparsefx.regions import enter_region, leave_region
+from sparsefx.spelling import effect, is_constant, is_requires_grad, spell
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,8 @@ class _Recorder(TorchFunctionMode):
         self.values = NodeValues(root)
         self.paths = {id(module): path for path, module in root.named_modules()}
         self.paused = False
-        self.grad = torch.is_grad_enabled()
-        self.autocast = _autocast_state()
+        self.modes = [_modes()]
+        self.regions: list[tuple[object, fx.Node]] = []
 
     def guards(self) -> list[Any]:
         env = self.fake.shape_env
@@ -97,11 +100,13 @@ class _Recorder(TorchFunctionMode):
         if self.paused:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
+        if name == "__set__" and is_requires_grad(func):
+            func, name, args = Tensor.requires_grad_, "requires_grad_", args
         refused = effect(func, name)
         if refused:
             raise CaptureError(f"{self.values.where()} {refused}")
         asked = len(self.guards())
-        out = func(*args, **kwargs)
+        out = quietly(self, described(func, args) or func, *args, **kwargs)
         del self.guards()[asked:]  # asked by torch's kernels, not by the model
         leaves, _ = tree_flatten(out)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -133,15 +138,54 @@ class _Recorder(TorchFunctionMode):
     def check_modes(self) -> None:
         """Refuses what changes how later calls run and leaves no trace in a graph."""
         where = self.values.where()
-        if torch.is_grad_enabled() != self.grad:
-            raise CaptureError(f"{where} switches gradients on or off")
-        if _autocast_state() != self.autocast:
-            raise CaptureError(f"{where} switches autocast on or off")
+        if _modes() != self.modes[-1]:
+            raise CaptureError(f"{where} switches gradients or autocast by itself")
         if saves_by_hooks():
             raise CaptureError(
                 f"{where} saves activations by hooks (activation checkpointing or "
                 "offloading), which its Python must do"
             )
+
+    # -- calls that are no torch functions, see `sparsefx.interception` ------------
+
+    def module(
+        self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any
+    ) -> Any:
+        path = self.paths.get(id(module))
+        if path is None:
+            return original(module, *args, **kwargs)
+        if is_leaf(module):
+            return self.leaf_call(original, module, args, kwargs)
+        self.values.stack.append(path)
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            self.values.stack.pop()
+
+    def function(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self.check_modes()
+        out = quietly(self, original, *args, **kwargs)
+        self.write("call_function", original, args, kwargs, out)
+        return out
+
+    def enter(self, region: object, kind: str, options: tuple[Any, ...]) -> None:
+        node = self.values.graph.call_function(enter_region, (kind, *options))
+        node.meta["module"] = self.values.stack[-1]
+        self.regions.append((region, node))
+        self.modes.append(_modes())
+        self.values.enter()
+
+    def leave(self, region: object) -> None:
+        if not self.regions or self.regions[-1][0] is not region:
+            raise CaptureError(
+                f"{self.values.where()} leaves a region of another gradient or "
+                "autocast mode that it has not entered last"
+            )
+        entered = self.regions.pop()[1]
+        node = self.values.graph.call_function(leave_region, (entered,))
+        node.meta["module"] = self.values.stack[-1]
+        self.modes.pop()
+        self.values.leave()
 
     def leaf_call(
         self, original: Any, module: nn.Module, args: Any, kwargs: Any
@@ -149,15 +193,13 @@ class _Recorder(TorchFunctionMode):
         self.check_modes()
         flags = {child: child.training for child in module.modules()}
         before = [self.values.argument(value) for value in (args, kwargs)]
-        self.paused = True
         try:  # the fake run needs only the shape, which is the same in both modes
             for child in flags:
                 child.training = False
-            out = original(module, *args, **kwargs)
+            out = quietly(self, original, module, *args, **kwargs)
             if isinstance(out, Tensor) and any(out is a for a in args):
                 out = out.clone() if not getattr(module, "inplace", False) else out
         finally:
-            self.paused = False
             for child, flag in flags.items():
                 child.training = flag
         path = self.paths[id(module)]
@@ -166,42 +208,15 @@ class _Recorder(TorchFunctionMode):
         self.values.keep(out, node)
         return out
 
-    @contextmanager
-    def following_modules(self) -> Iterator[None]:
-        """Keeps the path of the running module; leaves become ``call_module``."""
-        original = nn.Module.__call__
 
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            path = self.paths.get(id(module))
-            if path is None or self.paused:
-                return original(module, *args, **kwargs)
-            if isinstance(module, torch.jit.ScriptModule):
-                raise CaptureError(f"module {path!r} is scripted by torch.jit")
-            if is_leaf(module):
-                return self.leaf_call(original, module, args, kwargs)
-            self.values.stack.append(path)
-            try:
-                return original(module, *args, **kwargs)
-            finally:
-                self.values.stack.pop()
-
-        # set by name: a plain assignment is an error to the type checker
-        _MODULE.__call__ = call
-        try:
-            yield
-        finally:
-            _MODULE.__call__ = original
-
-
-_MODULE: Any = nn.Module
-
-
-def _autocast_state() -> tuple[Any, ...]:
+def _modes() -> tuple[Any, ...]:
+    """All that decides, beside its arguments, what a torch function does."""
     kinds = ("cpu", "cuda")
-    return tuple(
+    autocast = tuple(
         (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
         for kind in kinds
     )
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast
 
 
 def record(
@@ -234,8 +249,9 @@ def record(
     )
     values = recorder.values
     try:
-        with recorder.fake, recorder.following_modules(), recorder:
-            out = root(*fake_args, **fake_kwargs)
+        modes = torch.set_grad_enabled(torch.is_grad_enabled())  # put back after it
+        with modes, recorder.fake, told(recorder), recorder:
+            out = root.forward(*fake_args, **fake_kwargs)  # its own hooks run outside
     except CaptureError:
         raise
     except Exception as error:
@@ -244,7 +260,11 @@ def record(
             f"{values.where()} cannot run on symbolic inputs: "
             f"{type(error).__name__}: {text[0][:200]}"
         ) from error
-    out_leaves, out_spec = tree_flatten(out)
+    if recorder.regions:
+        raise CaptureError(
+            f"{values.where()} switches gradients or autocast and not back"
+        )
+    out_leaves, out_spec = tree_flatten(box(out))
     use = "returns {}, which is no tensor and no known container"
     outputs = [values.argument(leaf, use) for leaf in out_leaves]
     values.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))

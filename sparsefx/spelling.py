@@ -62,8 +62,7 @@ CONSTANTS = (
 
 # Calls that change something a graph cannot show.
 _EFFECTS: Mapping[str, str] = {
-    "_set_grad_enabled": "switches gradients on or off",
-    "set_grad_enabled": "switches gradients on or off",
+    "_set_grad_enabled": "switches gradients on or off by itself",
     "backward": "runs backward inside forward",
     "__set__": "sets an attribute of a tensor",
     "__delete__": "deletes an attribute of a tensor",
@@ -83,6 +82,16 @@ def effect(func: Any, name: str) -> str | None:
     if func is torch.autograd.grad:
         return _EFFECTS["backward"]
     return _EFFECTS.get(name)
+
+
+def is_requires_grad(func: Any) -> bool:
+    """Whether a setter is that of ``tensor.requires_grad``.
+
+    Example:
+        >>> is_requires_grad(torch.Tensor.requires_grad.__set__)
+        True
+    """
+    return bool(func.__self__ is getattr(Tensor, "requires_grad", None))
 
 
 def is_constant(value: object) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsefx.bits import empty_bits, pack, unpack
 from sparsefx.coupling import couple
 from sparsefx.distributed import mean_over_ranks
 from sparsefx.errors import MaskError
@@ -114,10 +115,14 @@ class SparseState(nn.Module):
     @torch.no_grad()
     def hard_masks(self) -> list[Tensor]:
         """Bool masks of all sites, recomputed from weights and scalars."""
+        pairs = zip(self.hard_bits(), self.weights(), strict=True)
+        return [unpack(bits, weight.shape) for bits, weight in pairs]
+
+    @torch.no_grad()
+    def hard_bits(self) -> list[Tensor]:
+        """The hard masks as `sparsefx.bits`."""
         weights = self.weights()
-        found = [
-            torch.zeros(w.shape, dtype=torch.bool, device=w.device) for w in weights
-        ]
+        found = [empty_bits(weight.numel(), weight.device) for weight in weights]
         flats = [readable(weight) for weight in weights]
         rules = (self.threshold.tolist(), self.last.tolist())
         kernels_for(flats).hard_masks(flats, *rules, into=found)
@@ -144,18 +149,14 @@ class SparseState(nn.Module):
 
     @torch.no_grad()
     def freeze(self) -> list[Tensor]:
-        """Bakes the masks into the weights and holds them; returns the hard masks.
+        """Bakes the masks into the weights and holds them; returns the masks' bits.
 
         Kept weights take on their soft mask, dropped ones become zero. From then on
         a weight is kept where it is not zero, and only those get a gradient.
         """
-        kept = []
         for index, weight in enumerate(self.weights()):
             weight.copy_(self.masked(weight, index))
-            everything = float(self.threshold[index]) < 0
-            kept.append(
-                torch.ones_like(weight, dtype=torch.bool) if everything else weight != 0
-            )
+        kept = self.frozen_bits()
         dropping = self.threshold >= 0
         self.threshold.masked_fill_(dropping, 0.0)
         self.last.masked_fill_(dropping, -1)
@@ -165,6 +166,15 @@ class SparseState(nn.Module):
             getattr(self, name).fill_(0.0)
         self.frozen.fill_(True)
         return kept
+
+    @torch.no_grad()
+    def frozen_bits(self) -> list[Tensor]:
+        """The bits of masks that are baked in: kept is what is not zero."""
+        everything = (self.threshold < 0).tolist()
+        return [
+            pack(torch.ones_like(w, dtype=torch.bool) if whole else w != 0)
+            for w, whole in zip(self.weights(), everything, strict=True)
+        ]
 
     def _set(self, name: str, values: Sequence[float]) -> None:
         buffer = getattr(self, name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from sparsefx.bits import unpack
+from sparsefx.device_step import DeviceStep
 from sparsefx.kernels import kernels_for
 from sparsefx.layer import readable
 from sparsefx.learners.soft_topk import MaskParameters, look, solve
@@ -16,42 +17,9 @@ from sparsefx.plan import Plan
 from sparsefx.report import HistoryPoint
 from sparsefx.schedule import Phase
 from sparsefx.state import SparseState
+from sparsefx.step_report import StepReport
 
 _HISTORY = 2000  # points kept for the report's curve; thinned out beyond
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What one step of the masks did; costs are in the unit of the budget.
-
-    Attributes:
-        step: optimizer steps taken.
-        budget: cost allowed at this step.
-        soft_cost: cost of the soft masks.
-        hard_cost: cost of the hard masks, never above ``budget``.
-        budgets: by budget name, ``(budget, soft_cost, hard_cost)``.
-        beta: inverse temperature.
-        mu: the shared multiplier: ``m = sigmoid(beta worth |w| / price + mu)``.
-        sweeps: passes over the weights the solver took.
-        changed: share of mask entries that moved.
-        kept_mask_mean: mean soft mask of the kept entries, the factor by which
-            masking shrinks them.
-        densities: kept fraction by parameter name.
-        frozen: masks no longer move.
-    """
-
-    step: int
-    budget: float
-    soft_cost: float
-    hard_cost: float
-    budgets: Mapping[str, tuple[float, float, float]]
-    beta: float
-    mu: float
-    sweeps: int
-    changed: float
-    kept_mask_mean: float
-    densities: Mapping[str, float]
-    frozen: bool
 
 
 @dataclass(slots=True)
@@ -60,11 +28,12 @@ class Trainer:
 
     Attributes:
         plan: what was asked for.
-        kept: hard masks after the last step, to report what changed and to hold
-            frozen weights; found anew from the weights when missing.
+        kept: hard masks after the last step (`sparsefx.bits`), to report what changed
+            and to hold frozen weights; found anew from the weights when missing.
         cuts: where thresholds were at the last update; only saves time.
         history: points of the budget curve.
         finalized: `sparsefx.finalize` has been called.
+        device: of steps that are taken without the host.
     """
 
     plan: Plan
@@ -72,25 +41,39 @@ class Trainer:
     cuts: tuple[float, ...] | None = None
     history: list[HistoryPoint] = field(default_factory=list)
     finalized: bool = False
+    device: DeviceStep = field(default_factory=DeviceStep)
 
 
 def advance(state: SparseState, trainer: Trainer) -> StepReport:
     """Counts one optimizer step and moves the masks as the schedule says."""
+    catch_up(state, trainer)
+    enqueued = trainer.device.advance(state, trainer.plan)
+    if enqueued is not None:
+        trainer.kept = trainer.cuts = None
+        return enqueued
     phase = trainer.plan.policy.schedule().at(int(state.step) + 1)
     frozen = bool(state.frozen)
-    masks = trainer.kept if trainer.kept is not None else current_masks(state, trainer)
+    kept = current_bits(state, trainer)
     if frozen:
         found = None
         with torch.no_grad():
-            for weight, kept in zip(state.weights(), masks, strict=True):
-                weight.masked_fill_(~kept, 0.0)
+            for weight, bits in zip(state.weights(), kept, strict=True):
+                weight.masked_fill_(~unpack(bits, weight.shape), 0.0)
     else:
         found = project(state, trainer, phase) if phase.update else None
     state.step += 1  # after the solve: a refused weight leaves the state as it was
-    report = describe(state, trainer, phase, found, masks)
+    report = describe(state, trainer, phase, found, kept)
     if phase.frozen and not bool(state.frozen):
         trainer.kept = state.freeze()
     return report
+
+
+def catch_up(state: SparseState, trainer: Trainer) -> None:
+    """Adds the last step to the curve, if a device has taken it."""
+    last = trainer.device.settle(state.names)
+    if last is not None:
+        point = HistoryPoint(last.step, last.budget, last.soft_cost, last.hard_cost)
+        remember(trainer, point)
 
 
 def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameters:
@@ -134,8 +117,9 @@ def describe(
     flats = [readable(weight) for weight in state.weights()]
     kernels = kernels_for(flats)
     if bool(state.frozen):
-        counts, moved = [int(k.count_nonzero()) for k in kept], 0
-        bought = [float(n) for n in counts]
+        pairs = zip(kept, flats, strict=True)
+        counts = tuple(int(unpack(b, w.shape).count_nonzero()) for b, w in pairs)
+        moved, bought = 0, tuple(map(float, counts))
     else:
         rules = (state.threshold.tolist(), state.last.tolist())
         counts, changed = kernels.hard_masks(flats, *rules, into=kept)
@@ -151,11 +135,15 @@ def describe(
         bought = sums.bought
     else:
         soft = hard
-    total = sum(k.numel() for k in kept)
+    sizes = [flat.numel() for flat in flats]
     trainer.kept = kept
     budget = plan.allowed(phase.budget_progress)
     step = int(state.step)
     remember(trainer, HistoryPoint(step, budget, soft, hard))
+    if found is not None:
+        trainer.device.taken(plan, step, counts, bought)
+    else:
+        trainer.device.forget()
     return StepReport(
         step=step,
         budget=budget,
@@ -165,10 +153,11 @@ def describe(
         beta=float(state.dual[1]) if found is None else phase.beta,
         mu=float(state.dual[0]),
         sweeps=found.sweeps if found is not None else 0,
-        changed=moved / max(total, 1),
+        changed=moved / max(sum(sizes), 1),
         kept_mask_mean=math.fsum(bought) / max(sum(counts), 1),
         densities={
-            n: c / k.numel() for n, c, k in zip(state.names, counts, kept, strict=True)
+            name: count / max(size, 1)
+            for name, count, size in zip(state.names, counts, sizes, strict=True)
         },
         frozen=phase.frozen,
     )
@@ -181,24 +170,28 @@ def remember(trainer: Trainer, point: HistoryPoint) -> None:
         del trainer.history[1:-1:2]
 
 
-@torch.no_grad()
+def current_bits(state: SparseState, trainer: Trainer) -> list[Tensor]:
+    """The hard masks of all sites after the last step, as `sparsefx.bits`."""
+    if trainer.kept is None:
+        frozen = bool(state.frozen)
+        trainer.kept = state.frozen_bits() if frozen else state.hard_bits()
+    return trainer.kept
+
+
 def current_masks(state: SparseState, trainer: Trainer) -> list[Tensor]:
     """The hard masks of all sites as they are now."""
     if not bool(state.frozen):
         return state.hard_masks()
-    if trainer.kept is None:  # after loading a checkpoint
-        trainer.kept = [
-            torch.ones_like(w, dtype=torch.bool) if float(t) < 0 else w != 0
-            for w, t in zip(state.weights(), state.threshold, strict=True)
-        ]
-    return trainer.kept
+    pairs = zip(current_bits(state, trainer), state.weights(), strict=True)
+    return [unpack(bits, weight.shape) for bits, weight in pairs]
 
 
 def loaded(state: SparseState, with_masks: bool) -> None:
     """After loading: remembers the masks; finds them anew for dense weights."""
     trainer: Trainer = state.__dict__["trainer"]
     trainer.kept = None
+    trainer.device.forget()
     if not with_masks:
         state.frozen.fill_(False)
         project(state, trainer, trainer.plan.policy.schedule().at(int(state.step)))
-    trainer.kept = current_masks(state, trainer)
+    current_bits(state, trainer)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparsefx.preserve import preserved, tensors_of
 from sparsefx.private import tree_flatten, tree_unflatten
 from sparsefx.program import Program
+from sparsefx.regions import closed_on_error
 
 _RTOL = 1e-5
 Outcome = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -29,7 +30,8 @@ def check(program: Program, root: nn.Module, args: Any, kwargs: Any) -> str | No
     for training, batch in trials:
         found = _trial(program, root, *_resized(args, kwargs, program, batch), training)
         if found and batch == 1:
-            program.min_batch = 2
+            for _, part in program.parts():
+                part.min_batch = 2
         elif found:
             mode = "train" if training else "eval"
             size = f" at batch size {batch}" if batch else ""
@@ -42,14 +44,16 @@ def _trial(
 ) -> str | None:
     try:
         with preserved(root):
-            wanted = _outcome(root, root, args, kwargs, training)
+            wanted = _outcome(root.forward, root, args, kwargs, training)
     except Exception:
         return None  # the model itself refuses this mode or size
     with preserved(root):
         leaves = tree_flatten((args, kwargs))[0]
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         try:
-            got = _outcome(program.module(root), root, tensors, {}, training)
+            with closed_on_error():
+                part = next(p for _, p in program.parts() if p.mode in (None, training))
+                got = _outcome(part.module(root), root, tensors, {}, training)
         except Exception as error:
             return f"graph raises {type(error).__name__}, so outputs"
     for what, a, b in zip(

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -12,6 +12,8 @@ from torch.func import functional_call
 import sparsefx
 from tests import models
 
+# a transform takes a quarter of a second: to shrink a failure would take minutes
+LAW = settings(max_examples=12, phases=[Phase.explicit, Phase.generate])
 SEEDS = st.integers(0, 2**20)
 BUDGETS = st.floats(0.05, 1.0)
 POLICIES = st.sampled_from(["cost_budget", "uniform", "erk", "spartan"])
@@ -61,7 +63,7 @@ def transformed(net, x, **options):
     return sparsefx.transform(net, example_inputs=(x,), **options)
 
 
-@settings(max_examples=12)
+@LAW
 @given(LAYERS, SEEDS, BUDGETS, POLICIES)
 def test_the_masked_model_is_the_dense_model_with_masked_weights(
     layers, seed, budget, policy
@@ -85,11 +87,12 @@ def test_the_masked_model_is_the_dense_model_with_masked_weights(
     assert torch.equal(dense(x), sparse(x))
 
 
-@settings(max_examples=12)
+@LAW
 @given(LAYERS, SEEDS, BUDGETS, POLICIES, st.booleans(), st.floats(0.5, 200.0))
 def test_the_budget_is_met(layers, seed, budget, policy, ties, beta):
     net, x = drawn(layers, seed, ties)
-    sparse = transformed(net, x, budget=budget, policy=policy, beta=beta)
+    limits = {"macs": budget}
+    sparse = transformed(net, x, budget=limits, policy=policy, beta=beta)
     sites = sparsefx.sites(sparse)
     prices = [site.cost("macs") for site in sites]
     counts = [int(mask.sum()) for mask in sparsefx.masks(sparse).values()]
@@ -99,12 +102,15 @@ def test_the_budget_is_met(layers, seed, budget, policy, ties, beta):
     assert hard > limit - max(prices) * (1 + 1e-9)
     info = sparsefx.step(sparse)
     assert info.budget == pytest.approx(limit)
-    assert abs(info.soft_cost - info.budget) <= 1e-6 * info.budget
+    if policy in ("uniform", "erk"):  # these give each layer a whole number
+        assert info.soft_cost == pytest.approx(info.hard_cost, rel=1e-6)
+    else:
+        assert abs(info.soft_cost - info.budget) <= 1e-6 * info.budget
     assert info.hard_cost <= info.budget
     assert sparsefx.report(sparse).to_dict()["budgets"]["macs"]["met"]
 
 
-@settings(max_examples=12)
+@LAW
 @given(LAYERS, SEEDS, st.tuples(BUDGETS, BUDGETS), st.booleans())
 def test_more_budget_keeps_what_less_kept(layers, seed, budgets, ties):
     net, x = drawn(layers, seed, ties)
@@ -115,7 +121,7 @@ def test_more_budget_keeps_what_less_kept(layers, seed, budgets, ties):
         assert not (mask & ~large[name]).any()
 
 
-@settings(max_examples=12)
+@LAW
 @given(SEEDS, BUDGETS, POLICIES)
 def test_permuted_units_have_permuted_masks(seed, budget, policy):
     torch.manual_seed(seed)
@@ -135,7 +141,7 @@ def test_permuted_units_have_permuted_masks(seed, budget, policy):
     torch.testing.assert_close(one(x), other(x))
 
 
-@settings(max_examples=12)
+@LAW
 @given(LAYERS, SEEDS)
 def test_density_one_is_the_identity(layers, seed):
     net, x = drawn(layers, seed)
@@ -145,7 +151,7 @@ def test_density_one_is_the_identity(layers, seed):
         assert torch.equal(sparse(x), net(x))
 
 
-@settings(max_examples=12)
+@LAW
 @given(SEEDS, st.integers(1, 6))
 def test_saving_and_loading_is_no_interruption(tmp_path_factory, seed, stop):
     path = tmp_path_factory.mktemp("state") / "state.safetensors"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparsefx.capture import capture
 from sparsefx.errors import CaptureError
 from sparsefx.recorder import is_leaf, record
 from tests import models
@@ -64,8 +65,8 @@ def test_relations_of_the_batch_become_guards():
         (lambda m, x: x * int(x.shape[0]), "the batch size decides which code runs"),
         (lambda m, x: x * SECRET, "neither an input, a parameter, a buffer"),
         (lambda m, x: SimpleNamespace(x=x), "returns a SimpleNamespace"),
-        (lambda m, x: nograd(x), "switches gradients on or off"),
-        (lambda m, x: autocasted(x), "switches autocast on or off"),
+        (lambda m, x: ungraded(x), "switches gradients on or off by itself"),
+        (lambda m, x: unbalanced(x), "switches gradients or autocast and not back"),
         (lambda m, x: hooked(m.fc(x)), "registers a hook on a tensor"),
         (lambda m, x: differentiated(m.fc(x)), "runs backward inside forward"),
         (lambda m, x: rebound(m.fc(x)), "sets an attribute of a tensor"),
@@ -79,14 +80,16 @@ def test_what_would_be_baked_in_is_refused(run, reason):
 SECRET = torch.ones(6)
 
 
-def nograd(x):
-    with torch.no_grad():
-        return x + 1
+def ungraded(x):
+    torch._C._set_grad_enabled(False)
+    y = x + 1
+    torch._C._set_grad_enabled(True)
+    return y
 
 
-def autocasted(x):
-    with torch.autocast("cpu", torch.bfloat16):
-        return x @ x.T
+def unbalanced(x):
+    torch.set_grad_enabled(False)
+    return x + 1
 
 
 def hooked(y):
@@ -124,8 +127,8 @@ def test_scripted_children_are_refused_by_name():
     with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
         scripted = torch.jit.script(nn.Linear(6, 6))
     net = nn.Sequential(nn.Linear(6, 6), scripted)
-    with pytest.raises(CaptureError, match="module '1' is scripted"):
-        record(net, (torch.ones(2, 6),), {})
+    with pytest.raises(CaptureError, match="submodule '1' is scripted"):
+        capture(net, (torch.ones(2, 6),))
 
 
 @pytest.mark.parametrize(

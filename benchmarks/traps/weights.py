@@ -137,7 +137,9 @@ MODELS = {
     "weight_norm": lambda: only(parametrize.weight_norm(nn.Linear(6, 3)), 4, 6),
     "weight_norm_old": old_weight_norm,
     "spectral_norm": lambda: only(parametrize.spectral_norm(nn.Linear(6, 3)), 4, 6),
-    "orthogonal": lambda: only(parametrize.orthogonal(nn.Linear(6, 6)), 4, 6),
+    "orthogonal": lambda: only(
+        nn.Sequential(parametrize.orthogonal(nn.Linear(6, 6)), nn.Linear(6, 3)), 4, 6
+    ),
     "transposed_conv": lambda: only(nn.ConvTranspose2d(2, 4, 3, groups=2), 3, 2, 5, 5),
     "depthwise_conv": lambda: only(
         nn.Conv2d(4, 8, 3, groups=4, padding=1, padding_mode="reflect"), 3, 4, 5, 5

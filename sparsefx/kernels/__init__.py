@@ -112,7 +112,7 @@ class Kernels(Protocol):
         last: Sequence[int],
         into: Sequence[Tensor],
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Writes bool masks; returns how many are kept, and how many were changed."""
+        """Writes masks as `sparsefx.bits`; how many are kept, how many have changed."""
 
     def masked(
         self,

@@ -11,10 +11,25 @@
 #include <cstring>
 #include <thread>
 #include <vector>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+// Bodies are called at two places, one with a constant: there they must be inlined.
+#define INLINE __attribute__((always_inline))
 
 namespace {
 
-constexpr int64_t LANES = 16, BLOCK = 512, CHUNK = 1 << 16, PER_THREAD = 1 << 19;
+#if defined(__AVX512F__)
+constexpr int64_t LANES = 16;
+#elif defined(__AVX__)
+constexpr int64_t LANES = 8;
+#else
+constexpr int64_t LANES = 4;
+#endif
+constexpr int64_t AHEAD = 1024;  // entries: a page, where hardware stops looking ahead
+constexpr int64_t WORD = 16;  // entries whose mask bits are written together
+constexpr int64_t BLOCK = 512, CHUNK = 1 << 16, PER_THREAD = 1 << 19;
 constexpr int64_t BINS = 1 << 15;
 constexpr int32_t ABS = 0x7fffffff;
 
@@ -109,7 +124,10 @@ inline void walk(int64_t begin, int64_t end, int64_t split, Body body, Flush flu
 }
 // The entries from p, zeros past `inside`; and the lanes that are inside.
 inline Floats entries(const float* p, int64_t inside) {
-  if (inside == LANES) return load<Floats>(p);
+  if (inside == LANES) {
+    __builtin_prefetch(p + AHEAD);
+    return load<Floats>(p);
+  }
   Floats x = {};
   std::memcpy(&x, p, inside * sizeof *p);
   return x;
@@ -119,6 +137,17 @@ inline Ints lanes(int64_t inside) {
   Ints x = {};
   for (int64_t j = 0; j < inside; j++) x[j] = -1;
   return x;
+}
+// One bit a lane.
+inline uint64_t bits_of(Ints where) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)where, (__m512i)where);
+#else
+  Bytes bytes = __builtin_convertvector(where, Bytes) & 1;
+  uint64_t word = 0;
+  std::memcpy(&word, &bytes, sizeof bytes);
+  return word * 0x0102040810204080 >> 56;  // moves byte j to bit j of the top byte
+#endif
 }
 template <class V>
 inline void put(void* p, V x, int64_t inside) {
@@ -196,7 +225,7 @@ void survey(int64_t count, int64_t threads, const float* const* weights,
     Ints least = Ints{} + ABS, most = {}, above = {};
     int64_t found = 0;
     float here[CHUNK + LANES];
-    auto body = [&](int64_t i, int64_t n, int) {
+    auto body = [&](int64_t i, int64_t n, int) INLINE {
       Floats a = magnitude(entries(w + i, n));
       Ints bits = (Ints)a, inside = lanes(n), over = (a >= hi) & inside;
       sum.part += a;
@@ -205,9 +234,7 @@ void survey(int64_t count, int64_t threads, const float* const* weights,
       least = bits < least ? bits : least;
       above -= over;
       Ints in = (a >= lo) & ~over & inside;
-      Bytes some = __builtin_convertvector(in, Bytes);
-      auto words = load<std::array<uint64_t, 2>>(&some);
-      if (words[0] | words[1])
+      if (bits_of(in))
         for (int j = 0; j < LANES; j++) here[found] = a[j], found -= in[j];
     };
     walk(b, e, 0, body, [&] { sum.flush(); });
@@ -264,7 +291,7 @@ void soft_sums(int64_t count, int64_t threads, const float* const* weights,
     const Mask mask = masks[t];
     const Rule rule(threshold[t], last[t]);
     Sum kept, spread, bought;
-    auto body = [&](int64_t i, int64_t n, int side) {
+    auto body = [&](int64_t i, int64_t n, int side) INLINE {
       Floats a = magnitude(entries(w + i, n));
       Floats m = keep(lanes(n), soft(a, mask));
       kept.part += m;
@@ -276,25 +303,32 @@ void soft_sums(int64_t count, int64_t threads, const float* const* weights,
   });
 }
 
-// Writes hard masks; per tensor: out = {entries kept, entries that changed}.
+// Writes hard masks as bits; per tensor: out = {entries kept, entries that changed}.
 void hard_masks(int64_t count, int64_t threads, const float* const* weights,
                 const int64_t* sizes, const float* threshold, const int64_t* last,
-                uint8_t* const* into, double* out) {
+                uint16_t* const* into, double* out) {
   sweep<2>(count, sizes, threads, out, [&](int64_t t, int64_t b, int64_t e, double* s) {
-    const float* w = weights[t];
-    uint8_t* masks = into[t];
     const Rule rule(threshold[t], last[t]);
-    Ints kept = {}, moved = {};
-    auto body = [&](int64_t i, int64_t n, int side) {
-      Ints h = (magnitude(entries(w + i, n)) > rule.bars[side]) & lanes(n) & 1;
-      Bytes old = {};
-      std::memcpy(&old, masks + i, n);
-      kept += h;
-      moved += h ^ __builtin_convertvector(old, Ints);
-      put(masks + i, __builtin_convertvector(h, Bytes), n);
+    int64_t kept = 0, moved = 0;
+    auto kept_bits = [&](int64_t i, int64_t n) INLINE {
+      Floats a = magnitude(entries(weights[t] + i, n));
+      Ints h = a > rule.bars[i >= rule.split];
+      if (i < rule.split && rule.split < i + LANES)
+        for (int64_t j = rule.split - i; j < LANES; j++) h[j] = -(a[j] > rule.bars[1]);
+      return bits_of(h & lanes(n));
     };
-    walk(b, e, rule.split, body, [] {});
-    s[0] = total(kept), s[1] = total(moved);
+    for (int64_t i = b; i < e; i += WORD) {  // chunks begin at whole words
+      uint64_t now = 0;
+      if (i + WORD <= e)
+        for (int64_t k = 0; k < WORD; k += LANES) now |= kept_bits(i + k, LANES) << k;
+      else
+        for (int64_t k = 0; k < e - i; k += LANES)
+          now |= kept_bits(i + k, std::min(LANES, e - i - k)) << k;
+      uint16_t& old = into[t][i / WORD];
+      kept += __builtin_popcount(now), moved += __builtin_popcount(now ^ old);
+      old = now;
+    }
+    s[0] = kept, s[1] = moved;
   });
 }
 
@@ -304,7 +338,7 @@ void masked(int64_t threads, const float* weight, int64_t size, Mask mask,
   const Rule rule(threshold, last);
   double none[1] = {};
   sweep<1>(1, &size, threads, none, [&](int64_t, int64_t b, int64_t e, double*) {
-    auto body = [&](int64_t i, int64_t n, int side) {
+    auto body = [&](int64_t i, int64_t n, int side) INLINE {
       Floats w = entries(weight + i, n), a = magnitude(w);
       put(out + i, keep(a > rule.bars[side], w * soft(a, mask)), n);
     };
@@ -321,7 +355,7 @@ double masked_backward(int64_t threads, const float* grad, const float* weight,
   double sum[1] = {};
   sweep<1>(1, &size, threads, sum, [&](int64_t, int64_t b, int64_t e, double* s) {
     Sum pull;
-    auto body = [&](int64_t i, int64_t n, int side) {
+    auto body = [&](int64_t i, int64_t n, int side) INLINE {
       Floats w = entries(weight + i, n), a = magnitude(w), m = soft(a, mask);
       Floats v = (1.0f - m) * m, g = entries(grad + i, n);
       g = a > rule.bars[side] ? g : g * through;
@@ -341,7 +375,7 @@ void couple(int64_t count, int64_t threads, const float* const* weights,
   std::vector<double> none(count);
   sweep<1>(count, sizes, threads, none.data(),
            [&](int64_t t, int64_t b, int64_t e, double*) {
-    auto body = [&](int64_t i, int64_t n, int) {
+    auto body = [&](int64_t i, int64_t n, int) INLINE {
       Floats w = entries(weights[t] + i, n), m = soft(magnitude(w), masks[t]);
       Floats term = ((1.0f - m) * m) * factor[t];
       term = (Floats)((Ints)term ^ ((Ints)w & ~ABS));

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +29,40 @@ VECTORS = ("mu", "slope", "center", "threshold", "last", "price", "spread", "gro
 _SPAN = 256
 _PAD = 1e-3  # as `sparsefx.projection` widens the bracket
 _RTOL = 0.25e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a step did; one entry of each tuple a site.
+
+    Attributes:
+        sweeps: rounds in which a search was still under way.
+        bad: the first site with NaN or infinite entries, -1 where none.
+        mu: the shared multiplier.
+        soft: ``sum m``.
+        bought: ``sum m`` over the entries the hard mask keeps.
+        counts: entries kept.
+        moved: mask entries that changed.
+    """
+
+    sweeps: int
+    bad: int
+    mu: float
+    soft: tuple[float, ...]
+    bought: tuple[float, ...]
+    counts: tuple[int, ...]
+    moved: tuple[int, ...]
+
+    @classmethod
+    def of(cls, summary: Tensor) -> Seen:
+        """Reads what `DeviceSolver.observe` left."""
+        sweeps, bad, mu, *rest = summary.tolist()
+        sites = len(rest) // 4
+        soft, bought, counts, moved = (
+            tuple(rest[row * sites : (row + 1) * sites]) for row in range(4)
+        )
+        whole = (tuple(map(int, row)) for row in (counts, moved))
+        return cls(int(sweeps), int(bad), mu, soft, bought, *whole)
 
 
 class DeviceSolver:
@@ -117,7 +152,8 @@ class DeviceSolver:
         self.state = zeros(sweeps.REALS, dtype=torch.float64)
         self.partial = zeros(4, self.chunks, dtype=torch.float64)
         self.ties = zeros(self.chunks, dtype=torch.int32)
-        self.tally = zeros(max(len(distinct), 1), sweeps.BINS + 1)
+        bins = (max(len(distinct), 1), sweeps.BINS + 1)
+        self.tally = zeros(*bins, dtype=torch.int32)
         self.words = zeros(self.chunks * (chunk // 32), dtype=torch.int32)
         self.marked = False
 
@@ -204,17 +240,15 @@ class DeviceSolver:
         """What the masks cost and how they moved since the last time.
 
         Returns:
-            Float64, on the device: soft cost, sum of the soft mask over kept entries,
-            entries whose hard mask changed, sweeps of the last solve, the first site
-            with NaN or infinite entries or -1; then the kept entries of each site.
+            Float64, on the device; `Seen.of` reads it.
         """
         self._locate(weights)
         self._mark(into, counts=True)
-        shape = (rules.SUMMARY + self.sites,)
+        shape = (_row(rules.HEADER) + 4 * self.sites,)
         summary = torch.empty(shape, dtype=torch.float64, device=self.device)
-        rules.summarise[(1,)](
-            self.owner, self.whole, self.real, self.control, self.partial, summary,
-            self.sites, self.chunks, WIDTH=self.width, SPAN=_SPAN,
+        rules.summarise[(self.sites,)](
+            self.whole, self.control, self.partial, into["dual"], summary,
+            self.sites, self.chunks, CHUNK=self.sizes["CHUNK"], SPAN=_SPAN,
         )  # fmt: skip
         return summary
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from sparsefx.bits import pack, unpack
 from sparsefx.kernels import BINS, SoftSums, Survey, room
 from sparsefx.layer import hard_mask, magnitude, soft_mask
 
@@ -99,16 +100,17 @@ def hard_masks(
     """See `Kernels.hard_masks`."""
     numbers = []
     for i, weight in enumerate(weights):
-        old, pairs = into[i].view(-1), [torch.zeros(2, device=weight.device).long()]
+        pairs = [torch.zeros(2, dtype=torch.int64, device=weight.device)]
         for start, a in chunks(weight):
             kept = hard_mask(a, threshold[i], last[i], start)
-            piece = old[start : start + a.numel()]
-            counts = (kept.count_nonzero(), (kept != piece).count_nonzero())
-            pairs.append(torch.stack(counts))
-            piece.copy_(kept)
+            bits = pack(kept)
+            old = into[i][start // 8 : start // 8 + len(bits)]
+            moved = unpack(bits ^ old, kept.shape)
+            pairs.append(torch.stack((kept.count_nonzero(), moved.count_nonzero())))
+            old.copy_(bits)
         numbers.append(torch.stack(pairs).sum(0).double())
-    kept_counts, moved = _columns(numbers, 2)
-    return tuple(map(int, kept_counts)), tuple(map(int, moved))
+    counts, changes = _columns(numbers, 2)
+    return tuple(map(int, counts)), tuple(map(int, changes))
 
 
 def masked(

@@ -17,7 +17,7 @@ from sparsefx.private import is_plain
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ALIGNMENT = 16  # bytes that a thread loads at once
-_MOST_ENTRIES = 2**31 - 2**16  # positions within a tensor are 32-bit integers
+_MOST_ENTRIES = 2**31 - 2**16  # of a group: positions and counts are 32-bit integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def readable(tensors: Sequence[Tensor]) -> bool:
     """Whether kernels can read these tensors together through a table.
 
     They must be plain strided tensors of one device and one dtype (float32, bfloat16
-    or float16), row-major or channels_last, 16-byte aligned, not too large.
+    or float16), row-major or channels_last, 16-byte aligned, with fewer than 2**31 entries.
 
     Example:
         >>> readable([torch.ones(4)]), readable([torch.ones(4)[1:]])
@@ -65,10 +65,10 @@ def readable(tensors: Sequence[Tensor]) -> bool:
     return (
         bool(tensors)
         and len({(t.device, t.dtype) for t in tensors}) == 1
+        and sum(t.numel() for t in tensors) < _MOST_ENTRIES
         and tensors[0].dtype in DTYPES
         and all(
             is_plain(t)
-            and t.numel() < _MOST_ENTRIES
             and t.data_ptr() % _ALIGNMENT == 0
             and layout(t) is not None
             for t in tensors

@@ -22,11 +22,18 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import reference
-from sparsefx.kernels.reference import hard_masks, histogram, soft_sums, survey
+from sparsefx.kernels.reference import (
+    distinct,
+    hard_masks,
+    histogram,
+    soft_sums,
+    survey,
+)
 from sparsefx.kernels.table import layout, pieces, readable
 
 __all__ = [
     "couple",
+    "distinct",
     "hard_masks",
     "histogram",
     "masked",

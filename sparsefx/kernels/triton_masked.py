@@ -95,10 +95,21 @@ def correct(owner, table, mu, slope, center, factor, sites, ELEMENT: tl.constexp
     offset = tl.load(mu + site).to(tl.float32)
     for piece in range(CHUNK // BLOCK):
         place = start + piece * BLOCK + tl.arange(0, BLOCK)
-        here = place < size
-        w = tl.load(weight + place, mask=here, other=0.0).to(tl.float32)
-        g = tl.load(grad + place, mask=here, other=0.0).to(tl.float32)
-        m = sigmoid((tl.abs(w) - middle) * steep + offset)
-        term = share * (m * (1.0 - m))
-        term = tl.where(w > 0, term, tl.where(w < 0, -term, 0.0))
-        tl.store(grad + place, g - term, mask=here)
+        if start + (piece + 1) * BLOCK <= size:  # without a mask: vector accesses
+            w = tl.load(weight + place).to(tl.float32)
+            g = tl.load(grad + place).to(tl.float32)
+            tl.store(grad + place, g - pull(w, steep, middle, offset, share))
+        else:
+            here = place < size
+            w = tl.load(weight + place, mask=here, other=0.0).to(tl.float32)
+            g = tl.load(grad + place, mask=here, other=0.0).to(tl.float32)
+            g -= pull(w, steep, middle, offset, share)
+            tl.store(grad + place, g, mask=here)
+
+
+@triton.jit
+def pull(w, steep, middle, offset, share):
+    """``sign(w) share m (1 - m)``."""
+    m = sigmoid((tl.abs(w) - middle) * steep + offset)
+    term = share * (m * (1.0 - m))
+    return tl.where(w > 0, term, tl.where(w < 0, -term, 0.0))

@@ -35,7 +35,7 @@ from sparsefx.kernels.triton_sweeps import (
     sigmoid,
 )
 
-SUMMARY = 5  # numbers before the counts: soft cost, kept mask, moved, sweeps, bad
+HEADER = tl.constexpr(3)  # numbers of a summary that belong to no site
 _INF = tl.constexpr(float("inf"))
 
 
@@ -279,27 +279,31 @@ def mark(owner, whole, partial, words, mu, slope, center, threshold, last, sites
 
 
 @triton.jit
-def summarise(owner, whole, real, control, partial, summary, sites, chunks,
-              WIDTH: tl.constexpr, SPAN: tl.constexpr):  # fmt: skip
-    """One row of numbers about the step, for the host to read when it likes."""
-    cost = tl.zeros([SPAN], tl.float64)
+def summarise(whole, control, partial, dual, summary, sites, chunks,
+              CHUNK: tl.constexpr, SPAN: tl.constexpr):  # fmt: skip
+    """Numbers about the step, for the host to read when it likes; one program a site.
+
+    Sweeps, bad site and multiplier, then rows of one number a site: sums of the soft
+    mask, of the soft mask over kept entries, entries kept, entries that moved.
+    """
+    site = tl.program_id(0)
+    if site == 0:
+        tl.store(summary, tl.load(control + SWEEPS).to(tl.float64))
+        tl.store(summary + 1, tl.load(control + BAD).to(tl.float64))
+        tl.store(summary + 2, tl.load(dual))
+    column = whole + site
+    count = tl.cdiv(tl.load(column + SIZE * sites), CHUNK)
+    place = partial + tl.load(column + FIRST * sites)
+    soft = tl.zeros([SPAN], tl.float64)
     bought = tl.zeros([SPAN], tl.float64)
     start = tl.full([], 0, tl.int32)
-    while start < chunks:
-        chunk = start + tl.arange(0, SPAN)
-        here = chunk < chunks
-        site = tl.load(owner + chunk, mask=here, other=0)
-        price = tl.load(real + PRICE * sites + site, mask=here, other=0.0)
-        cost += price * tl.load(partial + chunk, mask=here, other=0.0)
-        bought += tl.load(partial + chunks + chunk, mask=here, other=0.0)
+    while start < count:
+        index = start + tl.arange(0, SPAN)
+        soft += tl.load(place + index, mask=index < count, other=0.0)
+        bought += tl.load(place + chunks + index, mask=index < count, other=0.0)
         start += SPAN
-    column = tl.arange(0, WIDTH)
-    here = column < sites
-    count = tl.load(whole + COUNT * sites + column, mask=here, other=0)
-    moved = tl.load(whole + MOVED * sites + column, mask=here, other=0)
-    tl.store(summary, tl.sum(cost, 0))
-    tl.store(summary + 1, tl.sum(bought, 0))
-    tl.store(summary + 2, tl.sum(moved, 0).to(tl.float64))
-    tl.store(summary + 3, tl.load(control + SWEEPS).to(tl.float64))
-    tl.store(summary + 4, tl.load(control + BAD).to(tl.float64))
-    tl.store(summary + 5 + column, count.to(tl.float64), mask=here)
+    row = summary + HEADER + site
+    tl.store(row, tl.sum(soft, 0))
+    tl.store(row + sites, tl.sum(bought, 0))
+    tl.store(row + 2 * sites, tl.load(column + COUNT * sites).to(tl.float64))
+    tl.store(row + 3 * sites, tl.load(column + MOVED * sites).to(tl.float64))

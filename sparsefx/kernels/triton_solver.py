@@ -208,7 +208,7 @@ def narrow(bills, control, state, tally, classes, BINS: tl.constexpr):
         above += bill * tl.load(place + BINS).to(tl.float64)
         tl.store(place + bins, tl.zeros_like(count))
         tl.debug_barrier()  # the last count is read by all threads before it is cleared
-        tl.store(place + BINS, tl.full([], 0, tl.int64))
+        tl.store(place + BINS, 0)
         number += 1
     limit = tl.load(state + LIMIT)
     down = above + tl.cumsum(cost, 0, reverse=True)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 CHUNK = 32768  # entries of one program
-BLOCK = 2048  # entries of one program at a time
+BLOCK = 1024  # entries of one program at a time
 BINS = 2048  # of one pass of the search for the cutoff
 
 # Rows of the whole numbers of a site.
@@ -209,7 +209,7 @@ def sweep(owner, whole, real, control, state, partial, ties, tally, sites, chunk
     floor = tl.load(control + FLOOR)
     ceiling = tl.load(control + CEILING)
     bins = tally + tl.load(whole + CLASS * sites + site) * (BINS + 1)
-    one = tl.full([BLOCK], 1, tl.int64)
+    one = tl.full([BLOCK], 1, tl.int32)
     kept = tl.zeros([BLOCK // 4], tl.float32)
     spread = tl.zeros([BLOCK // 4], tl.float32)
     above = tl.zeros([BLOCK // 4], tl.int32)
@@ -230,7 +230,7 @@ def sweep(owner, whole, real, control, state, partial, ties, tally, sites, chunk
                 bin = (key - base) >> shift
                 above += fours((inside & (bin >= BINS)).to(tl.int32))
                 tl.atomic_add(
-                    bins + bin, one, mask=inside & (bin >= 0) & (bin < BINS),
+                    bins + bin.to(tl.int32), one, mask=inside & (bin >= 0) & (bin < BINS),
                     sem="relaxed",
                 )  # fmt: skip
             else:
@@ -247,7 +247,7 @@ def sweep(owner, whole, real, control, state, partial, ties, tally, sites, chunk
         tl.store(partial + chunk, tl.sum(kept.to(tl.float64), 0))
         tl.store(partial + chunks + chunk, tl.sum(spread.to(tl.float64), 0))
     if hard == SEARCH:
-        tl.atomic_add(bins + BINS, tl.sum(above, 0).to(tl.int64), sem="relaxed")
+        tl.atomic_add(bins + BINS, tl.sum(above, 0), sem="relaxed")
     if hard == SETTLE:
         column = whole + site
         equal = tl.sum(tied, 0)

@@ -25,7 +25,6 @@ from sparsefx.greedy import HardMasks, solve_hard
 from sparsefx.kernels import Survey, kernels_for
 from sparsefx.layer import Layer, readable
 
-
 _WHOLE = 1024  # weights of at most so many entries are gathered whole
 # Half the width of the band about a cut, relative; 1/sqrt(entries) times _SPREAD where
 # that is wider.
