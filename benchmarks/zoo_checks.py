@@ -67,7 +67,7 @@ def examine(
     result: Result = {
         "status": "ok",
         "parameters": sum(p.numel() for p in model.parameters()),
-        "captured": "whole" if "" in graphs else "parts" if graphs else "property",
+        "captured": kind_of(list(graphs)),
         "graphs": len(graphs),
         "nodes": sum(len(g.graph.nodes) for g in graphs.values()),
         "seconds": round(seconds, 2),
@@ -77,7 +77,7 @@ def examine(
         "reason": reason_in([str(w.message) for w in said_by_us]),
         "untouched": same(before, snapshot(model)) == "bit",
     }
-    if "" in graphs:
+    if result["captured"] in ("whole", "two"):
         result["ran"] = [ran(sparse, call, mode) for mode in (False, True)]
     equal: dict[str, str] = {}
     equal["eval"] = same(evaluated(original, call), evaluated(sparse, call))
@@ -99,6 +99,13 @@ def examine(
     result["keys"] = keys and type(dense) is type(original)
     result["equal"] = equal
     return result
+
+
+def kind_of(paths: list[str]) -> str:
+    """One graph, one for each mode, graphs of parts, or none."""
+    if "" in paths or ":train" in paths:
+        return "whole" if "" in paths else "two"
+    return "parts" if paths else "property"
 
 
 def ran(sparse: nn.Module, call: Call, training: bool) -> bool:
@@ -150,6 +157,8 @@ def halved(twin: nn.Module, sparse: nn.Module, call: Call) -> str:
             state.last[index] = -1
     weights = dict(twin.named_parameters())
     with torch.no_grad():
+        for name, value in sparse.named_parameters():
+            weights[name].copy_(value)  # some models change them when they run
         for name, mask in sparsefx.masks(sparse).items():
             weights[name].mul_(mask)
     parts = [same(evaluated(twin, call), evaluated(sparse, call))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,11 +77,14 @@ def transform(
     return build(model, settings, example_inputs, inplace=inplace, strict=strict)
 
 
-def step(module: nn.Module) -> StepReport:
+def step(
+    module: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> StepReport:
     """Moves the masks one step; call it after ``optimizer.step()``.
 
     Args:
         module: what `transform` returned, also inside DDP or ``torch.compile``.
+        optimizer: for learners that move optimizer state; the soft top-k does not.
 
     Raises:
         MaskError: the module is not transformed or is finalized, or a weight has NaN
@@ -92,7 +96,12 @@ def step(module: nn.Module) -> StepReport:
         >>> step(sparse).hard_cost
         32.0
     """
-    return advance(*_live(module, "step"))
+    state, trainer = _live(module, "step")
+    if optimizer is not None:
+        learner = trainer.plan.policy.learner
+        text = f"optimizer has no effect: the learner {learner} moves no state of it"
+        warnings.warn(text, UserWarning, stacklevel=2)
+    return advance(state, trainer)
 
 
 def masks(module: nn.Module) -> dict[str, Tensor]:

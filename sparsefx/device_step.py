@@ -40,7 +40,7 @@ class Numbers:
         self._seen: Seen | None = None
         if summary.is_cuda:  # into pinned memory
             self._summary = summary.to("cpu", non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
 
     def read(self) -> Seen:
@@ -138,7 +138,8 @@ class DeviceStep:
             or any(high < size for _, high, size in limits)
             or (any(low for low, _, _ in limits) and not self._slack)
             or not readable(weights)
-            or kernels_for(weights).__name__ != "sparsefx.kernels.triton"
+            or getattr(kernels_for(weights), "__name__", "")
+            != "sparsefx.kernels.triton"
         ):
             return None
         budget = plan.allowed(phase.budget_progress)

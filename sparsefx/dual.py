@@ -79,6 +79,7 @@ def solve_soft(
     names: Sequence[str] | None = None,
     survey: Survey | None = None,
     hard: HardMasks | None = None,
+    extra: float = 0.0,
 ) -> SoftMasks:
     """Solves the entropic problem of this module's docstring.
 
@@ -97,6 +98,8 @@ def solve_soft(
         start: a better first guess of `SoftMasks.mu`, such as the last one times the
             ratio of the betas.
         rtol: the cost meets the budget to this, relative.
+        extra: entries, less than one, that a layer of equal bounds softly keeps beyond
+            them: what whole counts leave of a budget.
         names: of the layers, for errors.
         survey: of the layers; saves a sweep.
         hard: the hard masks, for `SoftMasks.bought`; None keeps all.
@@ -119,7 +122,9 @@ def solve_soft(
     check_finite(problem.survey, labels)
     least = total_cost(layers, [x.lower for x in layers])
     most = total_cost(layers, [x.upper for x in layers])
-    held = {i: x.lower for i, x in enumerate(layers) if x.lower == x.upper}
+    held: dict[int, float] = {
+        i: x.lower for i, x in enumerate(layers) if x.lower == x.upper
+    }
     free = [i for i in range(len(layers)) if i not in held]
     if budget >= most * (1.0 - BUDGET_SLACK):
         shared, held = math.inf, {i: x.upper for i, x in enumerate(layers)}
@@ -135,6 +140,9 @@ def solve_soft(
                 held[i] = (
                     layers[i].lower if count < layers[i].lower else layers[i].upper
                 )
+    for i, layer in enumerate(layers):
+        if layer.lower == layer.upper < layer.magnitude.numel():
+            held[i] = layer.lower + extra
     guess = shared if math.isfinite(shared) else 0.0
     open_ = [i for i in range(len(layers)) if i not in held]
     found = dict(zip(open_, problem.at(open_, shared), strict=True))

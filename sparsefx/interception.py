@@ -5,6 +5,7 @@ Classes of torch are patched while a recording runs, and put back after it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -25,8 +26,10 @@ class Observer(Protocol):
     ) -> Any:
         """A module is called."""
 
-    def function(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """``apply`` of a `torch.autograd.Function` is called."""
+    def function(
+        self, kind: Any, original: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """``apply`` of ``kind``, a `torch.autograd.Function`, is called."""
 
     def enter(self, region: object, kind: str, options: tuple[Any, ...]) -> None:
         """A region of another gradient or autocast mode has been entered."""
@@ -52,7 +55,7 @@ def told(observer: Observer) -> Iterator[None]:
         run = apply.__get__(None, kind)
         if observer.paused:
             return run(*args, **kwargs)
-        return observer.function(run, args, kwargs)
+        return observer.function(kind, run, args, kwargs)
 
     def enter_autocast(region: Any) -> Any:
         out = autocast_enter(region)
@@ -88,6 +91,17 @@ def told(observer: Observer) -> Iterator[None]:
     finally:
         for owner, name, value in originals:
             setattr(owner, name, value)
+
+
+@functools.cache
+def applied(kind: Any) -> Callable[..., Any]:
+    """``kind.apply`` under a name of its own, as a graph can call it."""
+
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        return kind.apply(*args, **kwargs)
+
+    apply.__name__ = apply.__qualname__ = kind.__name__
+    return apply
 
 
 def quietly(

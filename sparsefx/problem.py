@@ -106,7 +106,7 @@ class Problem:
         )
         return nu
 
-    def hold(self, i: int, count: int, guess: float) -> State:
+    def hold(self, i: int, count: float, guess: float) -> State:
         """Layer i alone, keeping `count` entries."""
         size = self.sizes[i]
         if count in (0, size):

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.boxes import unbox
@@ -38,13 +39,15 @@ class _View(nn.Module):
 
 
 def _raw(view: nn.Module, real: nn.Module, name: str) -> Any:
-    """A raw tensor, a submodule, or a plain attribute as it is now (None if unset)."""
+    """A raw tensor, a submodule, or a plain attribute as it is now."""
     try:
         return nn.Module.__getattr__(view, name)
     except AttributeError:
         if name.startswith("__"):
             raise
-        return getattr(real, name, None)  # None: a cache that is not made yet
+        found = getattr(real, name, None)
+        # a cache that is not made yet: the guards keep the graph from reading it
+        return torch.empty(0) if found is None else found
 
 
 def _follow(real: nn.Module) -> property:

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from sparsefx.boxes import box
 from sparsefx.errors import CaptureError
-from sparsefx.interception import quietly, told
+from sparsefx.interception import applied, quietly, told
 from sparsefx.node_values import NodeValues
 from sparsefx.opaque import described
 from sparsefx.private import (
@@ -162,10 +162,12 @@ class _Recorder(TorchFunctionMode):
         finally:
             self.values.stack.pop()
 
-    def function(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def function(
+        self, kind: Any, original: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
         self.check_modes()
         out = quietly(self, original, *args, **kwargs)
-        self.write("call_function", original, args, kwargs, out)
+        self.write("call_function", applied(kind), args, kwargs, out)
         return out
 
     def enter(self, region: object, kind: str, options: tuple[Any, ...]) -> None:

@@ -47,7 +47,9 @@ class StepReport:
     frozen: bool
 
 
-def reported(plan: Plan, step: int, budget: float, beta: float, seen: Seen) -> StepReport:
+def reported(
+    plan: Plan, step: int, budget: float, beta: float, seen: Seen
+) -> StepReport:
     """The report of a step that a device has taken."""
     prices = plan.prices()
     soft, hard = (

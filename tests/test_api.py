@@ -407,3 +407,10 @@ def test_a_model_that_cannot_be_copied():
     with pytest.raises(sparsefx.MaskError, match=r"cannot be copied.*inplace=True"):
         sparse_of(net)
     assert sparse_of(net, inplace=True) is net
+
+
+def test_an_optimizer_without_effect_is_said():
+    sparse = sparsefx.transform(nn.Linear(4, 2), example_inputs=(torch.ones(2, 4),))
+    optimizer = torch.optim.SGD(sparse.parameters())
+    with pytest.warns(UserWarning, match="optimizer has no effect"):
+        sparsefx.step(sparse, optimizer=optimizer)

@@ -85,7 +85,7 @@ def views_in_place(m: Any, v: Tensor) -> Tensor:
 
 
 def relu_in_place(m: Any, v: Tensor) -> Tensor:
-    return m.b(F.relu(m.a(v), inplace=True).add_(1))
+    return m.b(F.relu(m.a(v) + 1, inplace=True))
 
 
 def written_input(m: Any, v: Tensor) -> Tensor:

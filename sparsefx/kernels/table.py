@@ -56,7 +56,8 @@ def readable(tensors: Sequence[Tensor]) -> bool:
     """Whether kernels can read these tensors together through a table.
 
     They must be plain strided tensors of one device and one dtype (float32, bfloat16
-    or float16), row-major or channels_last, 16-byte aligned, with fewer than 2**31 entries.
+    or float16), row-major or channels_last, 16-byte aligned, with fewer than 2**31
+    entries together.
 
     Example:
         >>> readable([torch.ones(4)]), readable([torch.ones(4)[1:]])
@@ -68,9 +69,7 @@ def readable(tensors: Sequence[Tensor]) -> bool:
         and sum(t.numel() for t in tensors) < _MOST_ENTRIES
         and tensors[0].dtype in DTYPES
         and all(
-            is_plain(t)
-            and t.data_ptr() % _ALIGNMENT == 0
-            and layout(t) is not None
+            is_plain(t) and t.data_ptr() % _ALIGNMENT == 0 and layout(t) is not None
             for t in tensors
         )
     )

@@ -73,7 +73,9 @@ def masked(
     last: Tensor,
 ) -> Tensor:
     """See `Kernels.masked`."""
-    return _masked(weight, mu, slope, center, threshold, last, weight.dtype)
+    scalars = (mu, slope, center, threshold, last)
+    out: Tensor = _masked(weight, *scalars, weight.dtype)
+    return out
 
 
 def masked_backward(
@@ -87,7 +89,9 @@ def masked_backward(
     through: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
-    return _masked_backward(grad, weight, mu, slope, center, threshold, last, through)
+    scalars = (mu, slope, center, threshold, last, through)
+    found: tuple[Tensor, Tensor] = _masked_backward(grad, weight, *scalars)
+    return found
 
 
 @torch.library.custom_op("sparsefx::masked", mutates_args=())

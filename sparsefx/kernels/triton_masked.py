@@ -36,9 +36,7 @@ def forward(weight, out, mu, slope, center, threshold, last, size, inner, outer,
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     here = place < size
     w = tl.load(weight + place, mask=here, other=0.0).to(tl.float32)
-    _, m, kept, _ = evaluate(
-        w, place, mu, slope, center, threshold, last, inner, outer
-    )
+    _, m, kept, _ = evaluate(w, place, mu, slope, center, threshold, last, inner, outer)
     tl.store(out + place, tl.where(kept, w * m, 0.0), mask=here)
 
 

@@ -96,7 +96,9 @@ def find(ties, whole, sites, site, nth, bits, ELEMENT: tl.constexpr,
     place = chunk * CHUNK
     seen = passed
     for piece in range(CHUNK // BLOCK):
-        equal = equals(address, chunk * CHUNK + piece * BLOCK, size, bits, ELEMENT, BLOCK)
+        equal = equals(
+            address, chunk * CHUNK + piece * BLOCK, size, bits, ELEMENT, BLOCK
+        )
         reach = seen + tl.cumsum(equal, 0)
         place += tl.sum((reach < nth).to(tl.int32), 0)
         seen += tl.sum(equal, 0)

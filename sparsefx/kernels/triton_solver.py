@@ -157,8 +157,8 @@ def begin(whole, real, control, state, dual, sites, NORMALIZE: tl.constexpr,
         bracket(real, state, sites, column, active, -mu / old, capacity, PAD)
     finite = bad >= WIDTH
     tl.store(control + HARD, tl.where(finite, SEARCH, DONE).to(tl.int64))
-    tl.store(control + SOFT,
-             tl.where(finite, tl.where(known, SEARCH, WAIT), DONE).to(tl.int64))  # fmt: skip
+    soft = tl.where(finite, tl.where(known, SEARCH, WAIT), DONE)
+    tl.store(control + SOFT, soft.to(tl.int64))
 
 
 @triton.jit
@@ -234,8 +234,9 @@ def narrow(bills, control, state, tally, classes, BINS: tl.constexpr):
     tl.store(control + FLOOR, low)
     tl.store(control + CEILING, high)
     tl.store(control + BASE, low)
-    tl.store(control + SHIFT, tl.maximum(exponent(width.to(tl.float64)) + 1
-                                         - exponent(tl.full([], BINS, tl.float64)), 0))  # fmt: skip
+    bins = exponent(tl.full([], BINS, tl.float64))
+    shift = exponent(width.to(tl.float64)) + 1 - bins
+    tl.store(control + SHIFT, tl.maximum(shift, 0))
     if width <= _NARROW:
         tl.store(control + HARD, tl.full([], SETTLE, tl.int64))
         tl.store(state + CUTOFF, low.to(tl.float64, bitcast=True))

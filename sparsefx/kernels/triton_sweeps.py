@@ -229,10 +229,8 @@ def sweep(owner, whole, real, control, state, partial, ties, tally, sites, chunk
             if hard == SEARCH:
                 bin = (key - base) >> shift
                 above += fours((inside & (bin >= BINS)).to(tl.int32))
-                tl.atomic_add(
-                    bins + bin.to(tl.int32), one, mask=inside & (bin >= 0) & (bin < BINS),
-                    sem="relaxed",
-                )  # fmt: skip
+                found = inside & (bin >= 0) & (bin < BINS)
+                tl.atomic_add(bins + bin.to(tl.int32), one, mask=found, sem="relaxed")
             else:
                 bits = a.to(tl.int32, bitcast=True)
                 over = inside & (key >= ceiling)

@@ -147,6 +147,7 @@ def solve(
         names=chosen,
         survey=seen,
         hard=hard,
+        extra=_extra(layers, budget - spent),
     )
 
     def merged(defaults: Sequence[Any], found: Sequence[Any]) -> tuple[Any, ...]:
@@ -174,6 +175,16 @@ def solve(
         dual=soft.mu,
         sweeps=soft.sweeps,
     )
+
+
+def _extra(layers: Sequence[Layer], budget: float) -> float:
+    """What each layer of a fixed count softly keeps more, to meet the budget exactly."""
+    if any(layer.lower < layer.upper for layer in layers):
+        return 0.0
+    open_ = [x for x in layers if x.upper < x.magnitude.numel()]
+    left = budget - math.fsum(x.price * x.upper for x in layers)
+    price = math.fsum(x.price for x in open_)
+    return min(max(left / price, 0.0), 0.999) if price else 0.0
 
 
 def _cuts(layers: Sequence[Layer], hard: HardMasks) -> list[float]:
