@@ -13,16 +13,16 @@ masked training steps alternate. Synchronisations raise while masked steps are t
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from collections.abc import Callable
 from statistics import median
 
 import authors_route
+import gpu_check
 import gpu_models
 import measure
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import sparsefx
 
@@ -51,22 +51,6 @@ def copy_bandwidth() -> float:
     return 2e3 * one.nbytes / milliseconds(lambda: two.copy_(one), 20)
 
 
-def buffers(sites: int) -> dict[str, Tensor]:
-    """The mask parameters a state would hold."""
-    from sparsefx.kernels.device_solver import VECTORS
-
-    made = {
-        name: torch.zeros(
-            sites,
-            dtype=torch.int64 if name in ("last", "group") else torch.float64,
-            device="cuda",
-        )
-        for name in VECTORS
-    }
-    made["dual"] = torch.full((2,), math.nan, dtype=torch.float64, device="cuda")
-    return made
-
-
 def projection(shapes: list[tuple[int, ...]], beta: float, copy: float) -> dict:
     """Times of one projection of weights of these shapes, in milliseconds."""
     from sparsefx.kernels import triton_sweeps as sweeps
@@ -77,7 +61,7 @@ def projection(shapes: list[tuple[int, ...]], beta: float, copy: float) -> dict:
     solver = DeviceSolver(
         weights, prices, [1.0] * len(weights), "layer", [True] * len(weights)
     )
-    into = buffers(len(weights))
+    into = gpu_check.buffers(len(weights))
     pairs = list(zip(prices, weights, strict=True))
     budget = DENSITY * sum(p * w.numel() for p, w in pairs)
 
@@ -204,63 +188,12 @@ def training(name: str, mode: str, batch: int) -> dict:
         "ratio": found["masked"] / found["dense"],
         "graph_breaks": 0,  # fullgraph=True raises at the first
         "recompilations": torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        - before["unique_graphs"],
+        - before.get("unique_graphs", 0),
         "synchronised": synced,
         "steps_on_device": sum(isinstance(r, LaterReport) for r in reports)
         / len(reports),
         "peak_bytes": torch.cuda.max_memory_allocated(),
     }
-
-
-def check() -> dict:
-    """The kernels against the plain ones on this GPU, and twice against themselves."""
-    from sparsefx.kernels import reference, triton
-    from sparsefx.kernels.device_solver import DeviceSolver, Seen
-    from sparsefx.learners.soft_topk import solve
-
-    results = {}
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        torch.manual_seed(1)
-        shapes = [(300, 200), (64, 32, 3, 3), (1000,), (777, 3)]
-        weights = [torch.randn(s, device="cuda").to(dtype) for s in shapes]
-        weights[1] = weights[1].to(memory_format=torch.channels_last)
-        prices = [1.0, 9.0, 2.0, 0.3]
-        budget = 0.2 * sum(p * w.numel() for p, w in zip(prices, weights, strict=True))
-        runs = []
-        for _ in range(2):
-            solver = DeviceSolver(weights, prices, [1.0] * 4, "layer", [True] * 4)
-            into = buffers(4)
-            solver.solve(weights, budget, 5.0, into)
-            runs.append((into, Seen.of(solver.observe(weights, into))))
-        (into, seen), (again, _) = runs
-        host = solve(
-            weights, prices, solver.worths.tolist(), [(0, w.numel()) for w in weights],
-            budget, 5.0, None, [str(s) for s in shapes],
-        )  # fmt: skip
-        soft = sum(p * s for p, s in zip(prices, seen.soft, strict=True))
-        arguments = [into[n][1] for n in ("mu", "slope", "center", "threshold", "last")]
-        grad, w = torch.randn_like(weights[1]), weights[1]
-        through = torch.ones((), dtype=torch.float64, device="cuda")
-        pairs = [
-            (triton.masked(w, *arguments), reference.masked(w, *arguments)),
-            *zip(
-                triton.masked_backward(grad, w, *arguments, through),
-                reference.masked_backward(grad, w, *arguments, through),
-                strict=True,
-            ),
-        ]
-        gaps = [float((a - b).abs().max() / b.abs().max()) for a, b in pairs]
-        results[str(dtype)] = {
-            "same_counts": seen.counts == tuple(host.counts),
-            "same_thresholds": into["threshold"].tolist() == list(host.threshold),
-            "same_ties": into["last"].tolist() == list(host.last),
-            "soft_error": abs(soft / budget - 1),
-            "bitwise_twice": all(torch.equal(into[n], again[n]) for n in into),
-            "forward_gap": gaps[0],
-            "gradient_gap": gaps[1],
-            "sum_gap": gaps[2],
-        }
-    return results
 
 
 def main() -> None:
@@ -276,7 +209,10 @@ def main() -> None:
         )
     result: dict[str, object] = {}
     if options.only in (None, "check"):
-        result["check"] = check()
+        result["check"] = {
+            **gpu_check.check(),
+            "synchronised": gpu_check.synchronised(),
+        }
     if options.only in (None, "projection"):
         copy = copy_bandwidth()
         result["copy_bytes_per_second"] = copy

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -73,6 +75,22 @@ def extra_bytes(call: Callable[[], object]) -> int:
     return _status("VmHWM") - before
 
 
+def peak_bytes(make: Callable[[], Callable[[], object]], times: int) -> int:
+    """Peak resident memory while what is made is called, above that before making it.
+
+    What making it took and freed does not count.
+    """
+    before = _status("VmRSS")
+    call = make()
+    call()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    for _ in range(times):
+        call()
+    return _status("VmHWM") - before
+
+
 def _status(key: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key + ":"):
@@ -91,13 +109,12 @@ def save(name: str, result: Mapping[str, object]) -> Path:
 
 def bars(path: Path, title: str, rows: Sequence[tuple[str, float]], unit: str) -> None:
     """A bar chart on a logarithmic axis, as SVG."""
-    import math
-
     low = min(value for _, value in rows) / 2
     high = max(value for _, value in rows)
     scale = 360 / math.log10(high / low)
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {60 + 26 * len(rows)}"'
+        '<svg xmlns="http://www.w3.org/2000/svg" '
+        f'viewBox="0 0 720 {60 + 26 * len(rows)}"'
         ' font-family="sans-serif" font-size="13">',
         '<rect width="100%" height="100%" fill="white"/>',
         f'<text x="12" y="24" font-size="15" font-weight="bold">{title}</text>',

@@ -13,7 +13,6 @@ peaks of memory are those of one process for each.
 from __future__ import annotations
 
 import argparse
-import copy
 import subprocess
 import sys
 import warnings
@@ -22,7 +21,7 @@ from collections.abc import Callable
 import torch
 from authors_package import sparsifier
 from authors_route import project
-from measure import RESULTS, bars, extra_bytes, rounds, save
+from measure import RESULTS, bars, peak_bytes, rounds, save
 from networks import ViT, resnet
 from torch import nn
 from torch.nn.utils import prune
@@ -83,7 +82,7 @@ def stepper(
 
 
 def peak(kind: str, name: str, compiled: bool, path: str | None) -> float:
-    """Peak memory of three steps in a process of its own, above that before them."""
+    """Peak memory of three steps in a process of its own, above that before."""
     command = [sys.executable, __file__, "--peak", kind, "--models", name]
     command += ["--compile"] if compiled else []
     command += ["--reference", path] if path else []
@@ -108,15 +107,8 @@ def main() -> None:
         kinds += ["authors_route", "torch_prune"]
         kinds += ["authors_package"] if options.reference else []
     if options.peak:
-
-        def three() -> None:
-            step = stepper(
-                options.peak, options.models[0], options.compile, options.reference
-            )
-            for _ in range(3):
-                step()
-
-        print(extra_bytes(three))
+        arguments = (options.models[0], options.compile, options.reference)
+        print(peak_bytes(lambda: stepper(options.peak, *arguments), 3))
         return
     rows = []
     for name in options.models:
@@ -146,7 +138,8 @@ def main() -> None:
         for kind in kinds:
             print(
                 f"  {kind:16} {times[kind]['cpu_ms']:8.1f} ms CPU, x "
-                f"{ratios[kind]:.3f}; peak memory x {memory[kind] / memory['dense']:.3f}",
+                f"{ratios[kind]:.3f}; peak memory x "
+                f"{memory[kind] / memory['dense']:.3f}",
                 flush=True,
             )
     if not options.no_save:
@@ -155,7 +148,11 @@ def main() -> None:
         bars(
             RESULTS / f"{name}.svg",
             "CPU time of a training step, dense = 1",
-            [(f"{r['model']}: {k}", v) for r in rows for k, v in r["cpu_ratio"].items()],
+            [
+                (f"{r['model']}: {k}", v)
+                for r in rows
+                for k, v in r["cpu_ratio"].items()
+            ],
             "x",
         )
 

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from sparsefx.amount import Amount, hint, integer
 from sparsefx.cost import CostRow, CostTable, Use
+from sparsefx.observed_uses import Observed
 from sparsefx.passes.price_nodes import price
 from sparsefx.passes.weight_paths import Scope, label_of
 
@@ -27,6 +28,13 @@ _OWNERS: Mapping[type[nn.Module], str] = {
     nn.ConvTranspose2d: "conv_transpose2d",
     nn.ConvTranspose3d: "conv_transpose3d",
 }
+
+
+def _owner(module: nn.Module, attribute: str) -> str:
+    """The operation that a module of a known type does with a weight of its own."""
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return type(module).__name__.lower() if "weight" in attribute else ""
+    return _OWNERS.get(type(module), "") if attribute == "weight" else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,11 @@ def _product_row(node: fx.Node, macs: Amount, scope: Scope) -> CostRow:
     )
 
 
-def cost_table(module: nn.Module, graphs: Mapping[str, fx.GraphModule]) -> CostTable:
+def cost_table(
+    module: nn.Module,
+    graphs: Mapping[str, fx.GraphModule],
+    observed: Mapping[str, Observed] | None = None,
+) -> CostTable:
     """The cost of a model from its captured graphs.
 
     Every parameter has one row, under its first name; the costs of a weight that is
@@ -150,6 +162,8 @@ def cost_table(module: nn.Module, graphs: Mapping[str, fx.GraphModule]) -> CostT
     Args:
         module: the whole model.
         graphs: captured graphs by module path; see `collect`.
+        observed: by parameter name, how weights that no graph shows were used when
+            the model ran.
 
     Raises:
         CaptureError: a graph carries no recorded values.
@@ -164,7 +178,9 @@ def cost_table(module: nn.Module, graphs: Mapping[str, fx.GraphModule]) -> CostT
     for use in collected.uses:
         uses.setdefault(use.parameter, []).append(use)
     rows = [
-        _parameter_row(module, name, value, uses.get(name, []), collected)
+        _parameter_row(
+            module, name, value, uses.get(name, []), collected, (observed or {}).get(name)
+        )
         for name, value in module.named_parameters()
     ]
     return CostTable((*rows, *collected.fixed))
@@ -176,9 +192,10 @@ def _parameter_row(
     value: torch.Tensor,
     uses: list[Use],
     collected: Collected,
+    observed: Observed | None,
 ) -> CostRow:
     path, _, attribute = name.rpartition(".")
-    owner = _OWNERS.get(type(module.get_submodule(path)), "")
+    owner = _owner(module.get_submodule(path), attribute)
     macs = Amount(integer(0))
     reason = collected.reasons.get(name, "")
     ops = dict.fromkeys(use.op for use in uses)
@@ -188,7 +205,12 @@ def _parameter_row(
         reason = "fewer than two dimensions: a bias, a norm or a scale"
     elif not uses and name in collected.seen:
         reason = reason or NOT_MULTIPLIED
-    elif not uses and owner and attribute == "weight" and value.is_floating_point():
+    elif not uses and observed is not None:
+        ops = {observed.op: None}
+        # an average over the weight's entries, for the example inputs
+        macs = Amount(integer(round(observed.macs)) / max(value.numel(), 1))
+        reason = "seen in Python: its MACs are those of the example inputs"
+    elif not uses and owner and value.is_floating_point():
         ops = {owner: None}
         reason = "MACs unknown: no captured graph uses it"
     elif not uses:

@@ -55,9 +55,7 @@ def _weighted(
         reason = f"reaches {op} ({node.name}) through {operand}, not as it is"
         blocked = tuple((found, reason) for found in scope.behind(operand))
         return Priced((), uses.times(product(shape, [""] * len(shape))), blocked)
-    source = operand
-    while isinstance(source, fx.Node) and source.op != "get_attr":
-        source = source.args[0]
+    source = scope.source(operand)
     count = product(shape_of(source), [""] * len(shape_of(source)))
     copies = product(shape, [""] * len(shape))
     if copies.expr != count.expr:
@@ -231,6 +229,39 @@ def _attention(node: fx.Node, scope: Scope) -> Priced:
     return priced + Priced(fixed=core)
 
 
+def _recurrent(node: fx.Node, scope: Scope) -> Priced:
+    """All layers of a recurrent network: each weight is used at every token."""
+    # the weights stand behind the states, or behind the lengths and the states
+    position = 2 if isinstance(node.args[3], bool) else 3
+    weights = node.args[position]
+    uses = linear_uses(shape_of(node.args[0])[:-1], scope.symbolic)
+    assert isinstance(weights, list | tuple)
+    return _several(node, weights, uses, scope)
+
+
+def _cell(node: fx.Node, scope: Scope) -> Priced:
+    uses = linear_uses(shape_of(node.args[0])[:-1], scope.symbolic)
+    return _several(node, node.args[2:4], uses, scope)
+
+
+def _several(
+    node: fx.Node, weights: Sequence[object], uses: Amount, scope: Scope
+) -> Priced:
+    priced = Priced()
+    for weight in weights:
+        if len(shape_of(weight)) == 2:
+            priced += _weighted(node, weight, label_of(node), uses, scope)
+    return priced
+
+
+def _grouped(node: fx.Node, scope: Scope) -> Priced:
+    """Each row meets one of the matrices: their mean, whatever the split."""
+    uses = linear_uses(shape_of(node.args[0])[:-1], scope.symbolic)
+    groups = hint(shape_of(node.args[1])[0])
+    share = uses.times(Amount(integer(1) / groups))
+    return _weighted(node, node.args[1], "grouped_mm", share, scope)
+
+
 RULES: Mapping[str, Callable[[fx.Node, Scope], Priced]] = {
     "linear": _linear,
     "bilinear": _bilinear,
@@ -242,6 +273,12 @@ RULES: Mapping[str, Callable[[fx.Node, Scope], Priced]] = {
     "einsum": _einsum,
     "scaled_dot_product_attention": _sdpa,
     "multi_head_attention_forward": _attention,
+    "_grouped_mm": _grouped,
+    "grouped_mm": _grouped,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
+    **dict.fromkeys(
+        ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell
+    ),
 }
 _HOMES = (torch, F, torch.Tensor, operator)
 _TARGETS = frozenset(

@@ -9,17 +9,9 @@ import torch
 from torch import fx
 
 from sparsefx.errors import CaptureError
+from sparsefx.weight_views import KEEPING, SCALING
 
 Size = int | torch.SymInt
-
-# What a weight may pass through and still be used entry by entry. (`expand` repeats
-# every entry equally, so the share of each is still the same.)
-_VIEWS = frozenset(
-    "t transpose swapaxes permute movedim moveaxis reshape view flatten unflatten "
-    "squeeze unsqueeze contiguous to type type_as float half bfloat16 double clone "
-    "expand expand_as broadcast_to T mT adjoint".split()
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -48,19 +40,37 @@ class Scope:
         return cls(names, symbolic, prefix)
 
     def parameter(self, node: object) -> str | None:
-        """The parameter that a node is a view or cast of, or None."""
+        """The parameter that a node is a view, a cast or a multiple of, or None."""
+        source = self.source(node)
+        return None if source is None else self.names[str(source.target)]
+
+    def source(self, node: object) -> fx.Node | None:
+        """The ``get_attr`` node of that parameter."""
         while isinstance(node, fx.Node):
             if node.op == "get_attr":
-                name = self.names.get(str(node.target))
                 value = node.meta.get("val")
-                if name is None or not isinstance(value, torch.Tensor):
-                    return None
-                return name if value.ndim >= 2 and value.is_floating_point() else None
+                known = str(node.target) in self.names and isinstance(value, torch.Tensor)
+                wide = known and value.ndim >= 2 and value.is_floating_point()
+                return node if wide else None
             label = node.args[1] if node.target is getattr else label_of(node)
-            if label not in _VIEWS:
+            if label in SCALING:
+                return self._scaled(node)
+            if label not in KEEPING:
                 return None
             node = node.args[0] if node.args else None
         return None
+
+    def _scaled(self, node: fx.Node) -> fx.Node | None:
+        """The weight among the factors of a product, if it is one and no other."""
+        parts = node.args if "mul" in label_of(node) else node.args[:1]
+        shape = shape_of(node)
+        found = [
+            source
+            for part in parts
+            if isinstance(part, fx.Node) and _shape(part) == shape
+            if (source := self.source(part)) is not None
+        ]
+        return found[0] if len(found) == 1 else None
 
     def behind(self, node: object) -> Iterator[str]:
         """Parameters that a node is computed from, if from nothing else."""
@@ -102,6 +112,11 @@ def shape_of(node: object) -> tuple[Size, ...]:
             "torch.fx.passes.fake_tensor_prop.FakeTensorProp on the graph first"
         )
     return tuple(value.shape)
+
+
+def _shape(node: fx.Node) -> tuple[Size, ...] | None:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
 
 
 def argument(node: fx.Node, position: int, name: str) -> object:

@@ -181,7 +181,7 @@ def costs(model: nn.Module, example_inputs: Any = None) -> CostTable:
             "224),), or a dict of keyword inputs"
         )
     found: Capture = capture(model, inputs, verify=False)
-    return cost_table(model, found.priced)
+    return cost_table(model, found.priced, found.observed)
 
 
 def report(module: nn.Module) -> Report:

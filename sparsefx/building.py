@@ -40,7 +40,7 @@ def build(
 ) -> nn.Module:
     """Builds the sparse model; see `sparsefx.transform`."""
     found, priced = _captured(model, example_inputs)
-    table = cost_table(model, found.priced if priced else {})
+    table = cost_table(model, found.priced if priced else {}, found.observed)
     weights = {row.name: row for row in table if row.maskable}
     if not weights:
         raise MaskError(

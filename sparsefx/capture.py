@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from sparsefx.errors import CaptureError
 from sparsefx.guards import Noted, hooks_of, noted
 from sparsefx.merge import merge_modes
+from sparsefx.observed_uses import Observed, watch
 from sparsefx.preserve import attribute_table, preserved, written_attributes
 from sparsefx.private import tree_flatten, tree_unflatten
 from sparsefx.program import Program
@@ -35,11 +36,13 @@ class Capture:
         root: the model.
         programs: recorded graphs by module path ("" is the whole model).
         reasons: why a path could not be recorded, by path.
+        observed: how weights that no graph shows were used on the example inputs.
     """
 
     root: nn.Module
     programs: Mapping[str, Program]
     reasons: Mapping[str, str] = field(default_factory=dict)
+    observed: Mapping[str, Observed] = field(default_factory=dict)
 
     @property
     def graphs(self) -> dict[str, fx.GraphModule]:
@@ -57,7 +60,7 @@ class Capture:
     @property
     def whole(self) -> bool:
         """Whether the model is one graph."""
-        return "" in self.programs
+        return "" in self.programs and not self.programs[""].reason
 
     def __str__(self) -> str:
         lines = [
@@ -112,7 +115,35 @@ def capture(
     with preserved(model):
         calls = observe(model, call)
         _descend(model, "", calls, verify, programs, reasons)
-    return Capture(model, programs, reasons)
+        observed = _observed(model, call, programs)
+    return Capture(model, programs, reasons, observed)
+
+
+def _observed(
+    model: nn.Module, call: Call, programs: Mapping[str, Program]
+) -> Mapping[str, Observed]:
+    """Runs the model once more if weights are left that no graph shows."""
+    shown = {
+        id(value)
+        for path, program in programs.items()
+        for name, value in model.get_submodule(path).named_parameters()
+        if any(
+            node.op == "get_attr" and node.target == name
+            for _, part in program.parts()
+            for node in part.graph.nodes
+        )
+    }
+    left = [
+        name
+        for name, value in model.named_parameters()
+        if value.ndim >= 2 and value.is_floating_point() and id(value) not in shown
+    ]
+    if not left:
+        return {}
+    model.eval()
+    with preserved(model), torch.no_grad(), watch(model, left) as seen:
+        model(*call[0], **call[1])
+    return seen.found
 
 
 def _refuse_parts(model: nn.Module) -> None:
@@ -204,8 +235,11 @@ def _descend(
         reasons[path] = "the example inputs never call it"
     else:
         try:
-            programs[path] = capture_module(module, calls[path], verify=verify)
-            return
+            found = capture_module(module, calls[path], verify=verify)
+            programs[path] = found
+            if not found.reason:
+                return
+            reasons[path] = found.reason  # its parts have graphs for that mode
         except CaptureError as error:
             reasons[path] = str(error)
     for name, child in module.named_children():
@@ -243,25 +277,31 @@ def _program(
     module: nn.Module, args: Any, kwargs: Any, dynamic: bool, verify: bool
 ) -> Program:
     records: dict[bool, Recording] = {}
+    reasons: dict[bool, str] = {}
     for training in (True, False):
-        with preserved(module), _watched(module):
-            module.train(training)
-            with torch.enable_grad():
-                records[training] = record(module, args, kwargs, dynamic_batch=dynamic)
+        try:
+            with preserved(module), torch.enable_grad():
+                module.train(training)  # may clear caches
+                with _watched(module):
+                    found = record(module, args, kwargs, dynamic_batch=dynamic)
+            records[training] = found
+        except CaptureError as error:
+            reasons[training] = str(error)
+    if not records or (reasons and False in reasons):
+        raise CaptureError(reasons[False])
     leaves = tree_flatten((args, kwargs))[0]
-    program = _joined(records[True], records[False], leaves, noted(module))
-    found = check(program, module, args, kwargs) if verify else None
-    if found:
-        raise CaptureError(f"the recorded graph is not the module: {found}")
+    program = _joined(records.get(True), records[False], leaves, noted(module))
+    program.reason = f"in train mode, {reasons[True]}" if reasons else ""
+    wrong = check(program, module, args, kwargs) if verify else None
+    if wrong:
+        raise CaptureError(f"the recorded graph is not the module: {wrong}")
     return program
 
 
 def _joined(
-    train: Recording, evaluation: Recording, leaves: list[Any], attributes: Noted
+    train: Recording | None, evaluation: Recording, leaves: list[Any], attributes: Noted
 ) -> Program:
     """One program for both modes; two graphs where the modes run different code."""
-    same = train.output == evaluation.output and train.inputs == evaluation.inputs
-    merged = same and merge_modes(train.graph, evaluation.graph) is None
 
     def made(part: Recording, mode: bool | None, *more: Recording) -> Program:
         return Program(
@@ -276,7 +316,10 @@ def _joined(
             attributes=attributes,
         )
 
-    if merged:
+    if train is None:
+        return made(evaluation, False)
+    same = train.output == evaluation.output and train.inputs == evaluation.inputs
+    if same and merge_modes(train.graph, evaluation.graph) is None:
         return made(train, None, evaluation)
     program, twin = made(train, True), made(evaluation, False)
     program.twin = twin

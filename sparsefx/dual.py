@@ -80,6 +80,7 @@ def solve_soft(
     survey: Survey | None = None,
     hard: HardMasks | None = None,
     extra: float = 0.0,
+    middles: Sequence[float] | None = None,
 ) -> SoftMasks:
     """Solves the entropic problem of this module's docstring.
 
@@ -103,6 +104,8 @@ def solve_soft(
         names: of the layers, for errors.
         survey: of the layers; saves a sweep.
         hard: the hard masks, for `SoftMasks.bought`; None keeps all.
+        middles: magnitudes at which the masks of layers held at a bound may be 1/2;
+            saves sweeps.
 
     Raises:
         BudgetError: the budget is below the cost of the lower bounds.
@@ -144,9 +147,10 @@ def solve_soft(
         if layer.lower == layer.upper < layer.magnitude.numel():
             held[i] = layer.lower + extra
     guess = shared if math.isfinite(shared) else 0.0
+    starts = middles or [math.nan] * len(layers)
     open_ = [i for i in range(len(layers)) if i not in held]
     found = dict(zip(open_, problem.at(open_, shared), strict=True))
-    found |= {i: problem.hold(i, count, guess) for i, count in held.items()}
+    found |= {i: problem.hold(i, count, guess, starts[i]) for i, count in held.items()}
     states = [found[i] for i in range(len(layers))]
     alone = {i: number for number, i in enumerate(sorted(held), start=1)}
     return SoftMasks(

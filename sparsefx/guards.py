@@ -6,13 +6,16 @@ change, is compared before each run; where it differs, the module's own Python r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+
+from sparsefx.node_values import attribute
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 _OWN = ("training", "_sparsefx_index", "_sparsefx_program", "_sparsefx")
@@ -78,7 +81,7 @@ class Guards:
         callers: modules whose mode the graph reads in the place of one another.
         mode: the mode those must be in, or None for any one.
         tables: attribute tables, a reader of the noted names, and their values.
-        tensors: attribute tables, a name, and the tensor's shape, type and device.
+        tensors: readers of tensors, and their shape, type and device.
     """
 
     hooks: tuple[Mapping[Any, Any], ...] = ()
@@ -86,7 +89,7 @@ class Guards:
     callers: tuple[nn.Module, ...] = ()
     mode: bool | None = None
     tables: tuple[tuple[Mapping[str, Any], itemgetter[Any], Any], ...] = ()
-    tensors: tuple[tuple[Mapping[str, Any], str, tuple[Any, ...]], ...] = ()
+    tensors: tuple[tuple[Callable[[], Any], tuple[Any, ...]], ...] = ()
 
     @classmethod
     def of(
@@ -130,9 +133,7 @@ class Guards:
             same = all(read(table) == wanted for table, read, wanted in self.tables)
         except KeyError:
             return False
-        return same and all(
-            described(table.get(name)) == wanted for table, name, wanted in self.tensors
-        )
+        return same and all(described(read()) == want for read, want in self.tensors)
 
 
 def described(value: Any) -> tuple[Any, ...] | None:
@@ -176,8 +177,8 @@ def _prefixes(path: str) -> Iterator[str]:
 
 def _tensors(
     root: nn.Module, graph: fx.Graph
-) -> Iterator[tuple[Mapping[str, Any], str, tuple[Any, ...]]]:
-    """Tensors that are plain attributes: Python may make, drop or replace them."""
+) -> Iterator[tuple[Callable[[], Any], tuple[Any, ...]]]:
+    """Buffers and plain attributes: Python may make, drop or replace them."""
     for node in graph.nodes:
         value = node.meta.get("val")
         if node.op != "get_attr" or not isinstance(value, Tensor):
@@ -186,6 +187,9 @@ def _tensors(
         if path.split(".")[0] == "_sparsefx":
             continue
         module = root.get_submodule(path)
-        if name not in module._parameters and name not in module._buffers:
+        if name not in module._parameters:
+            read = functools.partial(attribute, module, name)
+            if name in module._buffers:
+                read = functools.partial(module._buffers.get, name)
             shape = tuple(int(size) for size in value.shape)
-            yield vars(module), name, (shape, value.dtype, value.device)
+            yield read, (shape, value.dtype, value.device)

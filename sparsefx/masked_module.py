@@ -81,6 +81,11 @@ def restore(root: nn.Module) -> None:
         original = getattr(type(module), "_sparsefx_original", None)
         if original is not None:
             module.__class__ = original
+        if isinstance(module, nn.RNNBase):
+            raw: Any = module
+            raw._flat_weights = [
+                getattr(raw, name, None) for name in raw._flat_weights_names
+            ]
         for name in (_INDEX, _PROGRAM, CHILD):
             module.__dict__.pop(name, None)
     root._modules.pop(CHILD, None)
@@ -115,6 +120,8 @@ def _subclass(
     }
     for name in names:
         body[name] = _masked_property(name)
+    if issubclass(cls, nn.RNNBase):
+        body["_flat_weights"] = property(_flat_weights, _ignore)
     if has_graph:
         body["forward"] = _forward(cls)
         for name in ("graph", "code", "print_readable"):
@@ -123,6 +130,15 @@ def _subclass(
     if is_root and issubclass(cls, nn.Sequential):
         body |= {"__iter__": _iter, "__len__": _len, "__getitem__": _getitem}
     return type(cls.__name__, (cls,), body)
+
+
+def _flat_weights(self: Any) -> list[Tensor | None]:
+    """The list that recurrent layers compute with, of masked weights."""
+    return [getattr(self, name, None) for name in self._flat_weights_names]
+
+
+def _ignore(self: nn.Module, value: Any) -> None:
+    """Torch keeps that list up to date; ours is made anew."""
 
 
 def _masked_property(name: str) -> property:
@@ -150,8 +166,8 @@ def _forward(cls: type[nn.Module]) -> Any:
 
 def _of_graph(name: str, self: nn.Module) -> Any:
     program = self.__dict__[_PROGRAM]
-    if program.twin is not None:
-        raise AttributeError("train and eval are two graphs; see sparsefx.graphs")
+    if program.mode is not None:
+        raise AttributeError("each mode has a graph of its own; see sparsefx.graphs")
     return getattr(program.module(self), name)
 
 

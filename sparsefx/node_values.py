@@ -92,6 +92,9 @@ class NodeValues:
         if isinstance(value, slice):
             bounds = (value.start, value.stop, value.step)
             return slice(*(self.argument(bound, use) for bound in bounds))
+        for plain in (int, float, complex):  # of a subclass, such as NumPy's
+            if isinstance(value, plain) and type(value) not in (plain, bool):
+                return plain(value)
         if is_constant(value):
             return value
         raise CaptureError(f"{self.where()} {use.format(f'a {type(value).__name__}')}")
@@ -133,6 +136,29 @@ class NodeValues:
         return node
 
 
+def items_of(container: Any) -> list[tuple[str, Any]]:
+    """The items of a list, a tuple or a dict, with the words for where they are."""
+    if type(container) in (list, tuple):
+        return [(str(index), item) for index, item in enumerate(container)]
+    if type(container) is dict:
+        return [(repr(key), item) for key, item in container.items()]
+    return []
+
+
+def attribute(module: nn.Module, name: str) -> Any:
+    """A plain attribute, or an item of one (``"tables[3]"``); None if there is none.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.tables = [torch.ones(1), torch.zeros(1)]
+        >>> attribute(layer, "tables[1]")
+        tensor([0.])
+    """
+    name, _, key = name.partition("[")
+    value = vars(module).get(name)
+    return dict(items_of(value)).get(key[:-1]) if key else value
+
+
 def tensor_names(root: nn.Module) -> Mapping[int, str]:
     """Names of a module's tensors by id: parameters first, then buffers, attributes.
 
@@ -147,6 +173,10 @@ def tensor_names(root: nn.Module) -> Mapping[int, str]:
         for name, value in vars(module).items():
             if isinstance(value, Tensor):
                 names[id(value)] = dot + name
+            elif name not in ("_parameters", "_buffers"):
+                for key, item in items_of(value):
+                    if isinstance(item, Tensor) and "." not in key:
+                        names[id(item)] = f"{dot}{name}[{key}]"
     for name, tensor in [*root.named_buffers(), *root.named_parameters()]:
         names[id(tensor)] = name
     return names

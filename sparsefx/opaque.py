@@ -56,11 +56,44 @@ def recurrent_shapes(
     return (out, *finals)
 
 
+def grouped_shape(
+    rows: Tensor, weights: Tensor, offs: Tensor | None = None, **options: Any
+) -> Tensor:
+    """Output of a grouped matrix product: runs of rows, each by a matrix of its own.
+
+    Args:
+        rows: shape (tokens, width).
+        weights: shape (groups, width, out).
+        offs: where each run of rows ends.
+        options: what changes no shape.
+
+    Example:
+        >>> grouped_shape(torch.ones(5, 4), torch.ones(2, 4, 3)).shape
+        torch.Size([5, 3])
+    """
+    # an ordinary product of the same shape: gradients and types follow from it
+    return rows @ weights[0]
+
+
+def _sum_of_product(total: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Tensor:
+    return total + a * b
+
+
+def _sum_of_matmul(total: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Tensor:
+    return total + a @ b
+
+
 SHAPES: Mapping[Any, Callable[..., Any]] = {
     getattr(torch, name): recurrent_shapes
     for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
 }
 """Functions that give the outputs of an operation from its arguments."""
+
+# these have no fake kernel for symbolic sizes; a sum of products has their shapes
+_SUMS: Mapping[str, Callable[..., Any]] = {
+    "addcmul": _sum_of_product,
+    "baddbmm": _sum_of_matmul,
+}
 
 
 def described(func: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
@@ -68,6 +101,11 @@ def described(func: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
 
     A packed sequence (lengths in the place of the states) has none.
     """
+    name = getattr(func, "__name__", "")
+    if name in _SUMS and len(args) == 3:
+        return _SUMS[name]
+    if name in ("_grouped_mm", "grouped_mm"):
+        return grouped_shape if args[0].ndim == 2 and args[1].ndim == 3 else None
     rule = SHAPES.get(func)
     if rule is None or len(args) != 9 or not isinstance(args[3], bool):
         return None

@@ -69,7 +69,8 @@ class Plan:
         self, weights: Sequence[Tensor], sums: Sequence[float] | None = None
     ) -> list[float]:
         """What a unit of magnitude is worth, one a site; `sums` of them, if known."""
-        return worths(self.live(weights), self.policy.normalize, self.cost, sums)
+        sites = self.live(weights) if sums is None else self.sites
+        return worths(sites, self.policy.normalize, self.cost, sums)
 
     def limits(self, budget: float, weights: Sequence[Tensor]) -> list[tuple[int, int]]:
         """Least and greatest number of weights to keep, one pair a site.
@@ -77,10 +78,10 @@ class Plan:
         Raises:
             BudgetError: the budget is below what must be kept costs.
         """
-        everything = [*self.live(weights), *self.dense]
-        check_feasible(everything, budget, self.cost)
+        check_feasible([*self.sites, *self.dense], budget, self.cost)
         if self.policy.allocation == "cost_budget":
             return [bounds(site) for site in self.sites]
+        everything = [*self.live(weights), *self.dense]
         allocation = run(self.policy, everything, budget, self.cost)
         found = counts(allocation, everything, budget, self.cost)
         return list(found[: len(self.sites)])

@@ -13,6 +13,7 @@ from sparsefx.boxes import box
 from sparsefx.private import tree_flatten
 
 _TABLES = ("_parameters", "_buffers", "_modules")
+_CONTAINERS = (list, dict, set)
 
 
 @contextmanager
@@ -20,8 +21,8 @@ def preserved(root: nn.Module) -> Iterator[None]:
     """Restores attributes, buffers, flags and random state of ``root`` on exit.
 
     Covers what forward calls change: running statistics, counters, caches, re-bound
-    buffers, ``training`` flags, torch's random generators. Contents of Python
-    containers held by the modules are not copied.
+    buffers, ``training`` flags, torch's random generators, and what lists, dicts and
+    sets that are attributes hold.
 
     Example:
         >>> norm = nn.BatchNorm1d(2)
@@ -33,6 +34,12 @@ def preserved(root: nn.Module) -> Iterator[None]:
     modules = list(root.modules())
     attributes = [dict(vars(m)) for m in modules]
     tables = [{t: dict(getattr(m, t)) for t in _TABLES} for m in modules]
+    held = [
+        (value, value.copy())
+        for attrs in attributes
+        for name, value in attrs.items()
+        if name not in _TABLES and type(value) in _CONTAINERS
+    ]
     values = [(b, b.detach().clone()) for b in root.buffers()]
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = list(range(torch.cuda.device_count())) if used else []
@@ -47,6 +54,10 @@ def preserved(root: nn.Module) -> Iterator[None]:
                 live = getattr(module, table)
                 live.clear()
                 live.update(entries)
+        for container, contents in held:
+            container.clear()
+            add = container.extend if type(container) is list else container.update
+            add(contents)
         with torch.no_grad():
             for buffer, value in values:
                 if not torch.equal(buffer, value):
@@ -65,15 +76,25 @@ def written_attributes(root: nn.Module, before: dict[str, dict[str, Any]]) -> li
 
 
 def attribute_table(module: nn.Module) -> dict[str, Any]:
-    """A module's own attributes and buffers by name."""
-    own = {k: v for k, v in vars(module).items() if k not in _TABLES}
+    """A module's own attributes and buffers by name; containers as they are now."""
+    own = {
+        name: value.copy() if type(value) in _CONTAINERS else value
+        for name, value in vars(module).items()
+        if name not in _TABLES
+    }
     return own | dict(module._buffers)
 
 
 def _same(a: Any, b: Any) -> bool:
     if a is b:
         return True
-    plain = (bool, int, float, str, torch.dtype, torch.device)
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    plain = (bool, int, float, str, torch.dtype, torch.device, set)
     return type(a) is type(b) and isinstance(a, plain) and a == b
 
 

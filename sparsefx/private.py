@@ -31,8 +31,8 @@ __all__ = [
     "fake_input",
     "fake_mode",
     "is_compiling",
-    "register_node",
     "is_plain",
+    "register_node",
     "saves_by_hooks",
     "set_hints",
     "tree_flatten",
@@ -107,18 +107,22 @@ def is_compiling() -> bool:
     return bool(torch.compiler.is_compiling())
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a kernel may read the tensor's memory, and nobody needs to see it do so.
+def _is_traced() -> bool:
+    """Whether `torch.jit.trace` is running."""
+    return torch._C._get_tracing_state() is not None
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether kernels may read the tensors' memory, and nobody needs to see it done.
 
     Not so for subclasses, under `torch.func`, under modes that record operators, and
     while a tracer runs.
     """
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch.jit.is_tracing()
-        and not is_compiling()
+    if is_compiling() or torch._C._len_torch_dispatch_stack() or _is_traced():
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return all(
+        type(x) in (Tensor, torch.nn.Parameter) and not wrapped(x) for x in tensors
     )
 
 

@@ -16,16 +16,16 @@ from sparsefx.layer import Layer, total_cost
 from sparsefx.projection import logit, solve_multiplier
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class State:
     """A layer's mask at some multiplier: its scalars and sums."""
 
     slope: float
     center: float
     offset: float
-    kept: float
-    spread: float
-    bought: float
+    kept: float = 0.0
+    spread: float = 0.0
+    bought: float = 0.0
 
 
 class Problem:
@@ -106,7 +106,7 @@ class Problem:
         )
         return nu
 
-    def hold(self, i: int, count: float, guess: float) -> State:
+    def hold(self, i: int, count: float, guess: float, middle: float) -> State:
         """Layer i alone, keeping `count` entries."""
         size = self.sizes[i]
         if count in (0, size):
@@ -120,11 +120,14 @@ class Problem:
             return state.kept, state.spread
 
         bottom, top = self.ends(i, alone=True)
+        start = guess + self.slope(i) * (self.half(i, True) - self.half(i, False))
+        if math.isfinite(middle):
+            start = self.slope(i) * (self.half(i, True) - middle)
         nu, _ = solve_multiplier(
             measure,
             float(count),
             float(size),
-            start=guess + self.slope(i) * (self.half(i, True) - self.half(i, False)),
+            start=start,
             low=even - top,
             high=even - bottom,
             rtol=self.rtol,
@@ -145,10 +148,9 @@ class Problem:
                 [self.lasts[i] for i in new],
             )
             rows = zip(sums.kept, sums.spread, sums.bought, strict=True)
-            for i, state, (kept, spread, bought) in zip(new, states, rows, strict=True):
-                self.states[i, nu, alone] = replace(
-                    state, kept=kept, spread=spread, bought=bought
-                )
+            for i, state, row in zip(new, states, rows, strict=True):
+                state.kept, state.spread, state.bought = row
+                self.states[i, nu, alone] = state
         return [self.states[i, nu, alone] for i in places]
 
     def _place(self, i: int, nu: float, alone: bool) -> State:
@@ -165,9 +167,6 @@ class Problem:
             slope=_rounded(min(slope, torch.finfo(dtype).max), dtype),
             center=center,
             offset=_rounded(nu + slope * (center - half), dtype),
-            kept=0.0,
-            spread=0.0,
-            bought=0.0,
         )
 
 

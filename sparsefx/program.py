@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from sparsefx.boxes import unbox
 from sparsefx.guards import Guards, Noted
+from sparsefx.node_values import attribute
 from sparsefx.private import TreeSpec, set_hints, tree_flatten, tree_unflatten
 from sparsefx.regions import closed_on_error
 
@@ -45,7 +46,7 @@ def _raw(view: nn.Module, real: nn.Module, name: str) -> Any:
     except AttributeError:
         if name.startswith("__"):
             raise
-        found = getattr(real, name, None)
+        found = attribute(real, name) if "[" in name else getattr(real, name, None)
         # a cache that is not made yet: the guards keep the graph from reading it
         return torch.empty(0) if found is None else found
 
@@ -118,6 +119,7 @@ class Program:
         min_batch: the smallest batch the graph was proved for.
         mode: the only mode it stands for (True is train), or None for both.
         twin: the program for the other mode, if there are two.
+        reason: why there is none for train mode; "" if there is.
     """
 
     def __init__(  # noqa: D107
@@ -144,6 +146,7 @@ class Program:
         self.kind: tuple[Any, ...] | None = None
         self.mode = mode
         self.twin: Program | None = None
+        self.reason = ""
         self.attributes = attributes or {}
         self._guards = Guards()
         self._bound: fx.GraphModule | None = None
@@ -159,12 +162,11 @@ class Program:
         return twin
 
     def parts(self) -> Iterator[tuple[str, Program]]:
-        """The graphs by mode: one under "", or two, "train" and "eval"."""
-        if self.twin is None:
-            yield "", self
-            return
-        for part in (self, self.twin):
-            yield "train" if part.mode else "eval", part
+        """The graphs by mode: one under "" for both, or "train" and "eval"."""
+        names = {None: "", True: "train", False: "eval"}
+        yield names[self.mode], self
+        if self.twin is not None:
+            yield names[self.twin.mode], self.twin
 
     def rebind(self) -> None:
         """Forgets the compiled graph; call it when the module tree has changed."""
@@ -187,8 +189,9 @@ class Program:
 
     def run(self, root: nn.Module, args: Any, kwargs: Any) -> tuple[bool, Any]:
         """``(True, output)``, or ``(False, None)`` when a guard does not hold."""
-        if self.twin is not None and root.training != self.mode:
-            return self.twin.run(root, args, kwargs)
+        if self.mode is not None and root.training != self.mode:
+            twin = self.twin
+            return (False, None) if twin is None else twin.run(root, args, kwargs)
         if self.inputs is None:
             if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
                 return False, None

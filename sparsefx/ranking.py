@@ -136,17 +136,7 @@ def rule(flat: Tensor, count: int, levels: Levels | None) -> tuple[float, int]:
     if int(levels.reach[level]) == count:
         return value, size - 1
     larger = int(levels.reach[level - 1]) if level else levels.above
-    return value, _find(flat, value, count - larger)
-
-
-def _find(flat: Tensor, value: float, nth: int) -> int:
-    """Flat index of the nth entry (from 1) whose magnitude is `value`."""
-    for start, part in chunks(flat):
-        here = (part == value).nonzero()
-        if len(here) >= nth:
-            return start + int(here[nth - 1])
-        nth -= len(here)
-    raise AssertionError(f"fewer entries equal {value} than were counted")
+    return value, kernels_for([flat]).find(flat, value, count - larger)
 
 
 def rank(weight: Tensor, name: str) -> Ranking:

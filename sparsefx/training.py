@@ -95,6 +95,7 @@ def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameter
         mu * phase.beta / beta if known else None,
         state.names,
         survey,
+        (state.center - state.mu / state.slope).tolist() if known else None,
     )
     state.assign(found, phase.beta)
     trainer.cuts = found.cuts
@@ -130,8 +131,8 @@ def describe(
     elif not bool(state.frozen):
         soft_masks = (state.slope.tolist(), state.center.tolist(), state.mu.tolist())
         sums = kernels.soft_sums(flats, *soft_masks, *rules)
-        pairs = zip(prices, sums.kept, strict=True)
-        soft = plan.reserved + math.fsum(p * n for p, n in pairs)
+        paid = zip(prices, sums.kept, strict=True)
+        soft = plan.reserved + math.fsum(p * n for p, n in paid)
         bought = sums.bought
     else:
         soft = hard

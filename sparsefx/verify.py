@@ -24,10 +24,13 @@ def check(program: Program, root: nn.Module, args: Any, kwargs: Any) -> str | No
     example's batch size and, if it is free, at two others. A graph that is only
     wrong at batch size 1 keeps its use for larger ones (``program.min_batch``).
     """
+    modes = {part.mode for _, part in program.parts()}
     trials: list[tuple[bool, int | None]] = [(True, None), (False, None)]
     if program.batch is not None:
         trials += [(False, program.batch + 1), (False, 1)]
     for training, batch in trials:
+        if None not in modes and training not in modes:
+            continue  # that mode stays Python
         found = _trial(program, root, *_resized(args, kwargs, program, batch), training)
         if found and batch == 1:
             for _, part in program.parts():

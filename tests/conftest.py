@@ -30,6 +30,9 @@ class TorchRandom:
 
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # Read when triton is imported: its kernels then run on CPU tensors.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # hypothesis holds it weakly: the name keeps it alive.
 TORCH_RANDOM = TorchRandom()

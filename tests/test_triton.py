@@ -5,15 +5,13 @@ import math
 import os
 import pickle
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are made
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="triton is not installed: pip install '.[triton]'")
-if os.environ["TRITON_INTERPRET"] != "1":
-    pytest.skip("TRITON_INTERPRET is not 1", allow_module_level=True)
+if os.environ.get("TRITON_INTERPRET") != "1":  # tests/conftest.py sets it
+    pytest.skip("there is a GPU: tests/test_triton_compile.py", allow_module_level=True)
 
 import sparsefx
 from sparsefx.dual import solve_soft
@@ -329,14 +327,15 @@ def small_net() -> nn.Module:
     return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 5))
 
 
-def trained(maker: str, steps: int) -> tuple[nn.Module, list[sparsefx.StepReport]]:
+def trained(
+    maker: str, steps: int, **more: object
+) -> tuple[nn.Module, list[sparsefx.StepReport]]:
     """A net after some steps whose kernels come from `maker`."""
     net = sparsefx.transform(
         small_net(),
         example_inputs=(torch.randn(3, 12),),
-        budget=0.5,
-        keep_units=False,
         total_steps=8,
+        **{"budget": 0.5, "keep_units": False, **more},
     )
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(2)
@@ -390,3 +389,17 @@ def test_a_device_tells_of_weights_that_are_not_finite_at_the_next_step() -> Non
         assert all(torch.equal(m, before[n]) for n, m in sparsefx.masks(net).items())
         assert sparsefx.step(net).step == 5
     copy.deepcopy(net)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(("budget", "later"), [(0.6, True), (0.12, False)])
+def test_layers_near_their_least_are_left_to_the_host(
+    budget: float, later: bool
+) -> None:
+    options = {"keep_units": True, "budget": budget, "total_steps": None}
+    net, reports = trained("sparsefx.kernels.triton", 2, **options)
+    assert isinstance(reports[-1], LaterReport) == later
+    for site, mask in zip(
+        sparsefx.sites(net), sparsefx.masks(net).values(), strict=True
+    ):
+        assert mask.sum() >= site.shape[0]

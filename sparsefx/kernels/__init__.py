@@ -94,6 +94,9 @@ class Kernels(Protocol):
     def distinct(self, bands: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Distinct entries, the largest first, as float64 on the CPU; their counts."""
 
+    def find(self, weight: Tensor, value: float, nth: int) -> int:
+        """Flat index of the nth entry (from 1) of that magnitude, or -1."""
+
     def soft_sums(
         self,
         weights: Sequence[Tensor],
@@ -169,7 +172,7 @@ def kernels_for(tensors: Sequence[Tensor]) -> Kernels:
     kinds = {t.device.type for t in tensors}
     name = MAKERS.get(kinds.pop(), REFERENCE) if len(kinds) == 1 else REFERENCE
     name = _forced[-1] if _forced else name
-    if name != REFERENCE and all(map(is_plain, tensors)):
+    if name != REFERENCE and is_plain(*tensors):
         maker = importlib.import_module(name)
         if maker.usable(tensors):
             return cast(Kernels, maker)

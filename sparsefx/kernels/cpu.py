@@ -94,6 +94,12 @@ def distinct(bands: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
+def find(weight: Tensor, value: float, nth: int) -> int:
+    """See `Kernels.find`."""
+    size = _Long(weight.numel())
+    return int(_library().find(_place(weight), size, _Float(value), _Long(nth)))
+
+
 def soft_sums(
     weights: Sequence[Tensor],
     slope: Sequence[float],
@@ -194,7 +200,7 @@ def couple(
 def _library() -> ctypes.CDLL:
     found = library()
     assert found is not None, "`usable` has been asked"
-    found.masked_backward.restype = _Double
+    found.masked_backward.restype, found.find.restype = _Double, _Long
     return found
 
 

@@ -6,6 +6,7 @@ from, so that another version, compiler or processor makes its own.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,7 +17,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("cpu.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu.cpp", "lanes.h"))
 # The processor's own instructions, where the compiler can tell them.
 _TARGETS = ("-march=native", "-mcpu=native", "")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
@@ -29,11 +30,13 @@ def library() -> ctypes.CDLL | None:
     compiler = _compiler()
     if compiler is None:
         return None
-    for folder in _folders():
-        try:
-            return ctypes.CDLL(str(_built(compiler, folder)))
-        except (OSError, subprocess.SubprocessError):
-            continue  # not writable, not executable, or not compiled: the next one
+    cache = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(cache) if cache else Path.home() / ".cache") / "sparsefx"
+    failures = (OSError, RuntimeError, subprocess.SubprocessError)
+    with contextlib.suppress(*failures):  # not writable, not executable
+        return ctypes.CDLL(str(_built(compiler, folder)))
+    with contextlib.suppress(*failures), tempfile.TemporaryDirectory() as folder_:
+        return ctypes.CDLL(str(_built(compiler, Path(folder_))))  # stays when loaded
     return None
 
 
@@ -42,16 +45,15 @@ def _compiler() -> str | None:
     return next((found for n in names if n and (found := shutil.which(n))), None)
 
 
-def _folders() -> list[Path]:
-    """Where the library may be kept: the user's cache, else this process's own."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    folders = [Path(cache) if cache else Path.home() / ".cache"]
-    return [*(f / "sparsefx" for f in folders), Path(tempfile.mkdtemp("sparsefx"))]
-
-
 def _built(compiler: str, folder: Path) -> Path:
     """Path of the library, compiled unless it is there."""
-    made_of = [SOURCE.read_text(), compiler, _version(compiler), _processor(), *_FLAGS]
+    made_of = [
+        *(s.read_text() for s in SOURCES),
+        compiler,
+        _version(compiler),
+        _processor(),
+        *_FLAGS,
+    ]
     key = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
     path = folder / f"cpu-{key}.so"
     if path.exists():
@@ -60,7 +62,14 @@ def _built(compiler: str, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         made = Path(work) / path.name
         for target in _TARGETS:
-            command = [compiler, *_FLAGS, *target.split(), str(SOURCE), "-o", str(made)]
+            command = [
+                compiler,
+                *_FLAGS,
+                *target.split(),
+                str(SOURCES[0]),
+                "-o",
+                str(made),
+            ]
             done = subprocess.run(
                 command, capture_output=True, timeout=_PATIENCE, check=False
             )

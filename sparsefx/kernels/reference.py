@@ -30,28 +30,27 @@ def survey(
     weights: Sequence[Tensor], lows: Sequence[float], highs: Sequence[float]
 ) -> Survey:
     """See `Kernels.survey`."""
-    numbers, bands = [], []
+    numbers: list[Tensor] = []
+    bands: list[Tensor | None] = []
     for weight, low, high in zip(weights, lows, highs, strict=True):
         rows = [torch.zeros(1, 4, dtype=torch.float64, device=weight.device)]
-        found, left = [], room(weight)
+        found, left = [magnitude(weight.reshape(-1)[:0])], room(weight)
         for _, a in chunks(weight):
-            above = a >= high
+            over = a >= high
             if left >= 0:
-                found.append(a[(a >= low) & ~above])
+                found.append(a[(a >= low) & ~over])
                 left -= found[-1].numel()
-            parts = (a.sum(), a.amin(), a.amax(), above.count_nonzero())
+            parts = (a.sum(), a.amin(), a.amax(), over.count_nonzero())
             rows.append(torch.stack([part.double() for part in parts])[None])
         table = torch.cat(rows)
         least = table[1:, 1].amin() if len(rows) > 1 else table[0, 1]
-        total, above = table[:, 0].sum(), table[:, 3].sum()
-        numbers.append(torch.stack([total, least, table[:, 2].amax(), above]))
-        bands.append(torch.cat(found or [magnitude(weight.reshape(-1))]))
-        if left < 0:
-            bands[-1] = None
-    sums, least, most, above = _columns(numbers, 4)
+        total, count = table[:, 0].sum(), table[:, 3].sum()
+        numbers.append(torch.stack([total, least, table[:, 2].amax(), count]))
+        bands.append(torch.cat(found) if left >= 0 else None)
+    sums, lowest, most, above = _columns(numbers, 4)
     counts = tuple(int(n) for n in above)
     edges = (tuple(lows), tuple(highs))
-    return Survey(sums, least, most, counts, tuple(bands), edges)
+    return Survey(sums, lowest, most, counts, tuple(bands), edges)
 
 
 def histogram(weight: Tensor) -> Tensor:
@@ -68,6 +67,16 @@ def distinct(bands: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """See `Kernels.distinct`."""
     pairs = [torch.unique(band.cpu(), return_counts=True) for band in bands]
     return [(values.double().flip(0), counts.flip(0)) for values, counts in pairs]
+
+
+def find(weight: Tensor, value: float, nth: int) -> int:
+    """See `Kernels.find`."""
+    for start, a in chunks(weight):
+        here = (a == value).nonzero()
+        if len(here) >= nth:
+            return start + int(here[nth - 1])
+        nth -= len(here)
+    return -1
 
 
 def soft_sums(

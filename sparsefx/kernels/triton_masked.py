@@ -9,8 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sparsefx.kernels.triton_rules import logical
 from sparsefx.kernels.triton_sweeps import sigmoid
+from sparsefx.kernels.triton_ties import logical
 
 BLOCK = 2048
 

@@ -155,10 +155,10 @@ def begin(whole, real, control, state, dual, sites, NORMALIZE: tl.constexpr,
     capacity = tl.sum(tl.where(active, price * number, 0.0), 0)
     if known & (tl.load(state + TARGET) < capacity):
         bracket(real, state, sites, column, active, -mu / old, capacity, PAD)
+    soft = tl.where(known, SEARCH, WAIT)
     finite = bad >= WIDTH
     tl.store(control + HARD, tl.where(finite, SEARCH, DONE).to(tl.int64))
-    soft = tl.where(finite, tl.where(known, SEARCH, WAIT), DONE)
-    tl.store(control + SOFT, soft.to(tl.int64))
+    tl.store(control + SOFT, tl.where(finite, soft, DONE).to(tl.int64))
 
 
 @triton.jit
@@ -219,8 +219,7 @@ def narrow(bills, control, state, tally, classes, BINS: tl.constexpr):
     floor = tl.load(control + FLOOR)
     ceiling = tl.load(control + CEILING)
     # The window may end beyond the largest pattern: compare distances, not ends.
-    over = above > limit
-    under = bin < 0
+    over, under = above > limit, bin < 0
     first = tl.where(over, BINS, tl.maximum(bin, 0))
     rest = ceiling - base
     low = tl.where((rest >> shift) >= first, base + (first << shift), ceiling)
@@ -231,9 +230,10 @@ def narrow(bills, control, state, tally, classes, BINS: tl.constexpr):
     low = tl.where(under & (base > floor), floor, tl.maximum(low, floor))
     low = tl.minimum(low, high - 1)
     width = high - low
+    tl.debug_barrier()  # all threads have read what is written now
+    tl.store(control + BASE, low)
     tl.store(control + FLOOR, low)
     tl.store(control + CEILING, high)
-    tl.store(control + BASE, low)
     bins = exponent(tl.full([], BINS, tl.float64))
     shift = exponent(width.to(tl.float64)) + 1 - bins
     tl.store(control + SHIFT, tl.maximum(shift, 0))
@@ -264,15 +264,14 @@ def newton(owner, real, control, state, partial, sites, chunks, capacity, soft,
     low = tl.load(state + BOTTOM)
     high = tl.load(state + TOP)
     stride = tl.load(state + STRIDE)
-    gap = tl.abs(cost - target)
-    better = gap < tl.load(state + GAP)
-    best = tl.where(better, nu, tl.load(state + BEST))
+    gap, least = tl.abs(cost - target), tl.load(state + GAP)
+    best = tl.where(gap < least, nu, tl.load(state + BEST))
+    tl.debug_barrier()  # all threads have read what is written now
     tl.store(state + BEST, best)
-    tl.store(state + GAP, tl.where(better, gap, tl.load(state + GAP)))
+    tl.store(state + GAP, tl.minimum(gap, least))
 
-    # At 0 and the capacity only the side of the target is known.
     rest = capacity - cost
-    inner = (cost > 0) & (rest > 0)
+    inner = (cost > 0) & (rest > 0)  # else only the side of the target is known
     some = tl.where(inner, cost, 1.0)
     other = tl.where(inner, rest, 1.0)
     even = tl.log(target) - tl.log(capacity - target)

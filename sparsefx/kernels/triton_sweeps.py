@@ -44,8 +44,7 @@ SUM = tl.constexpr(4)  # of magnitudes
 LOW = tl.constexpr(5)
 HIGH = tl.constexpr(6)
 ODD = tl.constexpr(7)  # entries that are NaN or infinite
-BOUGHT = tl.constexpr(8)  # sum of the soft mask over kept entries
-REAL_ROWS = 9
+REAL_ROWS = 8
 
 # The state of the searches: whole numbers.
 HARD = tl.constexpr(0)

@@ -29,7 +29,7 @@ _WHOLE = 1024  # weights of at most so many entries are gathered whole
 # Half the width of the band about a cut, relative; 1/sqrt(entries) times _SPREAD where
 # that is wider.
 _WIDTH = 0.005
-_SPREAD = 4.0
+_SPREAD = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ def solve(
     start: float | None,
     names: Sequence[str],
     survey: Survey | None = None,
+    middles: Sequence[float] | None = None,
 ) -> MaskParameters:
     """Masks of all sites for one budget.
 
@@ -119,6 +120,7 @@ def solve(
         start: the previous shared multiplier, scaled to this beta; only saves sweeps.
         names: the weights' names, for messages.
         survey: of the weights, see `look`; saves sweeps.
+        middles: magnitudes at which the last soft masks were 1/2; saves sweeps.
 
     Raises:
         MaskError: a weight has NaN or infinite entries.

@@ -1,0 +1,241 @@
+"""Every maker of kernels gives the answers of the reference; ties and edges too."""
+
+import math
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from sparsefx import kernels
+from sparsefx.bits import empty_bits, pack, unpack
+from sparsefx.dual import Layer, solve_hard, solve_soft
+from sparsefx.kernels import cpu, native, reference
+from sparsefx.layer import hard_mask
+from sparsefx.learners.soft_topk import look
+from sparsefx.masking import masked_weight
+from tests.networks import networks
+
+compiled = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
+SIZES = [0, 1, 15, 16, 17, 511, 512, 513, 70_001]
+
+
+def weights(kind="normal"):
+    made = [torch.randn(n) for n in SIZES]
+    if kind == "levels":
+        made = [(w * 2).round() / 2 for w in made]
+    return made
+
+
+def scalars(number, kind=float):
+    return [kind(number) for _ in SIZES]
+
+
+@compiled
+@pytest.mark.parametrize("kind", ["normal", "levels"])
+@pytest.mark.parametrize("band", [(0.0, 0.0), (0.5, 1.0), (0.0, math.inf)])
+def test_surveys_agree(kind, band):
+    made = weights(kind)
+    ours, theirs = (
+        maker.survey(made, scalars(band[0]), scalars(band[1]))
+        for maker in (cpu, reference)
+    )
+    assert ours.sums == pytest.approx(theirs.sums, rel=1e-6)
+    assert (ours.lows, ours.highs) == (theirs.lows, theirs.highs)
+    assert (ours.above, ours.edges) == (theirs.above, theirs.edges)
+    for a, b in zip(ours.bands, theirs.bands, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            assert torch.equal(a.sort().values, b.sort().values)
+            pairs = zip(cpu.distinct([a])[0], reference.distinct([b])[0], strict=True)
+            assert all(torch.equal(x, y) for x, y in pairs)
+
+
+@compiled
+def test_surveys_tell_what_is_not_finite():
+    for bad in (math.nan, math.inf, -math.inf):
+        weight = torch.randn(100)
+        weight[37] = bad
+        found = cpu.survey([weight], [0.0], [0.0])
+        assert not math.isfinite(found.highs[0])
+        assert not math.isfinite(found.sums[0])
+
+
+@compiled
+def test_histograms_and_searches_agree():
+    for weight in weights("levels"):
+        assert torch.equal(cpu.histogram(weight), reference.histogram(weight))
+        for value in (0.0, 0.5, 1.5):
+            for nth in (1, 2, 15, 40, 5000, 10**6):
+                found = cpu.find(weight, value, nth)
+                assert found == reference.find(weight, value, nth)
+
+
+@compiled
+@given(
+    st.sampled_from(["normal", "levels"]),
+    st.floats(0.1, 1e4),
+    st.floats(0.0, 3.0),
+    st.sampled_from([0.0, -2.0, 5.0, math.inf, -math.inf]),
+    st.sampled_from([-1.0, 0.0, 0.5, 1.0]),
+    st.sampled_from([-1, 0, 7, 16, 600, 69_999, 10**6]),
+)
+@settings(max_examples=40)
+def test_masks_agree(kind, slope, center, mu, threshold, last):
+    made = weights(kind)
+    soft = (scalars(slope), scalars(center), scalars(mu))
+    rule = (scalars(threshold), scalars(last, int))
+    ours, theirs = (maker.soft_sums(made, *soft, *rule) for maker in (cpu, reference))
+    assert ours.kept == pytest.approx(theirs.kept, rel=1e-6, abs=1e-30)
+    assert ours.spread == pytest.approx(theirs.spread, rel=1e-5, abs=1e-4)
+    assert ours.bought == pytest.approx(theirs.bought, rel=1e-6, abs=1e-30)
+    into = [[empty_bits(n) for n in SIZES] for _ in range(2)]
+    makers = zip((cpu, reference), into, strict=True)
+    first, second = (maker.hard_masks(made, *rule, into=bits) for maker, bits in makers)
+    assert first == second
+    assert all(torch.equal(a, b) for a, b in zip(*into, strict=True))
+    expected = [hard_mask(w.abs(), threshold, last) for w in made]
+    for bits, mask in zip(into[0], expected, strict=True):
+        assert torch.equal(unpack(bits, mask.shape), mask)
+        assert torch.equal(bits[: len(pack(mask))], pack(mask))
+    assert cpu.hard_masks(made, *rule, into=into[0])[1] == (0,) * len(SIZES)
+
+
+@compiled
+@pytest.mark.parametrize("last", [-1, 5, 10**6])
+@pytest.mark.parametrize("through", [0.0, 1.0])
+def test_masked_weights_and_gradients_agree(last, through):
+    numbers = (0.3, 7.0, 0.9, 1.0, last)
+    tensors = [torch.tensor(x, dtype=torch.float64) for x in numbers[:4]]
+    tensors.append(torch.tensor(last))
+    for weight in weights("levels"):
+        ours, theirs = cpu.masked(weight, *tensors), reference.masked(weight, *tensors)
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+        grad = torch.randn_like(weight)
+        share = torch.tensor(through, dtype=torch.float64)
+        pairs = [
+            maker.masked_backward(grad, weight, *tensors, share)
+            for maker in (cpu, reference)
+        ]
+        torch.testing.assert_close(pairs[0][0], pairs[1][0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(pairs[0][1], pairs[1][1], rtol=1e-5, atol=1e-3)
+
+
+@compiled
+def test_coupling_agrees():
+    made, rows = weights(), torch.rand(4, len(SIZES), dtype=torch.float64)
+    grads = [[torch.ones_like(w) for w in made] for _ in range(2)]
+    cpu.couple(made, grads[0], *rows)
+    reference.couple(made, grads[1], *rows)
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@compiled
+def test_a_density_of_one_is_the_identity_bitwise():
+    weight = torch.randn(1000)
+    weight[:2] = torch.tensor([0.0, -0.0])
+    all_kept = [torch.tensor(x, dtype=torch.float64) for x in (math.inf, 1.0, 0.0, -1)]
+    out = cpu.masked(weight, *all_kept, torch.tensor(999))
+    assert torch.equal(out.view(torch.int32), weight.view(torch.int32))
+
+
+@compiled
+def test_sums_do_not_depend_on_threads():
+    made = [torch.randn(3_000_000), torch.randn(1_000_001)]
+    rule = ([1.0, 1.0], [5, 5])
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            soft = cpu.soft_sums(made, [3.0] * 2, [1.0] * 2, [0.1] * 2, *rule)
+            found.append((soft, cpu.survey(made, [0.0] * 2, [0.0] * 2).sums))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+@compiled
+@settings(max_examples=60)
+@given(networks(), st.floats(-0.02, 0.02))
+def test_a_survey_changes_nothing_but_time(network, drift):
+    layers, budget = network
+    cold = solve_hard(layers, budget)
+    flats = [layer.magnitude for layer in layers]
+    cuts = [max(x, 0.0) * (1 + drift) for x in cold.thresholds]
+    warm = solve_hard(layers, budget, survey=look(flats, cuts))
+    assert (warm.counts, warm.thresholds, warm.lasts, warm.cost) == (
+        cold.counts,
+        cold.thresholds,
+        cold.lasts,
+        cold.cost,
+    )
+
+
+@compiled
+def test_both_makers_meet_the_budget_on_large_layers():
+    layers = [
+        Layer(torch.randn(200_000), 2.0, 1.0, 0, 200_000),
+        Layer((torch.randn(50_000) * 3).round() / 7, 1.0, 2.0, 0, 40_000),
+    ]
+    budget, found = 41_234.0, []
+    for name in (kernels.MAKERS["cpu"], kernels.REFERENCE):
+        with kernels.using(name):
+            hard = solve_hard(layers, budget)
+            survey = look([x.magnitude for x in layers], hard.thresholds)
+            assert solve_hard(layers, budget, survey=survey) == hard
+            soft = solve_soft(layers, budget, 5.0, hard.cutoff, hard=hard)
+            assert abs(soft.cost - budget) <= 1e-6 * budget
+            found.append((hard, soft))
+    assert found[0][0] == found[1][0]
+    assert found[0][1].mu == pytest.approx(found[1][1].mu, rel=1e-5)
+
+
+def test_tensors_that_are_not_plain_go_to_the_reference():
+    plain = torch.ones(3)
+    assert kernels.kernels_for([plain.double()]) is reference
+    assert kernels.kernels_for([torch.ones(2, 3).t()]) is reference
+    seen = []
+
+    def spy(x):
+        seen.append(kernels.kernels_for([x]))
+        return x
+
+    torch.func.vmap(spy)(torch.ones(2, 3))
+    assert seen == [reference]
+
+
+def test_masked_weights_are_traced_into_graphs():
+    one = torch.ones(1, dtype=torch.float64)
+
+    def run(w):
+        return masked_weight(w, one, one, one, one, torch.tensor([1]), one, 0)
+
+    graph, other = make_fx(run)(torch.randn(4)), torch.randn(4)
+    torch.testing.assert_close(graph(other), run(other))
+
+
+def test_without_a_compiler_the_reference_runs(monkeypatch):
+    native.library.cache_clear()
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    try:
+        assert native.library() is None
+        assert kernels.kernels_for([torch.ones(3)]) is reference
+    finally:
+        native.library.cache_clear()
+
+
+@compiled
+def test_where_the_cache_cannot_be_written_it_is_built_aside(monkeypatch, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    native.library.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    try:
+        assert native.library() is not None
+    finally:
+        native.library.cache_clear()
