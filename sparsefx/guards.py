@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from sparsefx.node_values import attribute
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
-_OWN = ("training", "_sparsefx_index", "_sparsefx_program", "_sparsefx")
+_OWN = {*vars(nn.Module()), "_sparsefx_index", "_sparsefx_program", "_sparsefx"}
 
 # by path of a module, or of an object it holds: names and plain values
 Noted = Mapping[tuple[str, str], Mapping[str, Any]]

@@ -134,6 +134,6 @@ def spell(
 
 
 def _is_method(func: Any, name: str) -> bool:
-    return getattr(func, "__objclass__", None) is torch._C.TensorBase or (
-        getattr(func, "__qualname__", "") == f"Tensor.{name}"
-    )
+    if getattr(func, "__module__", "") == "torch._tensor" and hasattr(Tensor, name):
+        return True  # an operator that Tensor wraps, such as ** as pow
+    return getattr(func, "__objclass__", None) is torch._C.TensorBase
