@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
+from zoo_models import build
 
 import sparsefx
 from sparsefx.masked_module import program_of
-from zoo_models import build
 
 Result = dict[str, Any]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -89,7 +89,8 @@ def examine(
         ours = trained(sparse, call)
         noise = same(steady[0], trained(original, call)[0])
         if noise == "bit":  # else the model draws numbers that no seed repeats
-            for key, a, b in zip(("train", "grad", "buffers"), steady, ours):
+            keys = ("train", "grad", "buffers")
+            for key, a, b in zip(keys, steady, ours, strict=True):
                 equal[key] = same(a, b)
     if result["captured"] in ("whole", "two"):  # caches are filled by now
         result["ran"] = [ran(sparse, call, mode) for mode in (False, True)]
@@ -115,7 +116,7 @@ def ran(sparse: nn.Module, call: Call, training: bool) -> bool:
     program = program_of(sparse)
     done = program.run(sparse, fresh(call[0]), fresh(call[1]))[0]
     with torch.no_grad():
-        for buffer, value in zip(sparse.buffers(), buffers):
+        for buffer, value in zip(sparse.buffers(), buffers, strict=True):
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
     return done
@@ -164,7 +165,9 @@ def halved(twin: nn.Module, sparse: nn.Module, call: Call) -> str:
     parts = [same(evaluated(twin, call), evaluated(sparse, call))]
     wanted = attempt(trained, twin, call)
     if wanted is not None and same(wanted[0], trained(twin, call)[0]) == "bit":
-        parts += [same(a, b) for a, b in zip(wanted, trained(sparse, call))]
+        parts += [
+            same(a, b) for a, b in zip(wanted, trained(sparse, call), strict=True)
+        ]
     return max(parts, key=("bit", "close", "differs").index)
 
 
@@ -207,7 +210,7 @@ def same(a: list[Tensor], b: list[Tensor]) -> str:
     if len(a) != len(b):
         return "differs"
     worst = "bit"
-    for x, y in zip(a, b):
+    for x, y in zip(a, b, strict=True):
         if x.shape != y.shape or x.dtype != y.dtype:
             return "differs"
         if torch.equal(x, y) or torch.equal(x.nan_to_num(7.5), y.nan_to_num(7.5)):

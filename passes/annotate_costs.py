@@ -177,9 +177,10 @@ def cost_table(
     uses: dict[str, list[Use]] = {}
     for use in collected.uses:
         uses.setdefault(use.parameter, []).append(use)
+    known = observed or {}
     rows = [
         _parameter_row(
-            module, name, value, uses.get(name, []), collected, (observed or {}).get(name)
+            module, name, value, uses.get(name, []), collected, known.get(name)
         )
         for name, value in module.named_parameters()
     ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,61 +16,28 @@ from torch import fx
 
 from sparsefx.amount import Amount, hint, integer, product
 from sparsefx.cost import (
-    Use,
     attention_macs,
     batch_names,
     conv_uses,
     linear_uses,
 )
+from sparsefx.passes.price_sequences import cell, grouped, recurrent
+from sparsefx.passes.priced import Priced, weighted
 from sparsefx.passes.weight_paths import Scope, Size, argument, label_of, shape_of
 
 # An index of a contraction: a letter, or an int for a dimension that broadcasts.
 Index = int | str
 
 
-@dataclass(frozen=True, slots=True)
-class Priced:
-    """What one node costs: uses of weights, and MACs that no mask can save."""
-
-    uses: tuple[Use, ...] = ()
-    fixed: Amount | None = None
-    unpriced: tuple[tuple[str, str], ...] = ()  # (parameter, reason)
-
-    def __add__(self, other: Priced) -> Priced:
-        """Both prices together."""
-        both = [part for part in (self.fixed, other.fixed) if part is not None]
-        fixed = both[0].plus(both[1]) if len(both) == 2 else (*both, None)[0]
-        return Priced(self.uses + other.uses, fixed, self.unpriced + other.unpriced)
-
-
-def _weighted(
-    node: fx.Node, operand: object, op: str, uses: Amount, scope: Scope
-) -> Priced:
-    """Prices a product by one operand, whose entries are used ``uses`` times each."""
-    name = scope.parameter(operand)
-    shape = shape_of(operand)
-    if name is None:
-        # Still multiplied by, so the MACs are there; no mask of ours saves them.
-        reason = f"reaches {op} ({node.name}) through {operand}, not as it is"
-        blocked = tuple((found, reason) for found in scope.behind(operand))
-        return Priced((), uses.times(product(shape, [""] * len(shape))), blocked)
-    source = scope.source(operand)
-    count = product(shape_of(source), [""] * len(shape_of(source)))
-    copies = product(shape, [""] * len(shape))
-    if copies.expr != count.expr:
-        uses = uses.times(Amount(copies.expr / count.expr, copies.sizes))
-    return Priced((Use(name, scope.module(node), op, uses.expr, dict(uses.sizes)),))
-
-
 def _linear(node: fx.Node, scope: Scope) -> Priced:
     leading = shape_of(argument(node, 0, "input"))[:-1]
     uses = linear_uses(leading, scope.symbolic)
-    return _weighted(node, argument(node, 1, "weight"), "linear", uses, scope)
+    return weighted(node, argument(node, 1, "weight"), "linear", uses, scope)
 
 
 def _bilinear(node: fx.Node, scope: Scope) -> Priced:
     uses = linear_uses(shape_of(argument(node, 0, "input1"))[:-1], scope.symbolic)
-    return _weighted(node, argument(node, 2, "weight"), "bilinear", uses, scope)
+    return weighted(node, argument(node, 2, "weight"), "bilinear", uses, scope)
 
 
 def _conv(node: fx.Node, scope: Scope) -> Priced:
@@ -81,12 +47,12 @@ def _conv(node: fx.Node, scope: Scope) -> Priced:
     shape = shape_of(argument(node, 0, "input") if "transpose" in op else node)
     split = len(shape) - (len(shape_of(weight)) - 2)
     uses = conv_uses(shape[: split - 1], shape[split:], scope.symbolic)
-    return _weighted(node, weight, op, uses, scope)
+    return weighted(node, weight, op, uses, scope)
 
 
 def _embedding(node: fx.Node, scope: Scope) -> Priced:
     weight = argument(node, 0 if node.target is torch.embedding else 1, "weight")
-    return _weighted(node, weight, "embedding", Amount(integer(0)), scope)
+    return weighted(node, weight, "embedding", Amount(integer(0)), scope)
 
 
 def _contract(
@@ -118,7 +84,7 @@ def _contract(
         if len(set(indices)) == len(indices):
             rest = [size for index, size in sizes.items() if index not in own]
             uses = linear_uses(rest, scope.symbolic)
-            return _weighted(node, operand, op, uses, scope)
+            return weighted(node, operand, op, uses, scope)
     reason = (
         f"{op} ({node.name}) multiplies several weights: not linear in each"
         if len(weights) > 1
@@ -210,15 +176,15 @@ def _attention(node: fx.Node, scope: Scope) -> Priced:
         priced = Priced()
         for name, amount in (("q", queries), ("k", keys), ("v", keys)):
             weight = given[f"{name}_proj_weight"]
-            priced += _weighted(node, weight, "attention_in", amount, scope)
+            priced += weighted(node, weight, "attention_in", amount, scope)
     else:
         # One weight holds the three: where their lengths differ, an entry costs the
         # mean, so that the sum is right.
         mean = queries.plus(keys).plus(keys).times(Amount(integer(1) / 3))
         weight = given["in_proj_weight"]
         amount = queries if shared else mean
-        priced = _weighted(node, weight, "attention_in", amount, scope)
-    priced += _weighted(node, given["out_proj_weight"], "attention_out", queries, scope)
+        priced = weighted(node, weight, "attention_in", amount, scope)
+    priced += weighted(node, given["out_proj_weight"], "attention_out", queries, scope)
     heads = int(given["num_heads"])
     extra = (given["bias_k"] is not None) + bool(given["add_zero_attn"])
     head_dim = hint(dim) // heads
@@ -227,39 +193,6 @@ def _attention(node: fx.Node, scope: Scope) -> Priced:
         leading, tokens, tokens_kv + extra, head_dim, head_dim, scope.symbolic
     )
     return priced + Priced(fixed=core)
-
-
-def _recurrent(node: fx.Node, scope: Scope) -> Priced:
-    """All layers of a recurrent network: each weight is used at every token."""
-    # the weights stand behind the states, or behind the lengths and the states
-    position = 2 if isinstance(node.args[3], bool) else 3
-    weights = node.args[position]
-    uses = linear_uses(shape_of(node.args[0])[:-1], scope.symbolic)
-    assert isinstance(weights, list | tuple)
-    return _several(node, weights, uses, scope)
-
-
-def _cell(node: fx.Node, scope: Scope) -> Priced:
-    uses = linear_uses(shape_of(node.args[0])[:-1], scope.symbolic)
-    return _several(node, node.args[2:4], uses, scope)
-
-
-def _several(
-    node: fx.Node, weights: Sequence[object], uses: Amount, scope: Scope
-) -> Priced:
-    priced = Priced()
-    for weight in weights:
-        if len(shape_of(weight)) == 2:
-            priced += _weighted(node, weight, label_of(node), uses, scope)
-    return priced
-
-
-def _grouped(node: fx.Node, scope: Scope) -> Priced:
-    """Each row meets one of the matrices: their mean, whatever the split."""
-    uses = linear_uses(shape_of(node.args[0])[:-1], scope.symbolic)
-    groups = hint(shape_of(node.args[1])[0])
-    share = uses.times(Amount(integer(1) / groups))
-    return _weighted(node, node.args[1], "grouped_mm", share, scope)
 
 
 RULES: Mapping[str, Callable[[fx.Node, Scope], Priced]] = {
@@ -273,12 +206,10 @@ RULES: Mapping[str, Callable[[fx.Node, Scope], Priced]] = {
     "einsum": _einsum,
     "scaled_dot_product_attention": _sdpa,
     "multi_head_attention_forward": _attention,
-    "_grouped_mm": _grouped,
-    "grouped_mm": _grouped,
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
-    **dict.fromkeys(
-        ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell
-    ),
+    "_grouped_mm": grouped,
+    "grouped_mm": grouped,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
+    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), cell),
 }
 _HOMES = (torch, F, torch.Tensor, operator)
 _TARGETS = frozenset(

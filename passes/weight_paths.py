@@ -13,6 +13,7 @@ from sparsefx.weight_views import KEEPING, SCALING
 
 Size = int | torch.SymInt
 
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What is known of a graph while its nodes are priced.
@@ -49,7 +50,9 @@ class Scope:
         while isinstance(node, fx.Node):
             if node.op == "get_attr":
                 value = node.meta.get("val")
-                known = str(node.target) in self.names and isinstance(value, torch.Tensor)
+                known = str(node.target) in self.names and isinstance(
+                    value, torch.Tensor
+                )
                 wide = known and value.ndim >= 2 and value.is_floating_point()
                 return node if wide else None
             label = node.args[1] if node.target is getattr else label_of(node)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +15,7 @@ from sparsefx.cost import CostTable
 from sparsefx.draw import draw as draw_graphs
 from sparsefx.errors import CaptureError, MaskError
 from sparsefx.example_inputs import offered
-from sparsefx.masked_module import program_of, restore
+from sparsefx.masked_module import duplicate, program_of, restore
 from sparsefx.passes.annotate_costs import cost_table
 from sparsefx.policy import PolicySource, load_policy
 from sparsefx.report import BudgetReport, Cost, LayerReport, Report, Total
@@ -253,7 +252,7 @@ def finalize(module: nn.Module) -> nn.Module:
     """
     root = unwrapped(module)
     _, trainer = _live(root, "finalize")
-    dense = copy.deepcopy(root)
+    dense = duplicate(root)
     inner = cast(SparseState, dense.get_submodule(CHILD))
     with torch.no_grad():
         for index, weight in enumerate(inner.weights()):

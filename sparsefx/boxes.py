@@ -54,7 +54,7 @@ def unbox(value: Any) -> Any:
         3
     """
     if isinstance(value, Box):
-        made = object.__new__(value.kind)
+        made: Any = object.__new__(value.kind)
         fields = dataclasses.fields(value.kind)
         for field, item in zip(fields, value.values, strict=True):
             object.__setattr__(made, field.name, unbox(item))

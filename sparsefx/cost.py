@@ -194,6 +194,7 @@ class CostTable:
     """The cost of a model, one row a parameter and one a product of activations.
 
     Example:
+        >>> import sympy
         >>> row = CostRow("fc.weight", "fc", "linear", (3, 4), 12 * sympy.Symbol(
         ...     "batch"), 12, 48, True, {"batch": 2})
         >>> table = CostTable((row,))

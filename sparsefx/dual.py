@@ -113,6 +113,7 @@ def solve_soft(
             magnitudes.
 
     Example:
+        >>> import torch
         >>> layer = Layer(torch.tensor([4.0, 1.0, 3.0]), 1.0, 1.0, 0, 3)
         >>> masks = solve_soft([layer], budget=2.0, beta=2.0, cutoff=3.0)
         >>> round(masks.kept[0], 5)

@@ -66,8 +66,10 @@ def _is_plain(value: Any) -> bool:
 
 def _is_object(value: Any) -> bool:
     odd = (nn.Module, Tensor, type, torch.Generator)
-    return not isinstance(value, odd) and not callable(value) and hasattr(
-        value, "__dict__"
+    return (
+        not isinstance(value, odd)
+        and not callable(value)
+        and hasattr(value, "__dict__")
     )
 
 

@@ -43,8 +43,10 @@ def told(observer: Observer) -> Iterator[None]:
     """Tells ``observer`` of all such calls, unless it is paused."""
     call = nn.Module.__call__
     apply = torch.autograd.Function.__dict__["apply"]
-    autocast_enter, autocast_exit = torch.autocast.__enter__, torch.autocast.__exit__
-    init, again = torch.set_grad_enabled.__init__, torch.set_grad_enabled.__enter__
+    autocast: Any = torch.autocast
+    autocast_enter, autocast_exit = autocast.__enter__, autocast.__exit__
+    gradients: Any = torch.set_grad_enabled
+    init, again = gradients.__init__, gradients.__enter__
 
     def call_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if observer.paused:
@@ -81,8 +83,8 @@ def told(observer: Observer) -> Iterator[None]:
     ]
     for kind in (torch.no_grad, torch.enable_grad):
         patches.append((kind, "__enter__", _entering(observer, kind)))
-    for kind in (torch.no_grad, torch.enable_grad, torch.set_grad_enabled):
-        patches.append((kind, "__exit__", _leaving(observer, kind.__exit__)))
+    for left in (torch.no_grad, torch.enable_grad, torch.set_grad_enabled):
+        patches.append((left, "__exit__", _leaving(observer, left.__exit__)))
     originals = [(owner, name, vars(owner)[name]) for owner, name, _ in patches]
     try:
         for owner, name, patch in patches:

@@ -75,6 +75,16 @@ def program_of(module: nn.Module) -> Any:
     return module.__dict__.get(_PROGRAM)
 
 
+def duplicate(root: nn.Module) -> nn.Module:
+    """A deep copy, also where an attribute is a computed weight (old weight norm)."""
+    memo: dict[int, Any] = {}
+    for module in root.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(root, memo)
+
+
 def restore(root: nn.Module) -> None:
     """Gives every module its own class back and removes the masks' traces."""
     for module in list(root.modules()):

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import kernels_for, reference
-from sparsefx.layer import magnitude
-from sparsefx.private import is_compiling
+from sparsefx.layer import hard_mask, magnitude, soft_mask
+from sparsefx.private import is_compiling, transforming
 
 __all__ = ["VECTORS", "magnitude", "masked_weight"]
 
@@ -59,6 +59,23 @@ class _MaskedWeight(torch.autograd.Function):
         maker = reference if is_compiling() else kernels_for([weight, g])
         local, total = maker.masked_backward(g, weight, *scalars)
         return local, total.to(scalars[0].dtype), *[None] * 5
+
+
+def _transformable(
+    weight: Tensor,
+    mu: Tensor,
+    slope: Tensor,
+    center: Tensor,
+    threshold: Tensor,
+    last: Tensor,
+    through: Tensor,
+) -> Tensor:
+    """The same value and gradient from plain operations, for vmap and its like."""
+    wide = weight.abs()
+    wide = wide if wide.dtype.itemsize >= 4 else wide.float()
+    masked = weight * soft_mask(wide, slope, center, mu).to(weight.dtype)
+    dropped = (masked - masked.detach()) * through.to(weight.dtype)
+    return torch.where(hard_mask(wide.detach(), threshold, last), masked, dropped)
 
 
 def masked_weight(
@@ -94,6 +111,8 @@ def masked_weight(
         tensor([ 0., -2.])
     """
     scalars = [v[index] for v in (mu, slope, center, threshold, last, through)]
+    if transforming():
+        return _transformable(weight, *scalars)
     out: Tensor = _MaskedWeight.apply(weight, *scalars)  # type: ignore[no-untyped-call]
     if not is_compiling() and weight.requires_grad and not torch.is_grad_enabled():
         # matmul folds its batch differently when the weight needs no gradient:

@@ -69,7 +69,7 @@ class WeightWatch(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         if name == "__get__":
-            name = getattr(func.__self__, "__name__", "")
+            name = getattr(getattr(func, "__self__", None), "__name__", "")
         given = [*args, *(kwargs or {}).values()]
         source = self._names.get(id(given[0])) if given else None
         if name in KEEPING and source:

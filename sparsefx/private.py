@@ -24,6 +24,7 @@ from torch.utils._pytree import (
 
 __all__ = [
     "FakeTensor",
+    "FakeTensorMode",
     "TorchFunctionMode",
     "TreeSpec",
     "after_backward",
@@ -35,6 +36,7 @@ __all__ = [
     "register_node",
     "saves_by_hooks",
     "set_hints",
+    "transforming",
     "tree_flatten",
     "tree_is_leaf",
     "tree_unflatten",
@@ -131,3 +133,8 @@ def register_node(
 ) -> None:
     """Makes a class of our own a container for torch's trees."""
     register_pytree_node(kind, flatten, unflatten)
+
+
+def transforming() -> bool:
+    """Whether `torch.func` (vmap, grad, jvp) is transforming the caller."""
+    return bool(torch._C._are_functorch_transforms_active())

@@ -27,14 +27,14 @@ from sparsefx.private import (
     FakeTensor,
     TorchFunctionMode,
     TreeSpec,
-    fake_input,
     fake_mode,
     saves_by_hooks,
     tree_flatten,
     tree_unflatten,
 )
 from sparsefx.regions import enter_region, leave_region
-from sparsefx.spelling import effect, is_constant, is_requires_grad, spell
+from sparsefx.spelling import effect, is_requires_grad, spell
+from sparsefx.symbolic_inputs import symbolic_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,12 +246,11 @@ def record(
     """
     leaves, spec = tree_flatten((tuple(args), dict(kwargs)))
     recorder = _Recorder(root)
-    fake_args, fake_kwargs = tree_unflatten(
-        _fake_inputs(recorder, leaves, dynamic_batch), spec
-    )
     values = recorder.values
+    modes = torch.set_grad_enabled(torch.is_grad_enabled())  # put back after it
     try:
-        modes = torch.set_grad_enabled(torch.is_grad_enabled())  # put back after it
+        fakes = symbolic_inputs(recorder.fake, values, leaves, dynamic_batch)
+        fake_args, fake_kwargs = tree_unflatten(fakes, spec)
         with modes, recorder.fake, told(recorder), recorder:
             out = root.forward(*fake_args, **fake_kwargs)  # its own hooks run outside
     except CaptureError:
@@ -277,46 +276,3 @@ def record(
     guards = tuple(guard.expr for guard in recorder.guards())
     symbol = symbols[0] if symbols else None
     return Recording(values.graph, spec, out_spec, guards, symbol)
-
-
-def _fake_inputs(
-    recorder: _Recorder, leaves: Sequence[Any], dynamic_batch: bool
-) -> list[Any]:
-    """Fake twins of the example inputs' leaves, each tensor with its placeholder."""
-    batch = batch_size(leaves) if dynamic_batch else None
-    flat = []
-    for index, leaf in enumerate(leaves):
-        if not isinstance(leaf, Tensor):
-            if not is_constant(leaf):
-                raise CaptureError(
-                    f"an input is a {type(leaf).__name__}, of which a graph could see "
-                    "no change"
-                )
-            flat.append(leaf)
-            continue
-        free = [batch is not None and leaf.ndim > 0 and leaf.shape[0] == batch]
-        dims = (free + [False] * leaf.ndim)[: leaf.ndim]
-        fake = fake_input(recorder.fake, leaf.detach(), dims)
-        fake.requires_grad_(leaf.requires_grad)
-        name = f"x_{index}" if index else "x"  # `input` is taken: fx renames it
-        node = recorder.values.graph.placeholder(name)
-        recorder.values.keep(fake, node)
-        if dims and dims[0]:
-            size: Any = fake.shape[0]
-            recorder.values.sizes.setdefault(size.node.expr, (node, 0))
-        flat.append(fake)
-    return flat
-
-
-def batch_size(leaves: Sequence[Any]) -> int | None:
-    """The first size shared by most tensors, or None if it is below 2.
-
-    Example:
-        >>> batch_size([torch.ones(3, 4), torch.ones(3), 2.0])
-        3
-    """
-    sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
-    if not sizes:
-        return None
-    common = max(sizes, key=sizes.count)
-    return common if common >= 2 else None

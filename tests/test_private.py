@@ -60,3 +60,18 @@ def test_compilers_are_noticed():
     assert not private.is_compiling()
     compiled = torch.compile(f, backend="eager", fullgraph=True)
     assert compiled(torch.ones(1)).item() == 2
+
+
+def test_function_transforms_are_noticed():
+    assert not private.transforming()
+    assert torch.vmap(lambda x: x + private.transforming())(torch.zeros(2)).sum() == 2
+
+
+def test_containers_of_our_own_are_flattened():
+    from sparsefx.boxes import Box
+
+    leaves, spec = private.tree_flatten([Box(dict, [1, 2])])
+    assert leaves == [1, 2]
+    assert private.tree_unflatten(leaves, spec)[0].values == [1, 2]
+    assert private.tree_is_leaf(object())
+    assert not private.tree_is_leaf([1])

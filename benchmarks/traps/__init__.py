@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+
 from traps import control, effects, values, weights
 
 MODELS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {

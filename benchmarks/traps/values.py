@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from traps.base import trap, x
 
 Pair = namedtuple("Pair", "first second")

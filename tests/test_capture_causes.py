@@ -1,0 +1,331 @@
+"""What a recording once lost, one small model each: it is kept now, or said."""
+
+import copy
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import sparsefx
+from sparsefx.capture import capture
+from sparsefx.errors import CaptureError
+from sparsefx.masked_module import program_of
+from sparsefx.observed_uses import watch
+from sparsefx.preserve import preserved, tensors_of
+from tests import models
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import traps
+
+# these have nothing to mask, or may not be transformed; each is tested on its own
+REFUSED = {"scripted_child"}
+X = torch.linspace(-1, 1, 24).reshape(4, 6)
+
+
+class Run(nn.Module):
+    """Two layers and a forward that is a function of them and the input."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.__dict__["run"] = run
+
+    def forward(self, x):
+        return self.__dict__["run"](self, x)
+
+
+def sparse_of(model, inputs, **options):
+    return sparsefx.transform(model, example_inputs=inputs, budget=1.0, **options)
+
+
+def outcome(model, inputs, training):
+    """Outputs and gradients of one call with fixed random numbers."""
+    model.train(training)
+    torch.manual_seed(1)
+    given = copy.deepcopy(inputs)
+    with torch.set_grad_enabled(training):
+        out = model(**given) if isinstance(given, dict) else model(*given)
+    found = tensors_of(out)
+    if training:
+        sum(o.float().sum() for o in found if o.requires_grad).backward()
+        found += [p.grad for p in model.parameters() if p.grad is not None]
+        found = [f.to_dense() if f.is_sparse else f for f in found]
+        model.zero_grad(set_to_none=True)
+    return [f.detach().clone() for f in found]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(set(traps.MODELS) - REFUSED))
+def test_traps_are_masked_and_equal(name):
+    made = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        made.append(traps.MODELS[name]())
+    (model, inputs), (original, _) = made
+    try:
+        sparse = sparse_of(model, inputs)
+    except sparsefx.BudgetError:  # nothing costs MACs
+        sparse = sparsefx.transform(
+            model, example_inputs=inputs, budget={"params": 1.0}
+        )
+    for training in (False, True, False):
+        wanted = outcome(original, inputs, training)
+        got = outcome(sparse, inputs, training)
+        assert len(wanted) == len(got)
+        for a, b in zip(wanted, got, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    finalized = sparsefx.finalize(sparse)
+    assert list(finalized.state_dict()) == list(original.state_dict())
+
+
+def no_grad(m, x):
+    with torch.no_grad():
+        x = m.a(x)
+    return m.b(x)
+
+
+def autocast(m, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        x = m.a(x)
+    return m.b(x.float())
+
+
+def shared_weight(m, x):
+    with torch.no_grad():
+        x = m.a(x)
+    return m.a(x)
+
+
+@pytest.mark.parametrize("run", [no_grad, autocast, shared_weight])
+def test_regions_are_part_of_the_graph(run):
+    model = Run(run)
+    assert capture(model, (X,)).whole
+    sparse = sparse_of(model, (X,))
+    for training in (True, False):
+        pairs = zip(
+            outcome(model, (X,), training), outcome(sparse, (X,), training), strict=True
+        )
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert torch.is_grad_enabled()
+
+
+def test_a_region_restores_what_was_before():
+    sparse = sparse_of(Run(no_grad), (X,))
+    with torch.no_grad():
+        assert not sparse(X).requires_grad
+        assert not torch.is_grad_enabled()
+
+
+def test_a_graph_that_fails_leaves_its_regions():
+    model = Run(no_grad)
+    found = capture(model, (X,)).programs[""]
+    model.a.weight.data = torch.zeros(5, 5)
+    with pytest.raises(RuntimeError):
+        found.run(model, (X,), {})
+    assert torch.is_grad_enabled()
+
+
+def test_autograd_functions_keep_their_gradient():
+    model = models.CustomBackward()
+    found = capture(model, (X,))
+    assert found.whole
+    assert "_Doubled" in found.graphs[""].code
+
+
+def test_modes_that_run_different_code_are_two_graphs():
+    def run(m, x):
+        return (m.b(m.a(x)), m.a(x)) if m.training else m.b(m.a(x))
+
+    model = Run(run)
+    sparse = sparse_of(model, (X,))
+    assert set(sparsefx.graphs(sparse)) == {":train", ":eval"}
+    program = program_of(sparse)
+    for training in (True, False):
+        sparse.train(training)
+        assert program.run(sparse, (X,), {})[0]
+    sparse.train()
+    sparse.a.eval()  # neither mode as a whole
+    assert not program.run(sparse, (X,), {})[0]
+    assert not hasattr(sparse, "code")
+
+
+def test_only_eval_may_be_a_graph():
+    def run(m, x):
+        return m.b(x) if m.training and torch.rand([]) < 0.5 else m.b(m.a(x))
+
+    found = capture(Run(run), (X,))
+    assert not found.whole
+    assert set(found.graphs) == {":eval", "a", "b"}
+    assert found.reasons[""].startswith("in train mode, ")
+
+
+def test_attributes_that_change_are_seen():
+    model = Run(lambda m, x: m.b(m.a(x)) * m.scale)
+    model.scale, model.table = 2.0, {"shift": 1}
+    found = capture(model, (X,)).programs[""]
+    assert found.run(model, (X,), {})[0]
+    for name, value in (("scale", 3.0), ("table", {"shift": 2})):
+        before = getattr(model, name)
+        setattr(model, name, value)
+        assert not found.run(model, (X,), {})[0]
+        setattr(model, name, before)
+        assert found.run(model, (X,), {})[0]
+
+
+def test_caches_are_built_by_python_first():
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.tables = nn.Linear(6, 6), {}
+            self.register_buffer("index", torch.zeros(1))
+
+        def forward(self, x):
+            if x.shape[1] not in self.tables:
+                self.tables[x.shape[1]] = torch.linspace(0, 1, x.shape[1])
+            if self.index.shape[0] != x.shape[1]:
+                self.index = torch.arange(float(x.shape[1]))
+            return self.a(x + self.tables[x.shape[1]] * self.index)
+
+    model = Cached()
+    sparse = sparse_of(model, (X,))
+    assert model.tables == {}
+    program = program_of(sparse)
+    assert not program.run(sparse, (X,), {})[0]
+    wanted = model(X)
+    assert torch.equal(sparse(X), wanted)
+    assert program.run(sparse, (X,), {})[0]
+    assert torch.equal(sparse(X), wanted)
+
+
+def test_contents_of_containers_are_put_back():
+    model = nn.Linear(2, 2)
+    model.seen, model.names = [1], {"a": 1}
+    with preserved(model):
+        model.seen.append(2)
+        model.names.clear()
+    assert (model.seen, model.names) == ([1], {"a": 1})
+
+
+def test_own_hooks_run_once():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+    model[0].register_forward_hook(lambda m, args, out: 2 * out)
+    model[0].register_forward_pre_hook(lambda m, args: (args[0] + 1,))
+    with pytest.warns(UserWarning, match="not one graph"):
+        sparse = sparse_of(model, (X,))
+    assert "0" in sparsefx.graphs(sparse)
+    assert torch.equal(sparse(X), model(X))
+
+
+def test_dataclasses_come_back():
+    @dataclasses.dataclass
+    class Answer:
+        logits: Tensor
+        parts: list
+        note: str = "no note"
+
+    model = Run(lambda m, x: Answer(m.b(m.a(x)), [m.a(x)]))
+    sparse = sparse_of(model, (X,))
+    assert set(sparsefx.graphs(sparse)) == {""}
+    out = sparse(X)
+    assert type(out) is Answer
+    assert out.note == "no note"
+    assert torch.equal(out.parts[0], model(X).parts[0])
+
+
+def test_what_cannot_be_masked_at_all_is_refused_by_name():
+    with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
+        scripted = torch.jit.script(nn.Linear(6, 6))
+    with pytest.raises(CaptureError, match="submodule '1' is scripted"):
+        sparse_of(nn.Sequential(nn.Linear(6, 6), scripted), (X,))
+    lazy = nn.Sequential(nn.LazyLinear(3))
+    with pytest.raises(CaptureError, match="layer '0' is not built yet"):
+        sparse_of(lazy, (X,))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_weights_are_masked(kind):
+    layer = kind(6, 5, num_layers=2, batch_first=True)
+    x = torch.randn(3, 4, 6)
+    sparse = sparsefx.transform(layer, example_inputs=(x,), budget=0.5)
+    masks = sparsefx.masks(sparse)
+    assert set(masks) == {n for n, _ in layer.named_parameters() if "weight" in n}
+    (site, *_) = sparsefx.sites(sparse)
+    assert str(site.costs["macs"]) == "batch*tokens"
+    dense = sparsefx.finalize(sparse)
+    wanted = sparse.eval()(x)[0]
+    torch.testing.assert_close(dense.eval()(x)[0], wanted)
+    program = program_of(sparse)
+    assert program.run(sparse, (x,), {})[0]
+    python = type(layer).forward(sparse, x)[0]  # the properties, without the graph
+    torch.testing.assert_close(python, wanted)
+    dense.to(torch.float64)
+    assert dense(x.double())[0].dtype == torch.float64
+
+
+def test_weights_behind_views_and_scales_are_sites():
+    cases = {
+        "slice": lambda m, x: m.b(x @ m.a.weight[2:5].t().repeat(1, 2)),
+        "scale": lambda m, x: m.b(F.linear(x, m.a.weight * 0.5)),
+        "norm": lambda m, x: m.b(F.linear(x, F.normalize(m.a.weight))),
+    }
+    for run in cases.values():
+        sparse = sparse_of(Run(run), (X,))
+        assert set(sparsefx.masks(sparse)) == {"a.weight", "b.weight"}
+    normed = nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 3)))
+    assert set(sparsefx.masks(sparse_of(normed, (X,)))) == {
+        "0.parametrizations.weight.original1"
+    }
+
+
+def test_weights_only_python_uses_are_observed():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.Parameter(torch.randn(3, 6, 6))
+
+        def forward(self, x):
+            out = torch.zeros_like(x)
+            for index in range(3):
+                rows = (x.argmax(1) % 3 == index).nonzero()[:, 0]
+                if rows.numel():
+                    out[rows] = F.linear(x[rows], self.experts[index])
+            return out
+
+    model = Experts()
+    with pytest.warns(UserWarning, match="not one graph"):
+        sparse = sparsefx.transform(model, example_inputs=(X,), budget=0.5)
+    (site,) = sparsefx.sites(sparse)
+    assert site.cost("macs") == pytest.approx(4 / 3)  # a row meets one of three
+    (row,) = sparsefx.report(sparse).to_dict()["coverage"]
+    assert row["masked"] == "property"
+
+
+def test_watched_products():
+    layer = nn.Conv1d(2, 3, 3)
+    with watch(layer, ["weight"]) as seen:
+        layer(torch.ones(1, 2, 5))
+    assert seen.found["weight"].macs == 3 * 3 * 2 * 3
+
+
+def test_masked_weights_under_vmap():
+    model = Run(lambda m, x: torch.vmap(lambda row: m.b(m.a(row)))(x))
+    with pytest.warns(UserWarning, match="not one graph"):
+        sparse = sparsefx.transform(model, example_inputs=(X,), budget={"params": 0.5})
+    dense = sparsefx.finalize(copy.deepcopy(sparse))
+    torch.testing.assert_close(sparse(X), dense(X))
+
+
+def test_coverage_as_plain_values():
+    found = capture(models.DataDependent(), (X.abs() + 1,))
+    rows = {row["parameter"]: row for row in found.to_dict()["coverage"]}
+    assert rows["a.weight"]["masked"] == "graph"
+    assert rows["b.weight"]["masked"] == "property"
+    assert "never call it" in rows["b.weight"]["reason"]
+    assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
