@@ -268,16 +268,21 @@ def test_wrapped_models_are_found():
 # -- what stays dense is named ---------------------------------------------------------
 
 
+def orthogonal():
+    """A weight that is multiplied as a function of itself in which no zero stays."""
+    return nn.Sequential(parametrizations.orthogonal(nn.Linear(8, 8)), nn.Linear(8, 2))
+
+
 def test_weights_that_stay_dense_are_named():
-    x = torch.ones(2, 5, 6)
-    with pytest.warns(UserWarning, match=r"2 weights stay dense: lstm\.weight_ih_l0"):
-        sparse = sparse_of(models.WithLstm(), (x,), budget=0.5)
+    name = "0.parametrizations.weight.original"
+    with pytest.warns(UserWarning, match=rf"1 weights stay dense: {name}"):
+        sparse = sparse_of(orthogonal(), budget=0.5)
     coverage = sparsefx.report(sparse).to_dict()["coverage"]
     rows = {row["parameter"]: row for row in coverage}
-    assert rows["lstm.weight_hh_l0"]["masked"] is None
-    assert rows["lstm.weight_hh_l0"]["reason"]
-    with pytest.raises(sparsefx.MaskError, match=r"lstm\.weight_ih_l0.*strict=True"):
-        sparse_of(models.WithLstm(), (x,), budget=0.5, strict=True)
+    assert rows[name]["masked"] is None
+    assert rows[name]["reason"]
+    with pytest.raises(sparsefx.MaskError, match=rf"{name}.*strict=True"):
+        sparse_of(orthogonal(), budget=0.5, strict=True)
     assert sparse_of(budget=0.5, strict=True) is not None
 
 
@@ -293,12 +298,13 @@ def test_what_is_not_one_graph_is_said():
     assert not hasattr(sparse, "code")
 
 
-def test_parametrized_weights_have_a_reason():
+def test_parametrized_weights_are_masked():
     net = nn.Sequential(parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 2))
-    with pytest.warns(UserWarning, match="stay dense"):
-        sparse = sparse_of(net, budget=0.5)
-    torch.testing.assert_close(sparse[0](X), net[0](X))
-    assert set(sparsefx.masks(sparse)) == {"1.weight"}
+    sparse = sparse_of(net, budget=0.5)
+    name = "0.parametrizations.weight.original1"
+    assert set(sparsefx.masks(sparse)) == {name, "1.weight"}
+    dropped = ~sparsefx.masks(sparse)[name]
+    assert not sparse[0].weight[dropped].any()
 
 
 def test_a_budget_above_dense_is_said():

@@ -24,6 +24,7 @@ from torch import Tensor
 from sparsefx.kernels import reference
 from sparsefx.kernels.reference import (
     distinct,
+    find,
     hard_masks,
     histogram,
     soft_sums,
@@ -34,6 +35,7 @@ from sparsefx.kernels.table import layout, pieces, readable
 __all__ = [
     "couple",
     "distinct",
+    "find",
     "hard_masks",
     "histogram",
     "masked",
