@@ -189,7 +189,7 @@ def trained(model: nn.Module, call: Call) -> tuple[list[Tensor], ...]:
         (o.float() * torch.linspace(-1, 2, o.numel()).view(o.shape)).sum()
         for o in parts
     )
-    weights = [p for p in model.parameters()]
+    weights = list(model.parameters())
     if parts:
         loss.backward()
     grads = [torch.zeros(0) if w.grad is None else w.grad.clone() for w in weights]

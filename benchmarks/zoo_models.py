@@ -1,4 +1,4 @@
-"""The models of the zoo by name: ``family/model``; what is not installed is left out."""
+"""The models of the zoo as ``family/model``; what is not installed is left out."""
 
 from __future__ import annotations
 

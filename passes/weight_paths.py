@@ -50,10 +50,10 @@ class Scope:
         while isinstance(node, fx.Node):
             if node.op == "get_attr":
                 value = node.meta.get("val")
-                known = str(node.target) in self.names and isinstance(
-                    value, torch.Tensor
-                )
-                wide = known and value.ndim >= 2 and value.is_floating_point()
+                known = str(node.target) in self.names
+                if not known or not isinstance(value, torch.Tensor):
+                    return None
+                wide = value.ndim >= 2 and value.is_floating_point()
                 return node if wide else None
             label = node.args[1] if node.target is getattr else label_of(node)
             if label in SCALING:

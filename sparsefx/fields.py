@@ -148,7 +148,7 @@ def budget(field: str, value: object) -> float | str | dict[str, float | str]:
         {'macs': '25%'}
     """
     if _is_number(value) or (isinstance(value, str) and value):
-        return value  # type: ignore[return-value]
+        return value
     if not isinstance(value, Mapping) or not value:
         refuse(
             field,

@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsefx.kernels import kernels_for, reference
+from sparsefx.kernels import kernels_for, operators, reference
 from sparsefx.layer import hard_mask, magnitude, soft_mask
-from sparsefx.private import is_compiling, transforming
+from sparsefx.private import is_compiling, is_exporting, transforming
 
 __all__ = ["VECTORS", "magnitude", "masked_weight"]
 
@@ -113,6 +113,8 @@ def masked_weight(
     scalars = [v[index] for v in (mu, slope, center, threshold, last, through)]
     if transforming():
         return _transformable(weight, *scalars)
+    if is_compiling() and not is_exporting() and weight.device.type == "cpu":
+        return operators.masked(weight, *scalars)
     out: Tensor = _MaskedWeight.apply(weight, *scalars)  # type: ignore[no-untyped-call]
     if not is_compiling() and weight.requires_grad and not torch.is_grad_enabled():
         # matmul folds its batch differently when the weight needs no gradient:

@@ -92,7 +92,8 @@ class NodeValues:
         if isinstance(value, slice):
             bounds = (value.start, value.stop, value.step)
             return slice(*(self.argument(bound, use) for bound in bounds))
-        for plain in (int, float, complex):  # of a subclass, such as NumPy's
+        kinds: tuple[Any, ...] = (int, float, complex)
+        for plain in kinds:  # of a subclass, such as NumPy's
             if isinstance(value, plain) and type(value) not in (plain, bool):
                 return plain(value)
         if is_constant(value):

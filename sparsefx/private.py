@@ -32,6 +32,7 @@ __all__ = [
     "fake_input",
     "fake_mode",
     "is_compiling",
+    "is_exporting",
     "is_plain",
     "register_node",
     "saves_by_hooks",
@@ -107,6 +108,11 @@ def saves_by_hooks() -> bool:
 def is_compiling() -> bool:
     """Whether `torch.compile` is tracing the caller."""
     return bool(torch.compiler.is_compiling())
+
+
+def is_exporting() -> bool:
+    """Whether `torch.export` is tracing the caller."""
+    return bool(torch.compiler.is_exporting())
 
 
 def _is_traced() -> bool:

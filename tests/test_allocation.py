@@ -14,10 +14,10 @@ from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.policies.allocate import allocate, run
 from sparsefx.policies.allocation import Allocation, bounds, planned
 from sparsefx.policies.cost_budget import cost_budget
-from sparsefx.policies.worths import worths
 from sparsefx.policies.counts import counts
 from sparsefx.policies.erk import erk
 from sparsefx.policies.uniform import uniform
+from sparsefx.policies.worths import worths
 from sparsefx.policy import Policy, load_policy
 from sparsefx.site import Site
 

@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from sparsefx import kernels
 from sparsefx.bits import empty_bits, pack, unpack
 from sparsefx.dual import Layer, solve_hard, solve_soft
-from sparsefx.kernels import cpu, native, reference
+from sparsefx.kernels import cpu, native, operators, reference
 from sparsefx.layer import hard_mask
 from sparsefx.learners.soft_topk import look
 from sparsefx.masking import masked_weight
@@ -239,3 +239,16 @@ def test_where_the_cache_cannot_be_written_it_is_built_aside(monkeypatch, tmp_pa
         assert native.library() is not None
     finally:
         native.library.cache_clear()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_operators_keep_what_compilers_are_told(layout):
+    weight = torch.randn(4, 3, 5, 5).to(memory_format=layout).requires_grad_()
+    numbers = [0.3, 7.0, 0.9, 0.5]
+    tensors = [torch.tensor(x, dtype=torch.float64) for x in numbers]
+    tensors[0].requires_grad_()
+    rest = (torch.tensor(40), torch.tensor(1.0, dtype=torch.float64))
+    torch.library.opcheck(operators.masked, (weight, *tensors, *rest))
+    grad = torch.randn(4, 3, 5, 5)
+    inputs = (grad, weight.detach(), *(t.detach() for t in tensors), *rest)
+    torch.library.opcheck(operators.masked_backward, inputs)

@@ -180,7 +180,7 @@ def solve(
 
 
 def _extra(layers: Sequence[Layer], budget: float) -> float:
-    """What each layer of a fixed count softly keeps more, to meet the budget exactly."""
+    """What layers of fixed counts softly keep more, to meet the budget exactly."""
     if any(layer.lower < layer.upper for layer in layers):
         return 0.0
     open_ = [x for x in layers if x.upper < x.magnitude.numel()]
