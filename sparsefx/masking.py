@@ -114,7 +114,8 @@ def masked_weight(
     if transforming():
         return _transformable(weight, *scalars)
     if is_compiling() and not is_exporting() and weight.device.type == "cpu":
-        return operators.masked(weight, *scalars)
+        opaque: Tensor = operators.masked(weight, *scalars)
+        return opaque
     out: Tensor = _MaskedWeight.apply(weight, *scalars)  # type: ignore[no-untyped-call]
     if not is_compiling() and weight.requires_grad and not torch.is_grad_enabled():
         # matmul folds its batch differently when the weight needs no gradient:

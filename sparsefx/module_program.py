@@ -18,7 +18,7 @@ from sparsefx.private import tree_flatten
 from sparsefx.program import Program
 from sparsefx.recorder import Recording, record
 from sparsefx.symbolic_inputs import batch_size
-from sparsefx.verify import check
+from sparsefx.verify import check, warm
 
 
 def capture_module(module: nn.Module, call: Call, *, verify: bool = True) -> Program:
@@ -55,6 +55,7 @@ def _program(
         try:
             with preserved(module), torch.enable_grad():
                 module.train(training)  # may clear caches
+                warm(module, args, kwargs)
                 with _watched(module):
                     found = record(module, args, kwargs, dynamic_batch=dynamic)
             records[training] = found

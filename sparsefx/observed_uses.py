@@ -114,6 +114,7 @@ def watch(module: nn.Module, names: Iterable[str]) -> WeightWatch:
     """A mode that watches the parameters of those names.
 
     Example:
+        >>> import torch
         >>> layer = nn.Linear(4, 3)
         >>> with watch(layer, ["weight"]) as seen:
         ...     _ = torch.ones(2, 4) @ layer.weight.t()

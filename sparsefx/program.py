@@ -168,6 +168,17 @@ class Program:
         if self.twin is not None:
             yield names[self.twin.mode], self.twin
 
+    def reads_caches(self, root: nn.Module) -> bool:
+        """Whether the graph reads tensors that are no parameters and no buffers."""
+        known = {name for name, _ in root.named_parameters(remove_duplicate=False)}
+        known |= {name for name, _ in root.named_buffers(remove_duplicate=False)}
+        return any(
+            node.op == "get_attr"
+            and node.target not in known
+            and isinstance(node.meta.get("val"), Tensor)
+            for node in self.graph.nodes
+        )
+
     def rebind(self) -> None:
         """Forgets the compiled graph; call it when the module tree has changed."""
         self._bound, self._root = None, None

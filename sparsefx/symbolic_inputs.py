@@ -46,6 +46,7 @@ def batch_size(leaves: Sequence[Any]) -> int | None:
     """The first size shared by most tensors, or None if it is below 2.
 
     Example:
+        >>> import torch
         >>> batch_size([torch.ones(3, 4), torch.ones(3), 2.0])
         3
     """

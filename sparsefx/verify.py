@@ -45,9 +45,11 @@ def check(program: Program, root: nn.Module, args: Any, kwargs: Any) -> str | No
 def _trial(
     program: Program, root: nn.Module, args: Any, kwargs: Any, training: bool
 ) -> str | None:
+    part = next(p for _, p in program.parts() if p.mode in (None, training))
+    call = (args, kwargs) if part.reads_caches(root) else None
     try:
         with preserved(root):
-            wanted = _outcome(root.forward, root, args, kwargs, training)
+            wanted = _outcome(root.forward, root, args, kwargs, training, call)
     except Exception:
         return None  # the model itself refuses this mode or size
     with preserved(root):
@@ -55,8 +57,7 @@ def _trial(
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         try:
             with closed_on_error():
-                part = next(p for _, p in program.parts() if p.mode in (None, training))
-                got = _outcome(part.module(root), root, tensors, {}, training)
+                got = _outcome(part.module(root), root, tensors, {}, training, call)
         except Exception as error:
             return f"graph raises {type(error).__name__}, so outputs"
     for what, a, b in zip(
@@ -67,11 +68,27 @@ def _trial(
     return None
 
 
+def warm(root: nn.Module, args: Any, kwargs: Any) -> None:
+    """Runs the module's own Python once, so that its caches exist."""
+    try:
+        with torch.no_grad():
+            root.forward(*args, **kwargs)
+    except Exception:
+        return  # what it refuses, its recording will say
+
+
 def _outcome(
-    run: Callable[..., Any], root: nn.Module, args: Any, kwargs: Any, training: bool
+    run: Callable[..., Any],
+    root: nn.Module,
+    args: Any,
+    kwargs: Any,
+    training: bool,
+    call: tuple[Any, Any] | None,
 ) -> Outcome:
-    torch.manual_seed(0)
     root.train(training)
+    if call is not None:  # switching modes may have cleared caches the graph reads
+        warm(root, *call)
+    torch.manual_seed(0)
     with torch.set_grad_enabled(training):
         outputs = tensors_of(run(*args, **kwargs))
     gradients: list[Tensor] = []

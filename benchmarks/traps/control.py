@@ -105,6 +105,30 @@ class LazyTable(nn.Module):
         return self.a(v + self.table[: v.shape[1]])
 
 
+class Cleared(nn.Module):
+    """Keeps in eval what it computes of a parameter; any switch of mode forgets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.cache = nn.Linear(6, 6), {}
+        self.table = nn.Parameter(torch.randn(9))
+        self.register_buffer("index", torch.arange(6))
+
+    def train(self, mode: bool = True) -> Any:
+        self.cache = {}
+        return super().train(mode)
+
+    def shift(self) -> Tensor:
+        if self.training:
+            return self.table[self.index]
+        if "cpu" not in self.cache:
+            self.cache["cpu"] = self.table[self.index]
+        return self.cache["cpu"]
+
+    def forward(self, v: Tensor) -> Tensor:
+        return self.a(v) + self.shift()
+
+
 class LastLength(nn.Module):
     """Notes what it saw, every time anew."""
 
@@ -177,6 +201,7 @@ MODELS = {
     "other_constants_by_mode": trap(constants),
     "shape_cache": lambda: (ShapeCache(), (x(4, 5, 6),)),
     "lazy_table": lambda: (LazyTable(), (x(4, 5, 6),)),
+    "cache_cleared_by_mode": lambda: (Cleared(), (x(),)),
     "notes_what_it_saw": lambda: (LastLength(), (x(4, 5, 6),)),
     "layer_built_late": built_late,
     "lazy_linear": lazy_linear,
