@@ -97,7 +97,7 @@ def examine(
     equal["half"] = halved(twin, sparse, call)
     dense = sparsefx.finalize(sparse)
     keys = list(original.state_dict()) == list(dense.state_dict())
-    result["keys"] = keys and type(dense) is type(original)
+    result["keys"] = keys and type(dense) is type(model)
     result["equal"] = equal
     return result
 

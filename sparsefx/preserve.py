@@ -40,7 +40,14 @@ def preserved(root: nn.Module) -> Iterator[None]:
         for name, value in attrs.items()
         if name not in _TABLES and type(value) in _CONTAINERS
     ]
-    values = [(b, b.detach().clone()) for b in root.buffers()]
+    # embeddings with a maximal norm rescale their weight when they are called
+    rescaled = [
+        m.weight
+        for m in modules
+        if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.max_norm is not None
+    ]
+    written = [*root.buffers(), *rescaled]
+    values = [(b, b.detach().clone()) for b in written]
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = list(range(torch.cuda.device_count())) if used else []
     try:

@@ -253,3 +253,10 @@ def test_coverage_as_plain_values():
     assert rows["b.weight"]["masked"] == "property"
     assert "never call it" in rows["b.weight"]["reason"]
     assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
+
+
+def test_embeddings_with_a_maximal_norm_are_not_rescaled():
+    model = nn.Sequential(nn.Embedding(10, 6, max_norm=1.0), nn.Linear(6, 3))
+    before = model[0].weight.detach().clone()
+    capture(model, (torch.arange(6).reshape(2, 3),))
+    assert torch.equal(model[0].weight, before)
