@@ -249,7 +249,9 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
         name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name
     }
     expected = {"sparsefx/py.typed"}
-    for path in (*MODULES.values(), *(ROOT / "policies").glob("*.yaml")):
+    sources = [*(ROOT / "sparsefx/kernels").glob("*.[ch]*")]
+    presets = [*(ROOT / "policies").glob("*.yaml")]
+    for path in (*MODULES.values(), *sources, *presets):
         inner = path.relative_to(ROOT).as_posix()
         expected.add(inner if inner.startswith("sparsefx/") else f"sparsefx/{inner}")
     assert shipped == expected
