@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sympy
 import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.errors import CaptureError
 from sparsefx.private import tree_flatten
 from sparsefx.spelling import SIZE_OPERATORS, is_constant
+
+if TYPE_CHECKING:
+    import sympy
 
 
 class NodeValues:
@@ -81,7 +83,7 @@ class NodeValues:
         if isinstance(value, Tensor):
             return self._node_of(value)
         if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return self._expression(sympy.sympify(value.node.expr))
+            return self._expression(value.node.expr)
         if isinstance(value, (tuple, list)):
             items = [self.argument(item, use) for item in value]
             if hasattr(value, "_fields"):

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sympy
 import torch
 from torch import Tensor, fx, nn
 
@@ -35,6 +34,9 @@ from sparsefx.private import (
 from sparsefx.regions import enter_region, leave_region
 from sparsefx.spelling import effect, is_requires_grad, spell
 from sparsefx.symbolic_inputs import symbolic_inputs
+
+if TYPE_CHECKING:
+    import sympy
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,7 +316,7 @@ def test_compiled_by_inductor():
 # -- data parallel ---------------------------------------------------------------------
 
 RANKS = """
-import sys, torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 import sparsefx
 from tests.test_gradient import X, Y, loss_of, sparse_of
@@ -344,7 +344,9 @@ for view in (True, False):
         optimizer.zero_grad()
         sparsefx.step(model)
     torch.save([p.detach() for p in sparse.parameters()], f"{path}.{rank}.{view}")
+dist.barrier()  # a rank that leaves early can abort the other's gloo threads
 dist.destroy_process_group()
+os._exit(0)
 """
 
 
