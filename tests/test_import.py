@@ -12,6 +12,7 @@ OPTIONAL = {
     "safetensors",
     "scipy",
     "sklearn",
+    "sympy",  # a fifth of the time torch takes: when first used
     "timm",
     "torchvision",
     "tqdm",
