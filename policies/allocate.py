@@ -9,7 +9,8 @@ from sparsefx.budget import parse_budget
 from sparsefx.errors import BudgetError, PolicyError
 from sparsefx.policies import ALLOCATIONS
 from sparsefx.policies.allocation import Allocation, planned, prices
-from sparsefx.policy import Policy, PolicySource, load_policy
+from sparsefx.policy import Policy
+from sparsefx.policy_source import PolicySource, load_policy
 from sparsefx.site import Site
 
 

@@ -14,8 +14,8 @@ def preset_names() -> tuple[str, ...]:
     """Names of the policies that come with sparsefx, in alphabetical order.
 
     Example:
-        >>> preset_names()
-        ('cost_budget', 'erk', 'spartan', 'uniform')
+        >>> "cost_budget" in preset_names()
+        True
     """
     files = importlib.resources.files("sparsefx.policies").iterdir()
     names = (file.name for file in files)

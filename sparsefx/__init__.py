@@ -24,7 +24,7 @@ from sparsefx.errors import SparsefxError as SparsefxError
 from sparsefx.policies.allocate import allocate as allocate
 from sparsefx.policies.allocation import Allocation as Allocation
 from sparsefx.policy import Policy as Policy
-from sparsefx.policy import load_policy as load_policy
+from sparsefx.policy_source import load_policy as load_policy
 from sparsefx.projection import hard_topk as hard_topk
 from sparsefx.projection import project as project
 from sparsefx.report import Report as Report

@@ -17,7 +17,7 @@ from sparsefx.errors import CaptureError, MaskError
 from sparsefx.example_inputs import offered
 from sparsefx.masked_module import duplicate, program_of, restore
 from sparsefx.passes.annotate_costs import cost_table
-from sparsefx.policy import PolicySource, load_policy
+from sparsefx.policy_source import PolicySource, load_policy
 from sparsefx.report import BudgetReport, Cost, LayerReport, Report, Total
 from sparsefx.site import Site
 from sparsefx.state import CHILD, SparseState

@@ -18,7 +18,8 @@ from sparsefx.policies.counts import counts
 from sparsefx.policies.erk import erk
 from sparsefx.policies.uniform import uniform
 from sparsefx.policies.worths import worths
-from sparsefx.policy import Policy, load_policy
+from sparsefx.policy import Policy
+from sparsefx.policy_source import load_policy
 from sparsefx.site import Site
 
 POLICIES = (cost_budget, uniform, erk)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 import sparsefx.policies
 from sparsefx.errors import PolicyError
 from sparsefx.policies.presets import parse
-from sparsefx.policy import Policy, load_policy
+from sparsefx.policy import Policy
+from sparsefx.policy_source import load_policy
 from sparsefx.schedule import RAMP_SHAPES
 
-PRESETS = ("cost_budget", "erk", "spartan", "uniform")
+FOLDER = Path(__file__).resolve().parents[1] / "policies"
+PRESETS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 words = st.text("abcXYZ019_.*é: #'\"-", min_size=1, max_size=8)
 fractions = st.floats(0, 1)
@@ -213,7 +216,7 @@ def test_bad_fields(fields, message):
 def test_misspelt_preset():
     message = (
         "policy 'cost_budgte' is not known; did you mean 'cost_budget'? known: "
-        "cost_budget, erk, spartan, uniform"
+        f"{', '.join(PRESETS)}"
     )
     with pytest.raises(PolicyError, match=re.escape(message)):
         load_policy("cost_budgte")
