@@ -78,17 +78,17 @@ RANKS = {
     "masked_module": 6,
     "state": 6,
     "policies.allocate": 8,
-    "plan": 8,
-    "device_step": 9,
-    "step_report": 9,
-    "training": 9,
-    "building": 10,
-    "api": 11,
-    "checkpoint": 12,
-    "": 13,  # sparsefx/__init__.py: the public names
-    "cli": 14,
-    "demo": 14,
-    "__main__": 15,
+    "plan": 9,
+    "device_step": 10,
+    "step_report": 10,
+    "training": 10,
+    "building": 11,
+    "api": 12,
+    "checkpoint": 13,
+    "": 14,  # sparsefx/__init__.py: the public names
+    "cli": 15,
+    "demo": 15,
+    "__main__": 16,
 }
 
 
