@@ -35,6 +35,7 @@ RANKS = {
     "spelling": 0,
     "table": 0,
     "boxes": 1,
+    "rewriting": 1,
     "calls": 1,
     "interception": 1,
     "observed_uses": 1,
