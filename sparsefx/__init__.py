@@ -30,6 +30,9 @@ from sparsefx.projection import project as project
 from sparsefx.report import Report as Report
 from sparsefx.site import Granularity as Granularity
 from sparsefx.site import Site as Site
+from sparsefx.spectral import SpectralHistory as SpectralHistory
+from sparsefx.spectral import SpectralReport as SpectralReport
+from sparsefx.spectral import spectral_report as spectral_report
 from sparsefx.step_report import StepReport as StepReport
 
 __version__ = "0.1.0"
@@ -47,6 +50,8 @@ __all__ = [
     "Report",
     "Site",
     "SparsefxError",
+    "SpectralHistory",
+    "SpectralReport",
     "StepReport",
     "allocate",
     "capture",
@@ -64,6 +69,7 @@ __all__ = [
     "report",
     "save",
     "sites",
+    "spectral_report",
     "step",
     "transform",
 ]
