@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import random
 import time
 import traceback
 import warnings
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
@@ -171,9 +173,15 @@ def halved(twin: nn.Module, sparse: nn.Module, call: Call) -> str:
     return max(parts, key=("bit", "close", "differs").index)
 
 
+def seed() -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002 - models draw from it
+
+
 def evaluated(model: nn.Module, call: Call) -> list[Tensor]:
     model.eval()
-    torch.manual_seed(1)
+    seed()
     with torch.no_grad():
         return tensors(model(*fresh(call[0]), **fresh(call[1])))
 
@@ -182,7 +190,7 @@ def trained(model: nn.Module, call: Call) -> tuple[list[Tensor], ...]:
     """Outputs, gradients and buffers of one training step; the model is put back."""
     buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
     model.train()
-    torch.manual_seed(1)
+    seed()
     outputs = tensors(model(*fresh(call[0]), **fresh(call[1])))
     parts = [o for o in outputs if o.requires_grad and o.is_floating_point()]
     loss = sum(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from zoo_hf_base import from_config, image, seq2seq, speech, text
-from zoo_hf_special import SPECIAL
+from zoo_hf_base import NO_LAYERDROP, from_config, image, seq2seq, speech, text
+from zoo_hf_special import SPECIAL, series
 
+# No layer is skipped at random while training, and no span of the input is blanked:
+# both are decided on the host. `wav2vec2-default` and its like have the defaults.
 _WAVE = {
     "conv_dim": (16, 16, 16),
     "conv_kernel": (10, 3, 3),
@@ -16,6 +18,7 @@ _WAVE = {
     "num_conv_pos_embedding_groups": 2,
     "num_feat_extract_layers": 3,
     "mask_time_prob": 0.0,
+    "layerdrop": 0.0,
 }
 _STAGES = {
     "depths": [1, 1],
@@ -103,7 +106,7 @@ SEQ2SEQ: dict[str, dict[str, Any]] = {
     "blenderbot": {},
     "led": {"attention_window": [4, 4]},
     "longt5": {"local_radius": 3},
-    "m2m_100": {},
+    "m2m_100": NO_LAYERDROP,
     "marian": {},
     "mbart": {},
     "mt5": {},
@@ -206,11 +209,22 @@ AUDIO: dict[str, dict[str, Any]] = {
 }
 
 
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "m2m_100": {"encoder_layerdrop": 0.05, "decoder_layerdrop": 0.05},
+    "time_series_transformer": {},
+    "wav2vec2": {**_WAVE, "layerdrop": 0.1, "mask_time_prob": 0.05},
+}
+
+
 def names() -> list[str]:
-    return sorted((*TEXT, *SEQ2SEQ, *VISION, *AUDIO, *SPECIAL))
+    defaults = (f"{name}-default" for name in DEFAULTS)
+    return sorted((*TEXT, *SEQ2SEQ, *VISION, *AUDIO, *SPECIAL, *defaults))
 
 
 def build(name: str) -> tuple[nn.Module, Any]:
+    kind, default, _ = name.partition("-default")
+    if default and kind in SPECIAL:
+        return series(kind, DEFAULTS[kind])
     if name in SPECIAL:
         return SPECIAL[name]()
     table, inputs = next(
@@ -221,10 +235,9 @@ def build(name: str) -> tuple[nn.Module, Any]:
             (VISION, image),
             (AUDIO, speech),
         )
-        if name in table
+        if kind in table
     )
-    more = table[name]
-    model = from_config(name, **more)
+    model = from_config(kind, **(DEFAULTS if default else table)[kind])
     given = inputs()
     if inputs is image:
         size = model.config.to_dict().get("image_size", 32)

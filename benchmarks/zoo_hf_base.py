@@ -51,6 +51,9 @@ _TINY: dict[str, Any] = {
 }
 
 
+NO_LAYERDROP: dict[str, Any] = {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
+
+
 def ids(length: int = 7) -> torch.Tensor:
     return torch.arange(2 * length).reshape(2, length) * 5 % 90 + 3
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from zoo_hf_base import from_config, ids, image, text
+from zoo_hf_base import NO_LAYERDROP, from_config, ids, image, text
 
 
 def _whisper() -> tuple[nn.Module, Any]:
@@ -69,7 +69,7 @@ def _decision() -> tuple[nn.Module, Any]:
     }
 
 
-def _series(name: str) -> tuple[nn.Module, Any]:
+def series(name: str, more: dict[str, Any]) -> tuple[nn.Module, Any]:
     model = from_config(
         name,
         prediction_length=4,
@@ -77,6 +77,7 @@ def _series(name: str) -> tuple[nn.Module, Any]:
         lags_sequence=[1, 2],
         num_time_features=1,
         input_size=1,
+        **more,
     )
     past = {
         "past_values": torch.rand(2, 10),
@@ -220,7 +221,7 @@ SPECIAL: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "decision_transformer": _decision,
     "detr": _detr,
     "gpt2-labels": lambda: _labels("gpt2"),
-    "informer": lambda: _series("informer"),
+    "informer": lambda: series("informer", NO_LAYERDROP),
     "llama-labels": lambda: _labels("llama"),
     "llava": _llava,
     "patchtst": _patchtst,
@@ -228,7 +229,7 @@ SPECIAL: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "sam": _sam,
     "siglip": lambda: _two_towers("siglip"),
     "speech_to_text": _speech_to_text,
-    "time_series_transformer": lambda: _series("time_series_transformer"),
+    "time_series_transformer": lambda: series("time_series_transformer", NO_LAYERDROP),
     "vilt": _vilt,
     "whisper": _whisper,
 }

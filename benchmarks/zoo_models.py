@@ -19,7 +19,6 @@ _VISION: dict[str, tuple[int, dict[str, Any]]] = {
     "efficientnet_b0": (64, {}),
     "googlenet": (64, {"aux_logits": True, "init_weights": False}),
     "inception_v3": (96, {"aux_logits": False, "init_weights": False}),
-    "maxvit_t": (64, {"input_size": (64, 64), "partition_size": 2}),
     "mnasnet0_5": (64, {}),
     "mobilenet_v2": (64, {}),
     "mobilenet_v3_small": (64, {}),
@@ -36,6 +35,16 @@ _VISION: dict[str, tuple[int, dict[str, Any]]] = {
 }
 _DETECTION = ("ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn")
 _VIDEO = {"r3d_18": (4, 32), "swin3d_t": (4, 32)}
+_MAXVIT = {
+    "input_size": (64, 64),
+    "stem_channels": 16,
+    "partition_size": 2,
+    "block_channels": [16, 32, 64, 128],
+    "block_layers": [1, 1, 1, 1],
+    "head_dim": 16,
+    "stochastic_depth_prob": 0.2,
+    "num_classes": 10,
+}
 _BLOCKS = {
     "block_out_channels": (8, 16),
     "norm_num_groups": 4,
@@ -172,7 +181,8 @@ def names() -> list[str]:
     if _installed("timm"):
         found += [f"timm/{name}" for name in zoo_timm.MODELS]
     if _installed("torchvision"):
-        found += [f"torchvision/{name}" for name in (*_VISION, *_DETECTION, *_VIDEO)]
+        vision = (*_VISION, "maxvit_t", *_DETECTION, *_VIDEO)
+        found += [f"torchvision/{name}" for name in vision]
     return found
 
 
@@ -206,6 +216,8 @@ def _torchvision(name: str) -> tuple[nn.Module, Any]:
         target = {"boxes": boxes, "labels": torch.tensor([1])}
         pictures = [torch.rand(3, 64, 64), torch.rand(3, 64, 80)]
         return made, (pictures, [dict(target), dict(target)])
+    if name == "maxvit_t":
+        return torchvision.models.MaxVit(**_MAXVIT), (torch.randn(2, 3, 64, 64),)
     size, options = _VISION[name]
     made = torchvision.models.get_model(name, num_classes=10, **options)
     return made, (torch.randn(2, 3, size, size),)

@@ -7,13 +7,15 @@ recorded stays Python, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from sparsefx.caches import function_caches
 from sparsefx.calls import Call, as_call, observe
 from sparsefx.errors import CaptureError
 from sparsefx.module_program import capture_module
@@ -126,7 +128,8 @@ def capture(
     reasons: dict[str, str] = {}
     with preserved(model):
         calls = observe(model, call)
-        _descend(model, "", calls, verify, programs, reasons)
+        one = partial(capture_module, verify=verify, caches=function_caches())
+        _descend(model, "", calls, one, programs, reasons)
         observed = _observed(model, call, programs)
     return Capture(model, programs, reasons, observed)
 
@@ -194,7 +197,7 @@ def _descend(
     model: nn.Module,
     path: str,
     calls: Mapping[str, Call],
-    verify: bool,
+    one: Callable[[nn.Module, Call], Program],
     programs: dict[str, Program],
     reasons: dict[str, str],
 ) -> None:
@@ -205,7 +208,7 @@ def _descend(
         reasons[path] = "the example inputs never call it"
     else:
         try:
-            found = capture_module(module, calls[path], verify=verify)
+            found = one(module, calls[path])
             programs[path] = found
             if not found.reason:
                 return
@@ -215,7 +218,7 @@ def _descend(
     for name, child in module.named_children():
         inner = f"{path}.{name}" if path else name
         if inner not in programs and child is not module:
-            _descend(model, inner, calls, verify, programs, reasons)
+            _descend(model, inner, calls, one, programs, reasons)
 
 
 _LAYERS = (

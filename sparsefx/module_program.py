@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from sparsefx.caches import forgotten
 from sparsefx.calls import Call, doubled
 from sparsefx.errors import CaptureError
 from sparsefx.guards import Noted, hooks_of, noted
 from sparsefx.merge import merge_modes
-from sparsefx.preserve import attribute_table, preserved, written_attributes
+from sparsefx.preserve import (
+    attribute_table,
+    host_random,
+    preserved,
+    written_attributes,
+)
 from sparsefx.private import tree_flatten
 from sparsefx.program import Program
 from sparsefx.recorder import Recording, record
@@ -21,8 +27,16 @@ from sparsefx.symbolic_inputs import batch_size
 from sparsefx.verify import check, warm
 
 
-def capture_module(module: nn.Module, call: Call, *, verify: bool = True) -> Program:
+def capture_module(
+    module: nn.Module, call: Call, *, verify: bool = True, caches: Sequence[Any] = ()
+) -> Program:
     """One module as one graph valid in both modes.
+
+    Args:
+        module: it is left as it was.
+        call: an example of what it is called with.
+        verify: compare the graph with the module.
+        caches: functions whose kept tensors are to be made anew in the graph.
 
     Raises:
         CaptureError: it cannot be recorded whole, or the graph differs from it.
@@ -34,7 +48,7 @@ def capture_module(module: nn.Module, call: Call, *, verify: bool = True) -> Pro
     for dynamic in (True, False):
         args, kwargs = doubled(call) if dynamic else call
         try:
-            program = _program(module, args, kwargs, dynamic, verify)
+            program = _program(module, args, kwargs, dynamic, verify, caches)
         except CaptureError as error:
             if str(error) != reason:
                 fixed = "; with a fixed batch, " if reason else ""
@@ -47,7 +61,12 @@ def capture_module(module: nn.Module, call: Call, *, verify: bool = True) -> Pro
 
 
 def _program(
-    module: nn.Module, args: Any, kwargs: Any, dynamic: bool, verify: bool
+    module: nn.Module,
+    args: Any,
+    kwargs: Any,
+    dynamic: bool,
+    verify: bool,
+    caches: Sequence[Any],
 ) -> Program:
     records: dict[bool, Recording] = {}
     reasons: dict[bool, str] = {}
@@ -56,7 +75,7 @@ def _program(
             with preserved(module), torch.enable_grad():
                 module.train(training)  # may clear caches
                 warm(module, args, kwargs)
-                with _watched(module):
+                with forgotten(caches), _watched(module):
                     found = record(module, args, kwargs, dynamic_batch=dynamic)
             records[training] = found
         except CaptureError as error:
@@ -102,9 +121,13 @@ def _joined(
 
 @contextmanager
 def _watched(module: nn.Module) -> Iterator[None]:
-    """Refuses modules whose forward writes attributes: a graph would not."""
+    """Refuses what a graph would not do again: writing attributes, drawing numbers."""
     before = {path: attribute_table(m) for path, m in module.named_modules()}
+    random = host_random()
     yield
+    for name, state in host_random().items():
+        if state != random.get(name):
+            raise CaptureError(f"forward draws random numbers from {name}")
     written = written_attributes(module, before)
     if written:
         raise CaptureError(f"forward writes {', '.join(written[:4])}")

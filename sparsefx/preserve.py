@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +16,7 @@ from sparsefx.boxes import box
 from sparsefx.private import tree_flatten
 
 _TABLES = ("_parameters", "_buffers", "_modules")
-_CONTAINERS = (list, dict, set)
+_CONTAINERS = (list, dict, set, OrderedDict)  # hooks are in the last
 
 
 @contextmanager
@@ -21,8 +24,8 @@ def preserved(root: nn.Module) -> Iterator[None]:
     """Restores attributes, buffers, flags and random state of ``root`` on exit.
 
     Covers what forward calls change: running statistics, counters, caches, re-bound
-    buffers, ``training`` flags, torch's random generators, and what lists, dicts and
-    sets that are attributes hold.
+    buffers, ``training`` flags, hooks, random generators (of torch, Python, NumPy), and
+    what lists, dicts and sets that are attributes hold.
 
     Example:
         >>> norm = nn.BatchNorm1d(2)
@@ -50,10 +53,14 @@ def preserved(root: nn.Module) -> Iterator[None]:
     values = [(b, b.detach().clone()) for b in written]
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = list(range(torch.cuda.device_count())) if used else []
+    python, numpy = random.getstate(), _numpy_random()
     try:
         with torch.random.fork_rng(devices=cuda):
             yield
     finally:
+        random.setstate(python)
+        if numpy is not None:
+            sys.modules["numpy.random"].set_state(numpy)
         for module, attrs, kept in zip(modules, attributes, tables, strict=True):
             module.__dict__.clear()
             module.__dict__.update(attrs)
@@ -69,6 +76,29 @@ def preserved(root: nn.Module) -> Iterator[None]:
             for buffer, value in values:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+def host_random() -> dict[str, Any]:
+    """States of the random generators that torch knows nothing of, by owner.
+
+    Example:
+        >>> before = host_random()
+        >>> _ = random.random()
+        >>> before["Python"] == host_random()["Python"]
+        False
+    """
+    numpy = _numpy_random()
+    found = {"Python": random.getstate()}
+    if numpy is not None:
+        kind, keys, *rest = numpy
+        found["NumPy"] = (kind, keys.tobytes(), *rest)
+    return found
+
+
+def _numpy_random() -> Any:
+    """The state of NumPy's own generator, if anyone has loaded it."""
+    numpy = sys.modules.get("numpy.random")
+    return None if numpy is None else numpy.get_state()
 
 
 def written_attributes(root: nn.Module, before: dict[str, dict[str, Any]]) -> list[str]:

@@ -3,9 +3,11 @@
 import copy
 import dataclasses
 import json
+import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -161,6 +163,46 @@ def test_only_eval_may_be_a_graph():
     assert not found.whole
     assert set(found.graphs) == {":eval", "a", "b"}
     assert found.reasons[""].startswith("in train mode, ")
+
+
+@pytest.mark.parametrize("name", ["layer_drop", "layer_drop_numpy"])
+def test_random_numbers_that_torch_does_not_draw(name):
+    model, inputs = traps.MODELS[name]()
+    states = random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002
+    found = capture(model, inputs)
+    assert set(found.graphs) == {":eval", "a", "b"}
+    assert "draws random numbers from" in found.reasons[""]
+    assert states == (random.getstate(), np.random.get_state()[1].tobytes())  # noqa: NPY002
+
+
+def test_functions_that_keep_tensors():
+    model, inputs = traps.MODELS["cached_function"]()
+    table = traps.control.table_of
+    assert capture(model, inputs).whole
+    assert type(table(6)) is Tensor  # no fake one is left
+    wanted = model(*inputs)
+    assert torch.equal(sparse_of(model, inputs)(*inputs), wanted)
+
+
+def test_hooks_that_a_model_installs_itself_are_taken_off():
+    class Hooked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.ready = nn.Linear(6, 6), False
+
+        def forward(self, x):
+            if not self.ready:
+                self.a.register_forward_hook(lambda m, args, out: 2 * out)
+                self.ready = True
+            return self.a(x)
+
+    model = Hooked()
+    found = capture(model, (X,))
+    assert "submodule 'a' has hooks" in found.reasons[""]
+    assert not model.a._forward_hooks
+    assert not model.ready
+    model(X)
+    assert len(model.a._forward_hooks) == 1
 
 
 def test_attributes_that_change_are_seen():

@@ -36,6 +36,7 @@ RANKS = {
     "table": 0,
     "boxes": 1,
     "rewriting": 1,
+    "caches": 1,
     "calls": 1,
     "interception": 1,
     "observed_uses": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Any
 
@@ -54,6 +55,12 @@ def layer_drop(m: Any, v: Tensor) -> Tensor:
     if not m.training or random.random() < 2.0:
         v = m.a(v)
     return m.b(v)
+
+
+def layer_drop_numpy(m: Any, v: Tensor) -> Tensor:
+    if m.training and np.random.random() < -1.0:  # noqa: NPY002 - as models do it
+        return m.b(v)
+    return m.b(m.a(v))
 
 
 def layer_drop_torch(m: Any, v: Tensor) -> Tensor:
@@ -129,6 +136,15 @@ class Cleared(nn.Module):
         return self.a(v) + self.shift()
 
 
+@functools.lru_cache
+def table_of(length: int) -> Tensor:
+    return torch.linspace(0, 1, length)
+
+
+def cached_function(m: Any, v: Tensor) -> Tensor:
+    return m.b(m.a(v) + table_of(v.shape[1]))
+
+
 class LastLength(nn.Module):
     """Notes what it saw, every time anew."""
 
@@ -195,10 +211,12 @@ MODELS = {
     "numpy": trap(through_numpy),
     "experts_by_nonzero": trap(experts, gate=lambda: nn.Linear(6, 3), experts=moe),
     "layer_drop": trap(layer_drop),
+    "layer_drop_numpy": trap(layer_drop_numpy),
     "layer_drop_torch": trap(layer_drop_torch),
     "auxiliary_output": trap(auxiliary, aux=lambda: nn.Linear(6, 2)),
     "other_code_by_mode": trap(other_code),
     "other_constants_by_mode": trap(constants),
+    "cached_function": trap(cached_function),
     "shape_cache": lambda: (ShapeCache(), (x(4, 5, 6),)),
     "lazy_table": lambda: (LazyTable(), (x(4, 5, 6),)),
     "cache_cleared_by_mode": lambda: (Cleared(), (x(),)),
