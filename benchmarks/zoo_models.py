@@ -33,7 +33,20 @@ _VISION: dict[str, tuple[int, dict[str, Any]]] = {
     "deeplabv3_mobilenet_v3_large": (64, {"weights_backbone": None}),
     "lraspp_mobilenet_v3_large": (64, {"weights_backbone": None}),
 }
-_DETECTION = ("ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn")
+_FEW = dict.fromkeys(
+    (
+        "rpn_pre_nms_top_n_train",
+        "rpn_pre_nms_top_n_test",
+        "rpn_post_nms_top_n_train",
+        "rpn_post_nms_top_n_test",
+        "box_detections_per_img",
+    ),
+    20,
+)
+_DETECTION: dict[str, dict[str, Any]] = {
+    "ssdlite320_mobilenet_v3_large": {"topk_candidates": 20, "detections_per_img": 20},
+    "fasterrcnn_mobilenet_v3_large_320_fpn": {"min_size": 64, "max_size": 80, **_FEW},
+}
 _VIDEO = {"r3d_18": (4, 32), "swin3d_t": (4, 32)}
 _MAXVIT = {
     "input_size": (64, 64),
@@ -211,7 +224,8 @@ def _torchvision(name: str) -> tuple[nn.Module, Any]:
         made = torchvision.models.get_model(name, num_classes=10)
         return made, (torch.randn(2, 3, frames, size, size),)
     if name in _DETECTION:
-        made = torchvision.models.get_model(name, num_classes=4, weights_backbone=None)
+        options = {"num_classes": 4, "weights_backbone": None, **_DETECTION[name]}
+        made = torchvision.models.get_model(name, **options)
         boxes = torch.tensor([[4.0, 4.0, 40.0, 50.0]])
         target = {"boxes": boxes, "labels": torch.tensor([1])}
         pictures = [torch.rand(3, 64, 64), torch.rand(3, 64, 80)]

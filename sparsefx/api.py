@@ -44,7 +44,8 @@ def transform(
         policy: a preset's name, the path of a YAML file, a mapping, a `Policy`, or a
             function ``(sites, budget) -> Allocation``.
         example_inputs: a tuple of positional inputs or a dict of keyword inputs, for
-            the graph and the costs. Without them, what the model offers is used.
+            the graph and the costs, or a list of such, a graph for each (costs are of
+            the first). Without them, what the model offers is used.
         inplace: transform the model itself.
         strict: raise if a selected weight cannot be masked, instead of warning.
         overrides: fields of `Policy`: ``budget=``, ``total_steps=``, ``exclude=`` ...
@@ -133,7 +134,7 @@ def graphs(module: nn.Module) -> dict[str, fx.GraphModule]:
     """The rewritten graphs by module path; the key "" is the whole model.
 
     A module whose modes run different code has two, under ``path:train`` and
-    ``path:eval``.
+    ``path:eval``. The graph of a second call is under ``:2``.
 
     Example:
         >>> sparse = transform(nn.Linear(4, 2), example_inputs=(torch.ones(3, 4),))

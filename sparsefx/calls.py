@@ -14,6 +14,21 @@ from sparsefx.private import tree_flatten, tree_unflatten
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+def as_calls(example_inputs: Any) -> list[Call]:
+    """Example inputs as calls; a list of tuples and dicts is one call each.
+
+    Example:
+        >>> as_calls([(1,), {"x": 1, "labels": 2}])
+        [((1,), {}), ((), {'x': 1, 'labels': 2})]
+        >>> as_calls((1, 2))
+        [((1, 2), {})]
+    """
+    if isinstance(example_inputs, list) and example_inputs:
+        if all(isinstance(item, (tuple, Mapping)) for item in example_inputs):
+            return [as_call(item) for item in example_inputs]
+    return [as_call(example_inputs)]
+
+
 def as_call(example_inputs: Any) -> Call:
     """Example inputs as ``(args, kwargs)``."""
     if isinstance(example_inputs, Mapping):

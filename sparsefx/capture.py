@@ -7,6 +7,7 @@ recorded stays Python, with the reason.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from sparsefx.caches import function_caches
-from sparsefx.calls import Call, as_call, observe
+from sparsefx.calls import Call, as_calls, observe
 from sparsefx.errors import CaptureError
 from sparsefx.module_program import capture_module
 from sparsefx.observed_uses import Observed, watch
@@ -47,9 +48,9 @@ class Capture:
 
     @property
     def priced(self) -> dict[str, fx.GraphModule]:
-        """One graph a module path: that of eval mode where there are two."""
+        """One graph a module path: of the first call, of eval where there are two."""
         return {
-            path: list(program.parts())[-1][1].module(self.root.get_submodule(path))
+            path: list(program.modes())[-1][1].module(self.root.get_submodule(path))
             for path, program in self.programs.items()
         }
 
@@ -73,8 +74,9 @@ class Capture:
 
     @property
     def whole(self) -> bool:
-        """Whether the model is one graph."""
-        return "" in self.programs and not self.programs[""].reason
+        """Whether the model is one graph, for every call that was given."""
+        failed = any(not path or path[0] == ":" for path in self.reasons)
+        return "" in self.programs and not failed
 
     def __str__(self) -> str:
         lines = [
@@ -91,7 +93,10 @@ class Capture:
 def by_path(
     root: nn.Module, programs: Mapping[str, Program]
 ) -> dict[str, fx.GraphModule]:
-    """Graphs by module path; two graphs of one module get ``:train`` and ``:eval``."""
+    """Graphs by module path; two of one module get ``:train`` and ``:eval``.
+
+    Those of a second call get ``:2``.
+    """
     return {
         f"{path}:{mode}" if mode else path: part.module(root.get_submodule(path))
         for path, program in programs.items()
@@ -106,8 +111,9 @@ def capture(
 
     Args:
         model: any module.
-        example_inputs: a tuple of positional inputs or a dict of keyword inputs; with
-            None only single layers are recorded.
+        example_inputs: a tuple of positional inputs or a dict of keyword inputs, or a
+            list of such, each a call of another structure; costs are those of the
+            first. With None only single layers are recorded.
         verify: compare each graph with the module before accepting it.
 
     Raises:
@@ -123,13 +129,16 @@ def capture(
     _refuse_parts(model)
     if example_inputs is None:
         return _capture_layers(model)
-    call = as_call(example_inputs)
+    call, *more = as_calls(example_inputs)
     programs: dict[str, Program] = {}
     reasons: dict[str, str] = {}
-    with preserved(model):
+    with preserved(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the model's own; they come when it is used
         calls = observe(model, call)
         one = partial(capture_module, verify=verify, caches=function_caches())
         _descend(model, "", calls, one, programs, reasons)
+        for number, other in enumerate(more, 2):
+            _add_call(model, number, observe(model, other)[""], one, programs, reasons)
         observed = _observed(model, call, programs)
     return Capture(model, programs, reasons, observed)
 
@@ -219,6 +228,26 @@ def _descend(
         inner = f"{path}.{name}" if path else name
         if inner not in programs and child is not module:
             _descend(model, inner, calls, one, programs, reasons)
+
+
+def _add_call(
+    model: nn.Module,
+    number: int,
+    call: Call,
+    one: Callable[[nn.Module, Call], Program],
+    programs: Mapping[str, Program],
+    reasons: dict[str, str],
+) -> None:
+    """Records one more call of the whole model; without a graph it runs as Python."""
+    try:
+        if "" not in programs:
+            raise CaptureError("the first call has no graph")
+        found = one(model, call)
+        programs[""].add_call(found)
+        if found.reason:
+            reasons[f":{number}"] = found.reason
+    except CaptureError as error:
+        reasons[f":{number}"] = str(error)
 
 
 _LAYERS = (

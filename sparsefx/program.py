@@ -119,6 +119,7 @@ class Program:
         min_batch: the smallest batch the graph was proved for.
         mode: the only mode it stands for (True is train), or None for both.
         twin: the program for the other mode, if there are two.
+        other: the program for a call of another structure, if there are several.
         reason: why there is none for train mode; "" if there is.
     """
 
@@ -146,6 +147,7 @@ class Program:
         self.kind: tuple[Any, ...] | None = None
         self.mode = mode
         self.twin: Program | None = None
+        self.other: Program | None = None
         self.reason = ""
         self.attributes = attributes or {}
         self._guards = Guards()
@@ -158,15 +160,33 @@ class Program:
         memo[id(self)] = twin
         twin.graph = copy.deepcopy(self.graph)
         twin.twin = None if self.twin is None else copy.deepcopy(self.twin, memo)
+        twin.other = None if self.other is None else copy.deepcopy(self.other, memo)
         twin.rebind()
         return twin
 
-    def parts(self) -> Iterator[tuple[str, Program]]:
+    def modes(self) -> Iterator[tuple[str, Program]]:
         """The graphs by mode: one under "" for both, or "train" and "eval"."""
         names = {None: "", True: "train", False: "eval"}
         yield names[self.mode], self
         if self.twin is not None:
             yield names[self.twin.mode], self.twin
+
+    def parts(self) -> Iterator[tuple[str, Program]]:
+        """All graphs; those of further calls are named by number: "2", "2:train"."""
+        call: Program | None = self
+        number = 1
+        while call is not None:
+            for mode, part in call.modes():
+                count = str(number) if number > 1 else ""
+                yield ":".join(filter(None, (count, mode))), part
+            call, number = call.other, number + 1
+
+    def add_call(self, program: Program) -> None:
+        """Makes this one stand for the calls of another program too."""
+        last = self
+        while last.other is not None:
+            last = last.other
+        last.other = program
 
     def reads_caches(self, root: nn.Module) -> bool:
         """Whether the graph reads tensors that are no parameters and no buffers."""
@@ -200,6 +220,12 @@ class Program:
 
     def run(self, root: nn.Module, args: Any, kwargs: Any) -> tuple[bool, Any]:
         """``(True, output)``, or ``(False, None)`` when a guard does not hold."""
+        done, out = self._run(root, args, kwargs)
+        if done or self.other is None:
+            return done, out
+        return self.other.run(root, args, kwargs)
+
+    def _run(self, root: nn.Module, args: Any, kwargs: Any) -> tuple[bool, Any]:
         if self.mode is not None and root.training != self.mode:
             twin = self.twin
             return (False, None) if twin is None else twin.run(root, args, kwargs)

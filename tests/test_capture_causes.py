@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import random
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import sparsefx
 from sparsefx.capture import capture
@@ -250,6 +252,109 @@ def test_contents_of_containers_are_put_back():
         model.seen.append(2)
         model.names.clear()
     assert (model.seen, model.names) == ([1], {"a": 1})
+
+
+class WithLabels(nn.Module):
+    """A loss beside the output, where labels are given."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x, labels=None):
+        out = self.b(self.a(x))
+        if labels is None:
+            return {"out": out}
+        return {"out": out, "loss": nn.functional.cross_entropy(out, labels)}
+
+
+def test_several_calls_have_a_graph_each():
+    model = WithLabels()
+    labels = torch.tensor([0, 1, 2, 0])
+    calls = [(X,), {"x": X, "labels": labels}]
+    sparse = sparsefx.transform(model, example_inputs=calls, budget=0.5)
+    assert set(sparsefx.graphs(sparse)) == {"", ":2"}
+    for twin in (sparse, copy.deepcopy(sparse)):
+        program = program_of(twin)
+        for args, kwargs in (((X,), {}), ((), calls[1])):
+            done, out = program.run(twin, args, kwargs)
+            assert done
+            assert ("loss" in out) == bool(kwargs)
+            wanted = type(twin).__mro__[1].forward(twin, *args, **kwargs)
+            assert all(torch.equal(out[key], wanted[key]) for key in wanted)
+        # a third structure: masked Python
+        assert not program.run(twin, (X, labels), {})[0]
+    rows = {row["name"]: row for row in sparsefx.report(sparse).to_dict()["layers"]}
+    assert rows["a.weight"]["costs"]["macs"]["dense"] == 4 * 36  # of one call
+
+
+def test_a_further_call_that_is_no_graph_is_said():
+    model = Run(lambda m, x, flag: m.a(x) if not flag or x.sum() > 0 else m.b(x))
+    model.forward = lambda x, flag=False: model.__dict__["run"](model, x, flag)
+    found = capture(model, [(X,), (X, True)])
+    assert set(found.graphs) == {""}
+    assert not found.whole
+    assert "cannot run on symbolic inputs" in found.reasons[":2"]
+    found = capture(model, [(X, True), (X,)])
+    assert set(found.graphs) <= {"a", "b"}
+    assert found.reasons[":2"] == "the first call has no graph"
+
+
+class Blocks(nn.Module):
+    """Activation checkpointing while training, as large models have it."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.blocks = nn.ModuleList(models.mlp(6, 8, 6) for _ in range(2))
+        self.drop, self.head, self.reentrant = (
+            nn.Dropout(0.5),
+            nn.Linear(6, 2),
+            reentrant,
+        )
+
+    def forward(self, x):
+        for block in self.blocks:
+            run = lambda y, block=block: self.drop(block(y))  # noqa: E731
+            if self.training:
+                x = checkpoint(run, x, use_reentrant=self.reentrant)
+            else:
+                x = run(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_is_pythons_while_training_and_a_graph_in_eval(reentrant):
+    model, original = Blocks(reentrant), Blocks(reentrant)
+    original.load_state_dict(model.state_dict())
+    x = X.clone().requires_grad_()
+    with pytest.warns(UserWarning, match="not one graph .in train mode"):
+        sparse = sparse_of(model, (x,))
+    assert set(sparsefx.graphs(sparse)) == {":eval", "blocks.0", "blocks.1", "head"}
+    for training in (True, False):
+        wanted = outcome(original, (x,), training)
+        got = outcome(sparse, (x,), training)
+        assert len(wanted) == (1 + len(list(model.parameters())) if training else 1)
+        assert all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
+    # the activations inside are still computed again, not kept
+    calls = []
+    sparse.train()
+    sparse.drop.register_forward_pre_hook(lambda *_: calls.append(1))
+    sparse(x).sum().backward()
+    assert len(calls) == 4
+
+
+def test_the_self_check_finds_what_recording_cannot_see():
+    calls = itertools.count(1)
+    model = Run(lambda m, x: m.b(m.a(x)) * next(calls))
+    found = capture(model, (X,))
+    assert "the recorded graph is not the module: outputs differ" in found.reasons[""]
+    assert set(found.graphs) == {"a", "b"}
+    with pytest.warns(UserWarning, match="not one graph"):
+        sparse = sparse_of(model, (X,))
+    calls = itertools.count(2)
+    assert torch.equal(sparse(X), 2 * model.b(model.a(X)))
+    assert torch.equal(sparse(X), 3 * model.b(model.a(X)))
+    assert capture(model, (X,), verify=False).whole  # why it is on by default
 
 
 def test_own_hooks_run_once():

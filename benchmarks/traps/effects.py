@@ -147,6 +147,10 @@ def checkpointed(m: Any, v: Tensor) -> Tensor:
     return m.b(checkpoint(m.a, v, use_reentrant=False))
 
 
+def checkpointed_again(m: Any, v: Tensor) -> Tensor:
+    return m.b(checkpoint(m.a, v, use_reentrant=True))
+
+
 def scripted() -> Any:
     child = torch.jit.script(nn.Linear(6, 6))
     return nn.Sequential(nn.Linear(6, 6), child, nn.Linear(6, 6)), (x(),)
@@ -177,6 +181,7 @@ MODELS = {
     "tensor_hook": trap(tensor_hook),
     "module_hooks": hooked,
     "checkpoint": trap(checkpointed),
+    "checkpoint_reentrant": trap(checkpointed_again, lambda: (x().requires_grad_(),)),
     "scripted_child": scripted,
     "gradient_inside": trap(inner_gradient),
 }
