@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="*", help="a glob of names, such as 'timm/*'")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--timeout", type=float, default=120, help="seconds a model")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds a model")
     parser.add_argument("--again", action="store_true", help="rerun what is known")
     parser.add_argument("--compile", action="store_true", help="only torch.compile")
     parser.add_argument("--results", type=Path, default=Path("build/zoo.jsonl"))

@@ -49,6 +49,8 @@ def check(name: str) -> Result:
         return {"status": "not built", "error": said(error)}
     try:
         return examine(model, original, twin, inputs, call)
+    except (sparsefx.CaptureError, sparsefx.MaskError) as error:
+        return {"status": "refused", "error": said(error)}
     except Exception as error:
         lines = traceback.format_exc().splitlines()
         return {"status": "failed", "error": said(error), "trace": lines[-12:]}

@@ -75,7 +75,12 @@ def speech(length: int = 1600) -> dict[str, Any]:
 
 
 def from_config(name: str, **more: Any) -> nn.Module:
-    from transformers import AutoConfig, AutoModel, FunnelModel
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        BitForImageClassification,
+        FunnelModel,
+    )
 
     kind = type(AutoConfig.for_model(name))
     blank = kind()
@@ -89,5 +94,10 @@ def from_config(name: str, **more: Any) -> nn.Module:
         and not isinstance(getattr(blank, key), (list, tuple))
     }
     made = kind(**{**tiny, **more})
-    # the automatic class of this one is a tuple it cannot choose from
-    return FunnelModel(made) if name == "funnel" else AutoModel.from_config(made)
+    if name == "funnel":  # its automatic class is a tuple it cannot choose from
+        return FunnelModel(made)
+    if (
+        name == "bit"
+    ):  # its convolutions are standardized: a head is all there is to mask
+        return BitForImageClassification(made)
+    return AutoModel.from_config(made)

@@ -14,6 +14,7 @@ def render(rows: list[Row]) -> str:
     families: dict[str, list[Row]] = {}
     for row in rows:
         families.setdefault(str(row["name"]).partition("/")[0], []).append(row)
+    real = [row for row in rows if not str(row["name"]).startswith("traps/")]
     lines = [
         "# Coverage",
         "",
@@ -25,11 +26,17 @@ def render(rows: list[Row]) -> str:
         "weights zeroed. *one* graph serves both modes, *two* one for each, *parts*",
         "graphs of submodules with Python around them. *bit* is bitwise equal, *close*",
         "within 1e-5. *masked* counts parameters: behind a mask, of those in a graph.",
-        "*fullgraph* is `torch.compile(fullgraph=True)` of the original | of ours.",
+        "*fullgraph* is `torch.compile(fullgraph=True)` of the original | of ours, on",
+        "a sample. *seconds* are CPU seconds of `transform`. *refused* models have a",
+        "part that cannot be masked, and the error names it. *untouched* is the model",
+        "that was given, bit by bit; *keys* are those of `finalize(...).state_dict()`.",
         "",
-        "| family | models | masked without error | one graph | two | parts | property "
-        "| all bitwise | all close | a difference | untouched, keys kept |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *_summary(real),
+        "",
+        "| family | models | masked without error | refused | one graph | two | parts "
+        "| property | eval bitwise | all bitwise | all close | a difference "
+        "| untouched, keys kept |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_total(name, found) for name, found in families.items()]
     lines += ["", "## Not one graph, and why", "", "| model | reason |", "|---|---|"]
@@ -47,6 +54,22 @@ def render(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _summary(rows: list[Row]) -> list[str]:
+    """The share of whole graphs and the slowest capture, of all but the traps."""
+    good = [row for row in rows if row["status"] == "ok"]
+    if not good:
+        return []
+    whole = sum(row["captured"] in ("whole", "two") for row in good)
+    slow = max(good, key=lambda row: float(row["seconds"]))
+    tried = sum("fullgraph" in row for row in rows)
+    return [
+        f"Of {len(rows)} models, the traps apart, {whole} ({whole / len(rows):.1%})",
+        f"are one graph, or one for each mode; {len(good)} are masked without error.",
+        f"The slowest, {slow['name']}, took {slow['seconds']} s.",
+        f"`torch.compile(fullgraph=True)` was tried on {tried} of them.",
+    ]
+
+
 def worst(row: Row) -> str:
     """The least equal of a model's comparisons."""
     found = list(row.get("equal", {}).values()) or ["differs"]
@@ -58,7 +81,9 @@ def _total(name: str, rows: list[Row]) -> str:
     kinds = Counter(row["captured"] for row in good)
     equal = Counter(worst(row) for row in good)
     kept = sum(bool(row["untouched"] and row["keys"]) for row in good)
-    counts = [len(rows), len(good), *(kinds[k] for k in _KINDS)]
+    refused = sum(row["status"] == "refused" for row in rows)
+    counts = [len(rows), len(good), refused, *(kinds[k] for k in _KINDS)]
+    counts.append(sum(row["equal"]["eval"] == "bit" for row in good))
     counts += [equal[k] for k in ("bit", "close", "differs")]
     return f"| {name} | " + " | ".join(map(str, (*counts, kept))) + " |"
 

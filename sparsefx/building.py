@@ -43,10 +43,7 @@ def build(
     table = cost_table(model, found.priced if priced else {}, found.observed)
     weights = {row.name: row for row in table if row.maskable}
     if not weights:
-        raise MaskError(
-            f"{type(model).__name__} has no weight to mask: no parameter of two or "
-            "more dimensions is multiplied with an activation"
-        )
+        raise MaskError(_nothing(model, table))
     parameters = dict(model.named_parameters())
     chosen = select(
         [(name, table[name].module) for name, p in parameters.items() if p.ndim >= 2],
@@ -109,6 +106,17 @@ def _captured(model: nn.Module, example_inputs: Any) -> tuple[Capture, bool]:
         except CaptureError:
             pass  # what the model offers does not fit: as if it offered nothing
     return capture(model, None), False
+
+
+def _nothing(model: nn.Module, table: CostTable) -> str:
+    """Why a model has no weight to mask, by the first weights' names."""
+    text = (
+        f"{type(model).__name__} has no weight to mask: no parameter of two or more "
+        "dimensions is multiplied with an activation as it is"
+    )
+    large = [name for name, p in model.named_parameters() if p.ndim >= 2]
+    reasons = [f"{name}: {table[name].reason}" for name in large[:3]]
+    return f"{text} ({'; '.join(reasons)})" if reasons else text
 
 
 def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from sparsefx.blame import cause_of
 from sparsefx.boxes import box
 from sparsefx.errors import CaptureError
 from sparsefx.interception import applied, quietly, told
@@ -258,10 +259,8 @@ def record(
     except CaptureError:
         raise
     except Exception as error:
-        text = str(error).strip().splitlines() or [""]
         raise CaptureError(
-            f"{values.where()} cannot run on symbolic inputs: "
-            f"{type(error).__name__}: {text[0][:200]}"
+            f"{values.where()} cannot run on symbolic inputs: {cause_of(error)}"
         ) from error
     if recorder.regions:
         raise CaptureError(

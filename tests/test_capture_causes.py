@@ -357,6 +357,13 @@ def test_the_self_check_finds_what_recording_cannot_see():
     assert capture(model, (X,), verify=False).whole  # why it is on by default
 
 
+def test_the_line_that_decides_by_values_is_named():
+    model, inputs = traps.MODELS["branch_on_values"]()
+    reason = capture(model, inputs).reasons[""]
+    assert "the values of a tensor decide what runs, at control.py:" in reason
+    assert "if v.sum() > 0" in reason
+
+
 def test_own_hooks_run_once():
     model = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
     model[0].register_forward_hook(lambda m, args, out: 2 * out)

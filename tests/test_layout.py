@@ -26,6 +26,7 @@ RANKS = {
     "errors": 0,
     "amount": 0,
     "bits": 0,
+    "blame": 0,
     "distributed": 0,
     "merge": 0,
     "page": 0,
