@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from sparsefx.kept import KeptMasks, kept_weight
 from sparsefx.masking import VECTORS, masked_weight
 
 
@@ -22,6 +23,9 @@ class InsertMasks:
                                                       slope, center, threshold, last,
                                                       through, 0)
                                                   linear = F.linear(x, masked)
+
+    Where the state keeps its masks as tensors (`sparsefx.kept`), the node is
+    ``kept_weight(fc_weight, mask_0, None, mu, through, 0)``.
 
     Attributes:
         sites: site number by the graph's name of the weight.
@@ -40,34 +44,44 @@ class InsertMasks:
                 "ignore"
             )  # modules' flags are attributes, not tensors
             graph_module._modules.setdefault(self.path, self.state)
-            insert(graph_module.graph, self.sites, self.path)
+            kept = getattr(self.state, "kept", None)
+            insert(graph_module.graph, self.sites, self.path, kept)
             graph_module.graph.lint()
             graph_module.recompile()
         return graph_module
 
 
-def insert(graph: fx.Graph, sites: Mapping[str, int], state: str) -> None:
+def insert(
+    graph: fx.Graph, sites: Mapping[str, int], state: str, kept: KeptMasks | None = None
+) -> None:
     """Inserts the nodes; see `InsertMasks`."""
     weights = [n for n in graph.nodes if n.op == "get_attr" and n.target in sites]
     if not weights:
         return
     inputs = [n for n in graph.nodes if n.op == "placeholder"]
     start = inputs[-1].next if inputs else next(iter(graph.nodes))
+
+    def read(path: str, name: str) -> fx.Node:
+        node = graph.create_node("get_attr", f"{state}.{path}", name=name)
+        node.meta["module"] = state
+        return node
+
     with graph.inserting_before(start):
-        scalars = [
-            graph.create_node("get_attr", f"{state}.{name}", name=name)
-            for name in VECTORS
-        ]
-    for scalar in scalars:
-        scalar.meta["module"] = state
+        shared = VECTORS if kept is None else ("mu", "through")
+        scalars = [read(name, name) for name in shared]
     for weight in weights:
         index = sites[str(weight.target)]
         users = list(weight.users)
+        masks: list[fx.Node | None] = []
+        if kept is not None:
+            names = [f"mask_{index}", f"reach_{index}"][: 1 + kept.wide]
+            with graph.inserting_before(weight):
+                masks = [*(read(f"kept.{name}", name) for name in names), None][:2]
         with graph.inserting_after(weight):
             masked = graph.create_node(
                 "call_function",
-                masked_weight,
-                (weight, *scalars, index),
+                masked_weight if kept is None else kept_weight,
+                (weight, *masks, *scalars, index),
                 name=f"{weight.name}_masked",
             )
         masked.meta = dict(weight.meta)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,7 +83,8 @@ def step(
 
     Args:
         module: what `transform` returned, also inside DDP or ``torch.compile``.
-        optimizer: for learners that move optimizer state; the soft top-k does not.
+        optimizer: for learners that set its state to zero where masks move (magnitude,
+            set, rigl, granet, unless ``optimizer_state="keep"``).
 
     Raises:
         MaskError: the module is not transformed or is finalized, or a weight has NaN
@@ -97,11 +97,7 @@ def step(
         32.0
     """
     state, trainer = _live(module, "step")
-    if optimizer is not None:
-        learner = trainer.plan.policy.learner
-        text = f"optimizer has no effect: the learner {learner} moves no state of it"
-        warnings.warn(text, UserWarning, stacklevel=2)
-    return advance(state, trainer)
+    return advance(state, trainer, optimizer)
 
 
 def masks(module: nn.Module) -> dict[str, Tensor]:

@@ -24,10 +24,11 @@ from sparsefx.passes.insert_masks import InsertMasks
 from sparsefx.plan import Plan
 from sparsefx.policy import Policy
 from sparsefx.report import Coverage
+from sparsefx.rewiring import keeps_masks, wide
 from sparsefx.selection import Selection, select
 from sparsefx.site import Granularity, Site
 from sparsefx.state import CHILD, SparseState
-from sparsefx.training import Trainer, loaded, project
+from sparsefx.training import Trainer, loaded, start
 
 
 def build(
@@ -230,7 +231,8 @@ def _install(
         for attribute, value in module._parameters.items():
             if value is not None and id(value) in index_of:
                 owners[index_of[id(value)]].append((module, attribute))
-    state = SparseState([site.name for site in plan.sites], owners)
+    names, policy = [site.name for site in plan.sites], plan.policy
+    state = SparseState(names, owners, stored=keeps_masks(policy), wide=wide(policy))
     state.__dict__["trainer"], state.__dict__["on_load"] = Trainer(plan), loaded
     try:
         root.add_module(CHILD, state)
@@ -238,7 +240,7 @@ def _install(
             for module, attribute in entries:
                 mask_module(module, {attribute: index}, state)
         _insert(root, state, found, index_of, priced)
-        project(state, state.__dict__["trainer"], plan.policy.schedule().at(0))
+        start(state, state.__dict__["trainer"])
     except BaseException:
         restore(root)  # it may be the user's own
         raise

@@ -134,6 +134,7 @@ class DeviceStep:
         if (
             phase.frozen
             or not phase.update
+            or plan.policy.learner != "soft_topk"
             or plan.policy.allocation != "cost_budget"
             or any(high < size for _, high, size in limits)
             or (any(low for low, _, _ in limits) and not self._slack)

@@ -111,15 +111,15 @@ def density(field: str, value: object) -> float:
     return float(value)
 
 
-def count(field: str, value: object) -> int:
-    """A whole number of at least 1.
+def count(field: str, value: object, least: int = 1) -> int:
+    """A whole number of at least ``least``.
 
     Example:
         >>> count("update_every", 100)
         100
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        refuse(field, value, "a whole number of at least 1")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        refuse(field, value, f"a whole number of at least {least}")
     return value
 
 

@@ -36,8 +36,8 @@ def kind(node: fx.Node) -> Kind:
         return "output"
     if node.op == "get_attr":
         return "scalars" if str(node.target).startswith(STATE) else "weight"
-    masked = getattr(node.target, "__name__", "") == "masked_weight"
-    return "mask" if masked else "op"
+    name = getattr(node.target, "__name__", "")
+    return "mask" if name in ("masked_weight", "kept_weight") else "op"
 
 
 def label(node: fx.Node) -> tuple[str, str]:

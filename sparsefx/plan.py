@@ -12,6 +12,7 @@ from sparsefx.cost import CostTable
 from sparsefx.policies.allocate import run
 from sparsefx.policies.allocation import bounds, check_feasible
 from sparsefx.policies.counts import counts
+from sparsefx.policies.erk import erk
 from sparsefx.policies.worths import worths
 from sparsefx.policy import Policy
 from sparsefx.report import Coverage
@@ -85,3 +86,17 @@ class Plan:
         allocation = run(self.policy, everything, budget, self.cost)
         found = counts(allocation, everything, budget, self.cost)
         return list(found[: len(self.sites)])
+
+    def starts(self, budget: float, weights: Sequence[Tensor]) -> list[int]:
+        """Numbers of weights of random masks, one a site.
+
+        Those of the allocation; where it leaves them to the weights, those of ERK.
+        """
+        limits = self.limits(budget, weights)
+        if all(low == high for low, high in limits):
+            return [low for low, _ in limits]
+        everything = [*self.live(weights), *self.dense]
+        found = counts(
+            erk(everything, budget, self.cost), everything, budget, self.cost
+        )
+        return [low for low, _ in found[: len(self.sites)]]

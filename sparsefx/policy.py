@@ -11,13 +11,22 @@ import yaml
 
 from sparsefx import fields as check
 from sparsefx.errors import PolicyError
+from sparsefx.learners import KEPT, LEARNERS
 from sparsefx.policies import ALLOCATIONS
 from sparsefx.policies.allocation import Allocation
 from sparsefx.policies.worths import NORMALIZATIONS
 from sparsefx.schedule import RAMP_SHAPES, Ramp, RampShape, Schedule, resolve
 from sparsefx.site import Granularity
 
-LEARNERS = ("soft_topk",)
+# Settings that only some learners read; others warn where they are set.
+_READ_BY = {
+    "beta": ("soft_topk",),
+    "beta_initial": ("soft_topk",),
+    "drop_fraction": ("set", "rigl", "granet"),
+    "drop_fraction_final": ("set", "rigl", "granet"),
+    "dropped": ("magnitude",),
+    "backward_density": ("dual_averaging",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +61,22 @@ class Policy:
     """Position where the budget's ramp begins."""
     end_step: int | float = 0.5
     """Position where the budget reaches its target."""
-    learner: Literal["soft_topk"] = "soft_topk"
-    """How masks move."""
+    learner: str = "soft_topk"
+    """How masks move; a name of `sparsefx.learners.LEARNERS`."""
+    drop_fraction: float = 0.3
+    """Share of the kept weights that set, rigl and granet move at the first update."""
+    drop_fraction_final: float = 0.0
+    """That share at the freeze, or at the end; in [0, 1]."""
+    drop_ramp: RampShape = "cosine"
+    """How the share moves from step 0 on."""
+    dropped: Literal["zero", "hold"] = "zero"
+    """What becomes of weights that magnitude drops; those that hold may return."""
+    backward_density: float = 1.0
+    """Share of the dense cost whose weights get gradients from dual_averaging."""
+    optimizer_state: Literal["zero", "keep"] = "zero"
+    """What becomes of the optimizer's state where masks move."""
+    seed: int = 0
+    """Of masks and growth that are random."""
     beta: float = 10.0
     """Final inverse temperature of the soft masks, above 0."""
     beta_initial: float = 1.0
@@ -91,6 +114,9 @@ class Policy:
         check.choice("budget_ramp", self.budget_ramp, RAMP_SHAPES)
         check.choice("beta_ramp", self.beta_ramp, RAMP_SHAPES)
         check.choice("learner", self.learner, LEARNERS)
+        check.choice("drop_ramp", self.drop_ramp, RAMP_SHAPES)
+        check.choice("dropped", self.dropped, ("zero", "hold"))
+        check.choice("optimizer_state", self.optimizer_state, ("zero", "keep"))
         check.choice("normalize", self.normalize, NORMALIZATIONS)
         Granularity.parse(check.text("granularity", self.granularity))
         checked = {
@@ -109,6 +135,14 @@ class Policy:
             "keep_units": check.flag("keep_units", self.keep_units),
             "min_density": check.density("min_density", self.min_density),
             "max_density": check.density("max_density", self.max_density),
+            "drop_fraction": check.density("drop_fraction", self.drop_fraction),
+            "drop_fraction_final": check.density(
+                "drop_fraction_final", self.drop_fraction_final
+            ),
+            "backward_density": check.positive(
+                "backward_density", self.backward_density, 1
+            ),
+            "seed": check.count("seed", self.seed, 0),
         }
         if self.freeze_step is not None:
             check.position("freeze_step", self.freeze_step)
@@ -120,6 +154,13 @@ class Policy:
             raise PolicyError(
                 f"min_density {self.min_density:g} is above max_density "
                 f"{self.max_density:g}; lower min_density or raise max_density"
+            )
+        learner = KEPT.get(self.learner)
+        if learner is not None and learner.steady and self.budget_ramp != "constant":
+            raise PolicyError(
+                f"the learner {self.learner} is sparse from the start, so a "
+                f"budget_ramp {self.budget_ramp!r} has no place; set budget_ramp: "
+                "constant, or choose the learner granet or magnitude"
             )
         self._check_order()
         self._warn_unused()
@@ -154,6 +195,13 @@ class Policy:
                 f"beta_initial {self.beta_initial:g} has no effect with beta_ramp "
                 "'constant'; choose linear, cosine or cubic"
             )
+        default = {f.name: f.default for f in fields(Policy)}
+        unused += [
+            f"{name} {getattr(self, name)} has no effect with the learner "
+            f"{self.learner}; it is for {', '.join(learners)}"
+            for name, learners in _READ_BY.items()
+            if self.learner not in learners and getattr(self, name) != default[name]
+        ]
         for message in unused:
             # The frames above: __post_init__, __init__, the caller.
             warnings.warn(message, UserWarning, stacklevel=4)
@@ -171,8 +219,10 @@ class Policy:
             1.02375
         """
         total = self.total_steps
+        drops = self.learner in _READ_BY["drop_fraction"]
+        share = self.drop_fraction if drops else 0.0
         if total is None:
-            return Schedule.constant(self.beta, self.update_every)
+            return Schedule.constant(self.beta, self.update_every, share)
         position = self.freeze_step
         never = position is None or (isinstance(position, float) and position == 1)
         freeze = None if never or position is None else resolve(position, total)
@@ -183,6 +233,10 @@ class Policy:
             Ramp(self.beta_ramp, self.beta_initial, self.beta, 0, last),
             freeze=freeze,
             update_every=self.update_every,
+            drop=Ramp(self.drop_ramp, share, self.drop_fraction_final, 0, last)
+            if drops
+            else None,
+            last=total,
         )
 
     def to_yaml(self) -> str:

@@ -95,17 +95,19 @@ class Phase:
 
     Attributes:
         budget_progress: share of the way from the initial budget to the target,
-            in [0, 1].
+            in [0, 1], at the last update.
         beta: inverse temperature of the soft masks.
         frozen: masks no longer move after this step.
         update: masks are computed anew at this step. At the freeze step itself
             both hold: one last update, then the freeze.
+        drop_fraction: share of the kept entries that move at this step, in [0, 1].
     """
 
     budget_progress: float
     beta: float
     frozen: bool
     update: bool
+    drop_fraction: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +121,17 @@ class Schedule:
         update_every: masks are computed anew every this many steps, and also at the
             steps where a ramp ends or the freeze comes, so that the target is met
             there.
+        drop: the share of kept entries that move at an update, or None. Nothing moves
+            at the ends of ramps, before the budget's ramp begins, or at ``last``.
+        last: step after which nothing could be trained any more; None for no end.
     """
 
     progress: Ramp
     beta: Ramp
     freeze: int | None = None
     update_every: int = 1
+    drop: Ramp | None = None
+    last: int | None = None
 
     def __post_init__(self) -> None:
         if self.update_every < 1:
@@ -140,21 +147,25 @@ class Schedule:
             )
 
     @classmethod
-    def constant(cls, beta: float, update_every: int = 1) -> Schedule:
+    def constant(
+        cls, beta: float, update_every: int = 1, drop_fraction: float = 0.0
+    ) -> Schedule:
         """The schedule without steps: at the target from the start, never frozen.
 
         Args:
             beta: inverse temperature, above 0.
             update_every: steps between two updates, at least 1.
+            drop_fraction: share of kept entries that move at an update.
 
         Example:
-            >>> Schedule.constant(10.0).at(0)
-            Phase(budget_progress=1.0, beta=10.0, frozen=False, update=True)
+            >>> Schedule.constant(10.0).at(0).budget_progress
+            1.0
         """
         return cls(
             Ramp("constant", 0.0, 1.0, 0, 0),
             Ramp("constant", beta, beta, 0, 0),
             update_every=update_every,
+            drop=Ramp("constant", drop_fraction, drop_fraction, 0, 0),
         )
 
     def at(self, step: int) -> Phase:
@@ -170,15 +181,24 @@ class Schedule:
             ...     freeze=800,
             ... )
             >>> schedule.at(50)
-            Phase(budget_progress=0.25, beta=2.1875, frozen=False, update=True)
-            >>> schedule.at(801)
-            Phase(budget_progress=1.0, beta=20.0, frozen=True, update=False)
+            Phase(budget_progress=0.25, beta=2.1875, frozen=False, update=True, \
+drop_fraction=0.0)
+            >>> schedule.at(801).frozen, schedule.at(801).update
+            (True, False)
         """
         due = step % self.update_every == 0
-        milestone = step in (self.progress.end, self.beta.end, self.freeze)
+        open_ = self.freeze is None or step <= self.freeze
+        moves = due and open_ and step >= max(self.progress.begin, 1)
+        moves = moves and (self.last is None or step < self.last)
+        ends = (self.progress.end, self.beta.end, self.freeze)
+        milestone = step in ends
+        # between updates the budget of the last one is in force
+        passed = [end for end in ends if end is not None and end <= step]
+        latest = max(step - step % self.update_every, *passed, 0)
         return Phase(
-            budget_progress=self.progress.at(step),
+            budget_progress=self.progress.at(latest),
             beta=self.beta.at(step),
             frozen=self.freeze is not None and step >= self.freeze,
-            update=(due or milestone) and (self.freeze is None or step <= self.freeze),
+            update=(due or milestone) and open_,
+            drop_fraction=self.drop.at(step) if self.drop and moves else 0.0,
         )

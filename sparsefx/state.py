@@ -1,7 +1,8 @@
 """The mask parameters and the step count, registered in the model they belong to.
 
 Everything that training changes is a buffer: `state_dict`, `deepcopy`, `.to()` and
-data-parallel wrappers see it; no optimizer does. Masks themselves are not stored.
+data-parallel wrappers see it; no optimizer does. Masks themselves are not stored,
+unless the learner needs that (`sparsefx.kept`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sparsefx.bits import empty_bits, pack, unpack
 from sparsefx.coupling import couple
 from sparsefx.distributed import mean_over_ranks
 from sparsefx.errors import MaskError
+from sparsefx.kept import KeptMasks, kept_weight
 from sparsefx.kernels import kernels_for
 from sparsefx.layer import readable
 from sparsefx.learners.soft_topk import MaskParameters
@@ -27,6 +29,8 @@ from sparsefx.private import after_backward, backward_number
 
 CHILD = "_sparsefx"  # the name under which a model holds its state
 Owner = tuple[nn.Module, str]
+_FLOATS = ("mu", "slope", "center", "threshold", "price", "spread")
+_INTEGERS = ("last", "group")
 
 
 class SparseState(nn.Module):
@@ -40,8 +44,10 @@ class SparseState(nn.Module):
         last, group: int64, shape (sites,).
         dual: shared multiplier and beta of the last update, float64, shape (2,).
         frozen: whether masks no longer move.
+        kept: stored masks, or None where the weights and the scalars give them.
     """
 
+    kept: KeptMasks | None
     step: Tensor
     mu: Tensor
     slope: Tensor
@@ -56,7 +62,11 @@ class SparseState(nn.Module):
     frozen: Tensor
 
     def __init__(  # noqa: D107
-        self, names: Sequence[str], owners: Sequence[Sequence[Owner]]
+        self,
+        names: Sequence[str],
+        owners: Sequence[Sequence[Owner]],
+        stored: bool = False,
+        wide: bool = False,
     ) -> None:
         super().__init__()
         self.names = tuple(names)
@@ -65,26 +75,15 @@ class SparseState(nn.Module):
         self.__dict__["on_load"] = None  # called as on_load(state, masks_were_loaded)
         count = len(names)
         device = next(iter(self.weights()), torch.empty(0)).device
-        for name in (
-            "mu",
-            "slope",
-            "center",
-            "threshold",
-            "through",
-            "price",
-            "spread",
-        ):
-            self.register_buffer(
-                name, torch.zeros(count, dtype=torch.float64, device=device)
-            )
-        for name in ("last", "group"):
-            self.register_buffer(
-                name, torch.zeros(count, dtype=torch.int64, device=device)
-            )
+        kinds = dict.fromkeys((*_FLOATS, "through"), torch.float64)
+        for name, dtype in (kinds | dict.fromkeys(_INTEGERS, torch.int64)).items():
+            self.register_buffer(name, torch.zeros(count, dtype=dtype, device=device))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=device))
         dual = torch.tensor([math.nan, math.nan], dtype=torch.float64, device=device)
         self.register_buffer("dual", dual)
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
+        self.kept = KeptMasks(self.weights(), wide) if stored else None
+        self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
         self._arm()
 
     def forward(self, value: Any) -> Any:
@@ -109,6 +108,10 @@ class SparseState(nn.Module):
 
     def masked(self, weight: Tensor, index: int) -> Tensor:
         """The weight a layer sees."""
+        kept = self.kept
+        if kept is not None:
+            pair = kept.mask(index), kept.reach(index)
+            return kept_weight(weight, *pair, self.mu, self.through, index)
         scalars: dict[str, Tensor] = {name: getattr(self, name) for name in VECTORS}
         return masked_weight(weight, **scalars, index=index)
 
@@ -122,6 +125,8 @@ class SparseState(nn.Module):
     def hard_bits(self) -> list[Tensor]:
         """The hard masks as `sparsefx.bits`."""
         weights = self.weights()
+        if self.kept is not None:
+            return [pack(mask) for mask in self.kept.masks(len(weights))]
         found = [empty_bits(weight.numel(), weight.device) for weight in weights]
         flats = [readable(weight) for weight in weights]
         rules = (self.threshold.tolist(), self.last.tolist())
@@ -131,17 +136,7 @@ class SparseState(nn.Module):
     @torch.no_grad()
     def assign(self, found: MaskParameters, beta: float) -> None:
         """Takes over the scalars of an update; masks are learning."""
-        fields = (
-            "mu",
-            "slope",
-            "center",
-            "threshold",
-            "last",
-            "price",
-            "spread",
-            "group",
-        )
-        for name in fields:
+        for name in (*_FLOATS, *_INTEGERS):
             self._set(name, getattr(found, name))
         self._set("dual", (found.dual, beta))
         self.through.fill_(1.0)
@@ -156,6 +151,10 @@ class SparseState(nn.Module):
         """
         for index, weight in enumerate(self.weights()):
             weight.copy_(self.masked(weight, index))
+        if self.kept is not None:
+            self.through.fill_(0.0)
+            self.frozen.fill_(True)
+            return self.hard_bits()
         kept = self.frozen_bits()
         dropping = self.threshold >= 0
         self.threshold.masked_fill_(dropping, 0.0)
@@ -170,6 +169,8 @@ class SparseState(nn.Module):
     @torch.no_grad()
     def frozen_bits(self) -> list[Tensor]:
         """The bits of masks that are baked in: kept is what is not zero."""
+        if self.kept is not None:
+            return self.hard_bits()
         everything = (self.threshold < 0).tolist()
         return [
             pack(torch.ones_like(w, dtype=torch.bool) if whole else w != 0)
@@ -207,6 +208,9 @@ class SparseState(nn.Module):
     def _couple(self, number: int) -> None:
         total = self.__dict__["totals"].pop(number)
         self.mu.grad = None
+        if self.kept is not None:
+            self.kept.gather(self.weights())
+            return
         couple(
             self.weights(),
             mean_over_ranks(total),
@@ -228,6 +232,8 @@ class SparseState(nn.Module):
             assert buffer is not None
             device = fn(torch.empty(0, device=buffer.device)).device
             self._buffers[name] = buffer.detach().to(device)
+        for child in self.children():
+            child._apply(fn)  # type: ignore[no-untyped-call]
         self._arm()
         return self
 
@@ -259,6 +265,11 @@ class SparseState(nn.Module):
             if prefix + "_extra_state" in state_dict:
                 self.set_extra_state(state_dict[prefix + "_extra_state"])
             super()._load_from_state_dict(state_dict, prefix, *rest)
-        on_load = self.__dict__["on_load"]
-        if on_load is not None:
-            on_load(self, found)
+        self.__dict__["found"] = found
+
+
+def _after_load(state: SparseState, _: Any) -> None:
+    """Runs when the masks below have been loaded too."""
+    on_load, found = state.__dict__["on_load"], state.__dict__.pop("found", None)
+    if on_load is not None and found is not None:
+        on_load(state, found)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sparsefx import rewiring
 from sparsefx.bits import unpack
 from sparsefx.device_step import DeviceStep
 from sparsefx.kernels import kernels_for
@@ -33,6 +34,7 @@ class Trainer:
         cuts: where thresholds were at the last update; only saves time.
         history: points of the budget curve.
         finalized: `sparsefx.finalize` has been called.
+        told: a missing optimizer has been warned of.
         device: of steps that are taken without the host.
     """
 
@@ -41,20 +43,31 @@ class Trainer:
     cuts: tuple[float, ...] | None = None
     history: list[HistoryPoint] = field(default_factory=list)
     finalized: bool = False
+    told: bool = False
     device: DeviceStep = field(default_factory=DeviceStep)
 
 
-def advance(state: SparseState, trainer: Trainer) -> StepReport:
+def advance(
+    state: SparseState,
+    trainer: Trainer,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> StepReport:
     """Counts one optimizer step and moves the masks as the schedule says."""
+    policy = trainer.plan.policy
+    trainer.told = rewiring.check_optimizer(policy, optimizer, trainer.told)
     catch_up(state, trainer)
     enqueued = trainer.device.advance(state, trainer.plan)
     if enqueued is not None:
         trainer.kept = trainer.cuts = None
         return enqueued
-    phase = trainer.plan.policy.schedule().at(int(state.step) + 1)
+    schedule, number = policy.schedule(), int(state.step) + 1
+    phase = schedule.at(number)
     frozen = bool(state.frozen)
     kept = current_bits(state, trainer)
-    if frozen:
+    if state.kept is not None and not frozen:
+        found = None
+        rewiring.update(state, trainer.plan, phase, optimizer)
+    elif frozen:
         found = None
         with torch.no_grad():
             for weight, bits in zip(state.weights(), kept, strict=True):
@@ -65,7 +78,20 @@ def advance(state: SparseState, trainer: Trainer) -> StepReport:
     report = describe(state, trainer, phase, found, kept)
     if phase.frozen and not bool(state.frozen):
         trainer.kept = state.freeze()
+    if state.kept is not None:
+        rewiring.expect(state, trainer.plan, schedule.at(number + 1))
     return report
+
+
+def start(state: SparseState, trainer: Trainer, *, drawn: bool = True) -> None:
+    """The masks of the step a state is at; not `drawn` finds them from the weights."""
+    plan, number = trainer.plan, int(state.step)
+    schedule = plan.policy.schedule()
+    if state.kept is None:
+        project(state, trainer, schedule.at(number))
+        return
+    rewiring.start(state, plan, schedule.at(number), drawn=drawn)
+    rewiring.expect(state, plan, schedule.at(number + 1))
 
 
 def catch_up(state: SparseState, trainer: Trainer) -> None:
@@ -117,7 +143,16 @@ def describe(
     plan, prices = trainer.plan, trainer.plan.prices()
     flats = [readable(weight) for weight in state.weights()]
     kernels = kernels_for(flats)
-    if bool(state.frozen):
+    hardened = bool(state.frozen) or state.kept is not None
+    if state.kept is not None:
+        new = state.hard_bits()
+        rows = zip(new, kept, flats, strict=True)
+        moved = sum(int(unpack(a ^ b, w.shape).count_nonzero()) for a, b, w in rows)
+        kept = new
+        masks = state.kept.masks(len(flats))
+        counts = tuple(int(mask.count_nonzero()) for mask in masks)
+        bought = tuple(map(float, counts))
+    elif hardened:
         pairs = zip(kept, flats, strict=True)
         counts = tuple(int(unpack(b, w.shape).count_nonzero()) for b, w in pairs)
         moved, bought = 0, tuple(map(float, counts))
@@ -128,7 +163,7 @@ def describe(
     hard = plan.reserved + math.fsum(p * n for p, n in zip(prices, counts, strict=True))
     if found is not None:
         soft, bought = plan.reserved + found.soft_cost, found.bought
-    elif not bool(state.frozen):
+    elif not hardened:
         soft_masks = (state.slope.tolist(), state.center.tolist(), state.mu.tolist())
         sums = kernels.soft_sums(flats, *soft_masks, *rules)
         paid = zip(prices, sums.kept, strict=True)
@@ -194,5 +229,8 @@ def loaded(state: SparseState, with_masks: bool) -> None:
     trainer.device.forget()
     if not with_masks:
         state.frozen.fill_(False)
-        project(state, trainer, trainer.plan.policy.schedule().at(int(state.step)))
+        start(state, trainer, drawn=False)
+    elif state.kept is not None:
+        following = trainer.plan.policy.schedule().at(int(state.step) + 1)
+        rewiring.expect(state, trainer.plan, following)
     current_bits(state, trainer)

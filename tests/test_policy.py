@@ -171,7 +171,16 @@ def test_an_empty_file_is_the_default(tmp_path):
             "normalize 'layers' is not known; did you mean 'layer'? known: layer, "
             "global, none",
         ),
-        ({"learner": "rigl"}, "learner 'rigl' is not known; known: soft_topk"),
+        (
+            {"learner": "rig"},
+            "learner 'rig' is not known; did you mean 'rigl'? known: soft",
+        ),
+        (
+            {"learner": "rigl"},
+            "the learner rigl is sparse from the start, so a budget_",
+        ),
+        ({"dropped": "no"}, "dropped 'no' is not known; known: zero, hold"),
+        ({"seed": -1}, "seed is -1; give a whole number of at least 0"),
         ({"budget_ramp": "cubik"}, "did you mean 'cubic'?"),
         ({"beta_ramp": "x"}, "beta_ramp 'x' is not known; known: constant, linear"),
         (

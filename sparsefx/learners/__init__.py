@@ -1,1 +1,23 @@
-"""How masks move: one learner a file."""
+"""How masks move, one learner a file; the table of names.
+
+`soft_topk` computes masks from the weights at every forward pass. The others keep them:
+each is a pure function from a `Situation` to masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sparsefx.learners import dual_averaging, fixed, magnitude, regrow
+from sparsefx.learners.situation import Learner
+
+KEPT: Mapping[str, Learner] = {
+    "magnitude": Learner(magnitude.decide),
+    "dual_averaging": Learner(dual_averaging.decide),
+    "set": Learner(regrow.decide, steady=True, grows="random"),
+    "rigl": Learner(regrow.decide, steady=True, grows="gradient"),
+    "granet": Learner(regrow.decide, grows="gradient"),
+    "fixed": Learner(fixed.decide, steady=True),
+}
+
+LEARNERS = ("soft_topk", *KEPT)

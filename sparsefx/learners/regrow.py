@@ -1,0 +1,88 @@
+r"""SET, RigL and GraNet: masks that drop their least weights and grow others.
+
+An update first prunes to the budget, if that has shrunk: the largest kept weights by
+``worth |w| / price`` over all layers (GraNet). Then in each layer, with n kept,
+
+    k = ceil(drop_fraction * n), at most the number of entries to choose from
+    drop the k kept entries of least |w|
+    grow k entries that were not kept: at random (SET), or of largest |gradient|
+
+so that counts, and with them the cost of each layer, stay exactly. Entries dropped in
+the same update are not grown again; entries just pruned may be, and restart at zero.
+
+Sources: Mocanu et al., "Scalable training of artificial neural networks with adaptive
+sparse connectivity", 2018 (arXiv 1707.04780); Evci et al., "Rigging the Lottery", 2020
+(arXiv 1911.11134); Liu et al., "Sparse Training via Boosting Pruning Plasticity with
+Neuroregeneration", 2021 (arXiv 2106.10404).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparsefx.learners.choosing import affordable, inside, largest
+from sparsefx.learners.fixed import drawn
+from sparsefx.learners.situation import Decision, Situation
+from sparsefx.projection import BUDGET_SLACK
+
+
+def decide(situation: Situation) -> Decision:
+    """Random masks at the start; then prunes what is over the budget, and regrows.
+
+    Example:
+        >>> import torch
+        >>> s = Situation(names=["w"], values=[torch.tensor([3.0, 0.0, 0.0, 2.0])],
+        ...     prices=[1.0], worths=[1.0], limits=[(2, 2)], budget=2.0,
+        ...     masks=[torch.tensor([True, False, False, True])],
+        ...     scores=[torch.tensor([0.0, 1.0, 5.0, 9.0])],
+        ...     drop_fraction=0.5, growth="gradient")
+        >>> decide(s).masks[0].tolist()
+        [True, False, True, False]
+    """
+    if situation.masks is None:
+        return Decision(drawn(situation))
+    masks = situation.masks
+    counts = [int(mask.count_nonzero()) for mask in masks]
+    if situation.cost(counts) > situation.budget * (1.0 + BUDGET_SLACK):
+        masks = affordable(situation, masks)
+    if situation.drop_fraction > 0 and situation.growth != "none":
+        masks = regrown(situation, masks)
+    return Decision(masks)
+
+
+def regrown(situation: Situation, masks: Sequence[Tensor]) -> list[Tensor]:
+    """Drops and grows in each layer; counts stay.
+
+    Layers without a score keep their masks; so do all where nothing is to choose from.
+    """
+    scores = situation.scores
+    if situation.growth == "random":
+        generator = torch.Generator().manual_seed(situation.seed)
+        scores = [
+            torch.rand(value.numel(), generator=generator).to(value.device)
+            for value in situation.values
+        ]
+    rows = zip(situation.names, situation.values, masks, scores, strict=True)
+    return [
+        mask if score is None else moved(value, mask, score, situation, name)
+        for name, value, mask, score in rows
+    ]
+
+
+def moved(
+    value: Tensor, mask: Tensor, score: Tensor, situation: Situation, name: str
+) -> Tensor:
+    """One layer's mask after dropping and growing."""
+    free = ~mask & score.isfinite()  # a gradient that overflowed says nothing
+    kept = int(mask.count_nonzero())
+    # 0.1 * 30 is 3.0000000000000004 in floating point; the user means 3
+    wanted = math.ceil(situation.drop_fraction * kept - 1e-9)
+    number = min(wanted, int(free.count_nonzero()))
+    if number == 0:
+        return mask
+    held = inside(mask, largest(value[mask], kept - number, name))
+    return held | inside(free, largest(score[free], number, name))

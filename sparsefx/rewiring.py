@@ -1,0 +1,210 @@
+"""One update of masks that are kept: gather, decide, and apply to weights and state."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sparsefx.errors import MaskError
+from sparsefx.kept import KeptMasks
+from sparsefx.layer import readable
+from sparsefx.learners import KEPT
+from sparsefx.learners.choosing import one_each
+from sparsefx.learners.magnitude import decide as by_magnitude
+from sparsefx.learners.situation import Learner, Situation
+from sparsefx.optimizer_state import forget
+from sparsefx.plan import Plan
+from sparsefx.policy import Policy
+from sparsefx.schedule import Phase
+from sparsefx.state import SparseState
+
+
+def keeps_masks(policy: Policy) -> bool:
+    """Whether the policy's learner keeps its masks."""
+    return policy.learner in KEPT
+
+
+def wide(policy: Policy) -> bool:
+    """Whether what receives gradients is a set of its own."""
+    return policy.learner == "dual_averaging" and policy.backward_density < 1
+
+
+def moves_state(policy: Policy) -> bool:
+    """Whether an optimizer's state is to be zeroed where masks move."""
+    return (
+        keeps_masks(policy)
+        and policy.optimizer_state == "zero"
+        and _zeroes(policy)
+        and policy.learner != "fixed"
+    )
+
+
+def _zeroes(policy: Policy) -> bool:
+    """Whether dropped weights become zero."""
+    if policy.learner == "dual_averaging":
+        return False
+    return policy.learner != "magnitude" or policy.dropped == "zero"
+
+
+@torch.no_grad()
+def start(state: SparseState, plan: Plan, phase: Phase, *, drawn: bool = True) -> None:
+    """The first masks: those of the learner, or the largest weights if not `drawn`.
+
+    Nothing is done to the weights yet: dropped ones become zero at the first step.
+    """
+    situation = _situation(state, plan, replace(phase, drop_fraction=0.0), None, [])
+    learner = KEPT[plan.policy.learner]
+    found = learner.decide(situation) if drawn else by_magnitude(situation)
+    kept = _kept(state)
+    _write(kept, "mask", found.masks)
+    if kept.wide:
+        reach = found.reach if found.reach is not None else found.masks
+        _write(kept, "reach", reach)
+    state.mu.fill_(torch.inf)
+    state.dual.copy_(torch.tensor([torch.inf, torch.inf], dtype=torch.float64))
+    state.frozen.fill_(False)
+
+
+@torch.no_grad()
+def update(
+    state: SparseState,
+    plan: Plan,
+    phase: Phase,
+    optimizer: torch.optim.Optimizer | None,
+) -> None:
+    """What follows an optimizer's step: dropped weights stay zero, masks move."""
+    policy, kept, weights = plan.policy, _kept(state), state.weights()
+    before = kept.masks(len(weights))
+    scores = kept.taken(len(weights))
+    if _zeroes(policy):
+        hold(weights, before)
+    if not phase.update:
+        return
+    flat = [mask.reshape(-1) for mask in before]
+    situation = _situation(state, plan, phase, flat, scores)
+    found = KEPT[policy.learner].decide(situation)
+    moved = [
+        (old ^ new).view(w.shape)
+        for old, new, w in zip(flat, found.masks, weights, strict=True)
+    ]
+    _write(kept, "mask", found.masks)
+    if found.reach is not None:
+        _write(kept, "reach", found.reach)
+    if _zeroes(policy):
+        hold(weights, kept.masks(len(weights)))
+    if optimizer is not None and moves_state(policy):
+        forget(optimizer, weights, moved)
+
+
+@torch.no_grad()
+def hold(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """Makes dropped weights zero."""
+    for weight, mask in zip(weights, masks, strict=True):
+        weight.masked_fill_(~mask, 0.0)
+
+
+def expect(state: SparseState, plan: Plan, following: Phase) -> None:
+    """Says whether the next backward pass must deliver dense gradients."""
+    learner, kept = KEPT[plan.policy.learner], _kept(state)
+    grows = learner.grows == "gradient" and following.drop_fraction > 0
+    kept.wanted = grows and not bool(state.frozen)
+    dense = plan.policy.learner == "dual_averaging" and not kept.wide
+    state.through.fill_(float(kept.wanted or (dense and not bool(state.frozen))))
+
+
+def check_optimizer(
+    policy: Policy, optimizer: torch.optim.Optimizer | None, told: bool
+) -> bool:
+    """Warns of an optimizer that is missing (once) or has no effect.
+
+    Returns:
+        Whether a missing one has been told of.
+    """
+    if optimizer is not None and not moves_state(policy):
+        _say(
+            f"optimizer has no effect: the learner {policy.learner} moves no state of "
+            "it here"
+        )
+    if optimizer is None and moves_state(policy) and not told:
+        _say(
+            f"the learner {policy.learner} sets the optimizer's state to zero where "
+            "masks move; write sparsefx.step(model, optimizer=optimizer), or set "
+            "optimizer_state: keep"
+        )
+        return True
+    return told
+
+
+def _say(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=4)
+
+
+def _kept(state: SparseState) -> KeptMasks:
+    assert state.kept is not None, "only learners that keep masks come here"
+    return state.kept
+
+
+def _write(kept: KeptMasks, kind: str, masks: Sequence[Tensor]) -> None:
+    for index, mask in enumerate(masks):
+        buffer = getattr(kept, f"{kind}_{index}")
+        buffer.copy_(mask.view(buffer.shape))
+
+
+def _situation(
+    state: SparseState,
+    plan: Plan,
+    phase: Phase,
+    masks: Sequence[Tensor] | None,
+    scores: Sequence[Tensor | None],
+) -> Situation:
+    policy, weights = plan.policy, state.weights()
+    learner: Learner = KEPT[policy.learner]
+    prices, sizes = plan.prices(), [weight.numel() for weight in weights]
+    budget = plan.allowed(phase.budget_progress)
+
+    def limits(allowed: float) -> list[tuple[int, int]]:
+        found = plan.limits(allowed, weights)
+        return one_each(found, prices, sizes, allowed - plan.reserved)
+
+    flats = [readable(weight) for weight in weights]
+    _check(state.names, flats)
+    random = learner.steady or learner.grows != "none"
+    starts = plan.starts(budget, weights) if masks is None and random else []
+    other = max(policy.backward_density * plan.total, budget)
+    wider = (other - plan.reserved, limits(other)) if wide(policy) else None
+    return Situation(
+        names=state.names,
+        values=flats,
+        prices=prices,
+        worths=plan.worths(weights),
+        limits=limits(budget),
+        budget=budget - plan.reserved,
+        masks=masks,
+        scores=scores,
+        starts=[
+            a
+            for a, _ in one_each(
+                [(n, n) for n in starts], prices, sizes, budget - plan.reserved
+            )
+        ]
+        if starts
+        else [],
+        drop_fraction=phase.drop_fraction,
+        growth=learner.grows,
+        hold=policy.dropped == "hold",
+        wider=wider,
+        seed=policy.seed * 1_000_003 + int(state.step),
+    )
+
+
+def _check(names: Sequence[str], flats: Sequence[Tensor]) -> None:
+    for name, flat in zip(names, flats, strict=True):
+        if not bool(flat.isfinite().all()):
+            raise MaskError(
+                f"weight {name!r} has NaN or infinite entries; masks rank magnitudes "
+                "and need finite ones: restore a checkpoint, or lower the learning rate"
+            )
