@@ -236,6 +236,7 @@ def _install(
     state.__dict__["trainer"], state.__dict__["on_load"] = Trainer(plan), loaded
     try:
         root.add_module(CHILD, state)
+        mask_module(root, {}, state)  # also where it owns no weight and has no graph
         for index, entries in enumerate(owners):
             for module, attribute in entries:
                 mask_module(module, {attribute: index}, state)
