@@ -8,7 +8,7 @@ recorded stays Python, with the reason.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -48,11 +48,19 @@ class Capture:
 
     @property
     def priced(self) -> dict[str, fx.GraphModule]:
-        """One graph a module path: of the first call, of eval where there are two."""
-        return {
-            path: list(program.modes())[-1][1].module(self.root.get_submodule(path))
-            for path, program in self.programs.items()
-        }
+        """Graphs that cover each call once: of the first call, of eval if not of both.
+
+        Where a module has a graph in eval only, those of its parts are left out, but
+        for parts that only train mode uses.
+        """
+        found: dict[str, fx.GraphModule] = {}
+        for path, program in self.programs.items():
+            owner = self.root.get_submodule(path)
+            outer = {p: self.programs[p] for p in _around(path) if p in self.programs}
+            paid = _shown(self.root, outer)
+            if not any(id(value) in paid for value in owner.parameters()):
+                found[path] = list(program.modes())[-1][1].module(owner)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The coverage as plain values: a row for every parameter, and the reasons.
@@ -88,6 +96,13 @@ class Capture:
             for path, why in self.reasons.items()
         ]
         return "\n".join(lines)
+
+
+def _around(path: str) -> Iterator[str]:
+    """The paths of the modules that contain this one, innermost first."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def by_path(
@@ -162,9 +177,10 @@ def _shown(root: nn.Module, programs: Mapping[str, Program]) -> set[int]:
 
 def _reason(path: str, reasons: Mapping[str, str]) -> str:
     """Why a module has no graph, or the nearest module around it."""
-    while path not in reasons and path:
-        path = path.rpartition(".")[0]
-    return reasons.get(path, "no recorded call reads it")
+    places = (path, *_around(path))
+    return next(
+        (reasons[p] for p in places if p in reasons), "no recorded call reads it"
+    )
 
 
 def _observed(

@@ -60,7 +60,7 @@ def preserved(root: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(python)
         if numpy is not None:
-            sys.modules["numpy.random"].set_state(numpy)
+            sys.modules["numpy"].random.set_state(numpy)
         for module, attrs, kept in zip(modules, attributes, tables, strict=True):
             module.__dict__.clear()
             module.__dict__.update(attrs)
@@ -96,9 +96,9 @@ def host_random() -> dict[str, Any]:
 
 
 def _numpy_random() -> Any:
-    """The state of NumPy's own generator, if anyone has loaded it."""
-    numpy = sys.modules.get("numpy.random")
-    return None if numpy is None else numpy.get_state()
+    """The state of NumPy's own generator, if anyone has loaded NumPy."""
+    numpy = sys.modules.get("numpy")
+    return None if numpy is None else numpy.random.get_state()
 
 
 def written_attributes(root: nn.Module, before: dict[str, dict[str, Any]]) -> list[str]:

@@ -165,6 +165,16 @@ def test_only_eval_may_be_a_graph():
     assert not found.whole
     assert set(found.graphs) == {":eval", "a", "b"}
     assert found.reasons[""].startswith("in train mode, ")
+    table = sparsefx.costs(Run(run), (X,))  # and each weight's price is paid once
+    assert table.totals()["macs"]["total"] == 2 * 4 * 36
+
+
+def test_a_part_that_only_train_mode_uses_is_priced():
+    def run(m, x):
+        return m.b(x) if m.training and torch.rand([]) < 2 else m.a(x)
+
+    table = sparsefx.costs(Run(run), (X,))
+    assert {str(table[f"{name}.weight"].macs) for name in "ab"} == {"36*batch"}
 
 
 @pytest.mark.parametrize("name", ["layer_drop", "layer_drop_numpy"])
