@@ -21,6 +21,7 @@ from sparsefx.errors import CaptureError as CaptureError
 from sparsefx.errors import MaskError as MaskError
 from sparsefx.errors import PolicyError as PolicyError
 from sparsefx.errors import SparsefxError as SparsefxError
+from sparsefx.lowering import lower as lower
 from sparsefx.policies.allocate import allocate as allocate
 from sparsefx.policies.allocation import Allocation as Allocation
 from sparsefx.policy import Policy as Policy
@@ -62,6 +63,7 @@ __all__ = [
     "hard_topk",
     "load",
     "load_policy",
+    "lower",
     "masks",
     "passes",
     "policies",

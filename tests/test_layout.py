@@ -94,6 +94,7 @@ RANKS = {
     "building": 11,
     "api": 12,
     "checkpoint": 13,
+    "lowering": 13,
     "spectral": 13,
     "": 14,  # sparsefx/__init__.py: the public names
     "cli": 15,

@@ -1,0 +1,127 @@
+"""The sparse products as operators that `torch.compile` leaves alone.
+
+Each calls a kernel of torch on feature-major activations. Compilers see only shapes
+and strides, so what lies between two products is fused and they are not looked into.
+
+``torch.ops.sparsefx`` has ``tiles_mm`` for tiles ``(N, K, W)``, ``csr_mm`` and
+``bsr_mm`` for ``(K, M)``; a weight is ``offsets, columns, values``, with values of
+shape ``(blocks, rows, columns)`` for ``bsr_mm``.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def gathered_sum(
+    x_KW: Tensor, offsets: Tensor, columns: Tensor, values: Tensor
+) -> Tensor:
+    """``W @ x`` for W in compressed rows: every row adds up the rows of x it names.
+
+    This is what an embedding bag computes, and torch's kernel for it keeps a whole
+    row of the result in registers, which its product of a CSR matrix does not.
+
+    Args:
+        x_KW: features by tokens, contiguous.
+        offsets: where each row of W begins in ``columns``, and its end, int32.
+        columns: column of each kept weight, int32.
+        values: kept weights, in the type of x.
+
+    Example:
+        >>> w = compressed(torch.tensor([[0.0, 2.0], [0.0, 0.0], [1.0, 1.0]]))
+        >>> x = torch.tensor([[1.0, 10.0], [2.0, 20.0]])
+        >>> gathered_sum(x, *w)
+        tensor([[ 4., 40.],
+                [ 0.,  0.],
+                [ 3., 30.]])
+    """
+    return functional.embedding_bag(
+        columns,
+        x_KW,
+        offsets,
+        mode="sum",
+        per_sample_weights=values,
+        include_last_offset=True,
+    )
+
+
+def _tiles(x_NKW: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    return torch.stack([gathered_sum(x, offsets, columns, values) for x in x_NKW])
+
+
+def compressed(matrix: Tensor, block: int | None = None) -> tuple[Tensor, ...]:
+    """Offsets, columns (int32) and values of a matrix in compressed rows.
+
+    Args:
+        matrix: ``(rows, columns)``.
+        block: size of square blocks that divides both; None for single entries.
+
+    Example:
+        >>> [part.tolist() for part in compressed(torch.eye(2))]
+        [[0, 1, 2], [0, 1], [1.0, 1.0]]
+    """
+    _silence()
+    if block is None:
+        sparse = matrix.to_sparse_csr()
+    else:
+        sparse = matrix.to_sparse_bsr((block, block))
+    offsets, columns = sparse.crow_indices(), sparse.col_indices()
+    values = sparse.values().clone()  # compilers refuse views of sparse tensors
+    return offsets.to(torch.int32), columns.to(torch.int32), values
+
+
+@functools.cache
+def _silence() -> None:
+    """Makes torch say once, to nobody, that compressed tensors are new."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.zeros(1, 1).to_sparse_csr()
+
+
+def _csr(x_KM: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    _silence()
+    shape = (offsets.numel() - 1, x_KM.shape[0])
+    weight = torch.sparse_csr_tensor(
+        offsets, columns, values, shape, check_invariants=False
+    )
+    return weight @ x_KM.contiguous()
+
+
+def _bsr(x_KM: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    _silence()
+    shape = ((offsets.numel() - 1) * values.shape[1], x_KM.shape[0])
+    weight = torch.sparse_bsr_tensor(
+        offsets, columns, values, shape, check_invariants=False
+    )
+    return weight @ x_KM.contiguous()
+
+
+def _tiles_shape(x: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], offsets.shape[0] - 1, x.shape[2])
+
+
+def _csr_shape(x: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    return x.new_empty(offsets.shape[0] - 1, x.shape[1])
+
+
+def _bsr_shape(x: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    return x.new_empty((offsets.shape[0] - 1) * values.shape[1], x.shape[1])
+
+
+_LIBRARY: Any = torch.library.Library("sparsefx", "FRAGMENT")  # type: ignore[no-untyped-call]
+for _name, _real, _shape in (
+    ("tiles_mm", _tiles, _tiles_shape),
+    ("csr_mm", _csr, _csr_shape),
+    ("bsr_mm", _bsr, _bsr_shape),
+):
+    _LIBRARY.define(
+        f"{_name}(Tensor x, Tensor offsets, Tensor columns, Tensor values) -> Tensor"
+    )
+    _LIBRARY.impl(_name, _real, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"sparsefx::{_name}", _shape, lib=_LIBRARY)

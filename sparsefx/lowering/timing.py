@@ -1,0 +1,59 @@
+"""Times of calls, measured in turns so that a busy machine harms all alike."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+_SAMPLE = 2e-3  # seconds a sample should last, above the clock's grain
+_MOST = 64
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], device: torch.device, rounds: int = 7
+) -> dict[str, float]:
+    """Median milliseconds of each call, over rounds in which each has its turn.
+
+    On a CPU with one thread it is the time of the process, which other processes
+    disturb least; otherwise the wall clock, after the device is done.
+
+    Args:
+        calls: what to time, by name; each is warmed up.
+        device: where they run.
+        rounds: samples of each, at least 1.
+
+    Example:
+        >>> found = interleaved({"sum": lambda: sum(range(9))}, torch.device("cpu"), 3)
+        >>> list(found), found["sum"] > 0
+        (['sum'], True)
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+
+    def seconds(call: Callable[[], object], times: int) -> float:
+        _wait(device)
+        start = clock()
+        for _ in range(times):
+            call()
+        _wait(device)
+        return (clock() - start) / times
+
+    times: dict[str, int] = {}
+    for name, call in calls.items():
+        call()
+        once = max(seconds(call, 1), 1e-7)
+        times[name] = min(max(1, math.ceil(_SAMPLE / once)), _MOST)
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            samples[name].append(seconds(call, times[name]))
+    return {name: 1e3 * statistics.median(found) for name, found in samples.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
