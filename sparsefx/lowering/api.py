@@ -10,25 +10,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from sparsefx.api import unwrapped
 from sparsefx.calls import Call, as_call
 from sparsefx.errors import MaskError, SparsefxError
-from sparsefx.lowering.graph_layers import layer_at
 from sparsefx.lowering.lowered import Lowered, compiled
 from sparsefx.lowering.modules import lower_modules
-from sparsefx.lowering.plain_graph import Signature, assembled, graph_of, held_by
+from sparsefx.lowering.plain_graph import Signature, graph_of
 from sparsefx.lowering.record import LayerChoice, Lowering, choice
-from sparsefx.lowering.removal import cut_chains
 from sparsefx.lowering.timing import interleaved
 from sparsefx.lowering.trial import (
     DENSE,
     TARGETS,
-    Trial,
-    against_uncut,
     largest_difference,
-    try_layer,
 )
 from sparsefx.masked_module import duplicate
 from sparsefx.private import tree_flatten
@@ -134,75 +129,6 @@ def _check(model: nn.Module, target: str, rounds: int) -> None:
             f"this {type(model).__name__} is still in training; lower what "
             "sparsefx.finalize(model) returns"
         )
-
-
-def _lower_graph(
-    module: fx.GraphModule,
-    signature: Signature,
-    call: Call,
-    target: str,
-    rounds: int,
-    fused: bool,
-) -> tuple[fx.GraphModule, list[Trial], dict[str, tuple[int, ...]]]:
-    before: dict[str, tuple[int, ...]] = {}
-    dense = held_by(module)
-    if target in ("auto", "removal"):
-        module, before = cut_chains(module)
-    search = _Search(module, target, rounds, fused, {k: dense[k] for k in before})
-    with torch.no_grad():
-        search.run(*signature.tensors(*call))
-    return search.rewritten(), search.trials, before
-
-
-class _Search(fx.Interpreter):
-    """Runs the graph once; at each layer it tries the forms on the layer's input."""
-
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        target: str,
-        rounds: int,
-        fused: bool,
-        dense: Mapping[str, Tensor],
-    ) -> None:
-        super().__init__(module)
-        self.target = target
-        self.rounds = rounds
-        self.fused = fused
-        self.dense = dense
-        self.held = held_by(module)
-        self.trials: list[Trial] = []
-        self.nodes: list[tuple[fx.Node, fx.Node, nn.Module]] = []
-
-    def run_node(self, n: fx.Node) -> Any:
-        found = layer_at(n, self.held)
-        if found is not None:
-            x = self.env[found.input]
-            trial = try_layer(
-                found.layer, x, self.target, self.rounds, fused=self.fused
-            )
-            before = self.dense.get(trial.name)
-            if before is not None:
-                trial = against_uncut(trial, found.layer, before, x, self.rounds)
-            self.trials.append(trial)
-            if trial.module is not None:
-                self.nodes.append((n, found.input, trial.module))
-        return super().run_node(n)
-
-    def rewritten(self) -> fx.GraphModule:
-        """The graph with the chosen forms in place of the dense layers."""
-        assert isinstance(self.module, fx.GraphModule)
-        graph = self.module.graph
-        held = dict(self.held)
-        for node, source, module in self.nodes:
-            with graph.inserting_before(node):
-                name = f"sparse_{node.name}"
-                held[name] = module
-                made = graph.create_node("call_module", name, (source,))
-            made.meta = dict(node.meta)
-            node.replace_all_uses_with(made)
-            graph.erase_node(node)
-        return assembled(graph, held)
 
 
 def _judged(

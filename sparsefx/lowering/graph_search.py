@@ -1,0 +1,106 @@
+"""Lowering of one graph: it runs once, and each layer tries its forms on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sparsefx.lowering.graph_layers import layer_at
+from sparsefx.lowering.plain_graph import assembled, held_by
+from sparsefx.lowering.removal import cut_chains
+from sparsefx.lowering.trial import Trial, against_uncut, try_layer
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def lower_graph(
+    module: fx.GraphModule,
+    inputs: Sequence[Tensor],
+    target: str,
+    rounds: int,
+    *,
+    fused: bool = False,
+) -> tuple[fx.GraphModule, list[Trial], Shapes]:
+    """The graph with each layer in its fastest form, and how that came about.
+
+    Args:
+        module: a plain graph; it is not changed.
+        inputs: its inputs.
+        target: ``auto`` or the form to force.
+        rounds: samples of each timing.
+        fused: as for `try_layer`.
+
+    Returns:
+        The graph, a trial for each layer, and the shapes that cut weights had before.
+
+    Example:
+        >>> from sparsefx.lowering.plain_graph import graph_of
+        >>> net = nn.Sequential(nn.Linear(4, 4))
+        >>> _ = net[0].weight.data.triu_()
+        >>> x = torch.ones(1, 4)
+        >>> made, trials, _ = lower_graph(graph_of(net, (x,))[0], [x], "csr", 1)
+        >>> trials[0].chosen, torch.allclose(made(x), net(x))
+        ('csr', True)
+    """
+    before: Shapes = {}
+    dense = held_by(module)
+    if target in ("auto", "removal"):
+        module, before = cut_chains(module)
+    search = _Search(module, target, rounds, fused, {k: dense[k] for k in before})
+    with torch.no_grad():
+        search.run(*inputs)
+    return search.rewritten(), search.trials, before
+
+
+class _Search(fx.Interpreter):
+    """Runs the graph once; at each layer it tries the forms on the layer's input."""
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        target: str,
+        rounds: int,
+        fused: bool,
+        dense: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__(module)
+        self.target = target
+        self.rounds = rounds
+        self.fused = fused
+        self.dense = dense
+        self.held = held_by(module)
+        self.trials: list[Trial] = []
+        self.nodes: list[tuple[fx.Node, fx.Node, nn.Module]] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        found = layer_at(n, self.held)
+        if found is not None:
+            x = self.env[found.input]
+            trial = try_layer(
+                found.layer, x, self.target, self.rounds, fused=self.fused
+            )
+            before = self.dense.get(trial.name)
+            if before is not None:
+                trial = against_uncut(trial, found.layer, before, x, self.rounds)
+            self.trials.append(trial)
+            if trial.module is not None:
+                self.nodes.append((n, found.input, trial.module))
+        return super().run_node(n)
+
+    def rewritten(self) -> fx.GraphModule:
+        """The graph with the chosen forms in place of the dense layers."""
+        assert isinstance(self.module, fx.GraphModule)
+        graph = self.module.graph
+        held = dict(self.held)
+        for node, source, module in self.nodes:
+            with graph.inserting_before(node):
+                name = f"sparse_{node.name}"
+                held[name] = module
+                made = graph.create_node("call_module", name, (source,))
+            made.meta = dict(node.meta)
+            node.replace_all_uses_with(made)
+            graph.erase_node(node)
+        return assembled(graph, held)
