@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sparsefx.api import unwrapped
 from sparsefx.calls import Call, as_call
 from sparsefx.errors import MaskError, SparsefxError
+from sparsefx.lowering.graph_search import lower_graph
 from sparsefx.lowering.lowered import Lowered, compiled
 from sparsefx.lowering.modules import lower_modules
 from sparsefx.lowering.plain_graph import Signature, graph_of
@@ -90,8 +91,11 @@ def lower(
             module, trials = lower_modules(model, call, target, rounds, fused=compile)
             signature = None
         else:
-            module, trials, before = _lower_graph(*found, call, target, rounds, compile)
-            signature = found[1]
+            graph, signature = found
+            tensors = signature.tensors(*call)
+            module, trials, before = lower_graph(
+                graph, tensors, target, rounds, fused=compile
+            )
         rows = tuple(choice(trial, before) for trial in trials)
         made = _Model(module, signature, rows)
         return _judged(model, made, call, target, device, compile, rounds)
