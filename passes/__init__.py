@@ -1,5 +1,8 @@
 """Graph rewrites and annotations: one pass a file."""
 
 from sparsefx.passes.annotate_costs import AnnotateCosts as AnnotateCosts
+from sparsefx.passes.find_units import find_units as find_units
+from sparsefx.passes.gate_units import GateUnits as GateUnits
 from sparsefx.passes.insert_masks import InsertMasks as InsertMasks
+from sparsefx.passes.shrink_units import ShrinkUnits as ShrinkUnits
 from sparsefx.passes.split_attention import SplitAttention as SplitAttention

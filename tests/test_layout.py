@@ -69,6 +69,7 @@ RANKS = {
     "graph_picture": 2,
     "spectrum": 2,
     "report": 2,
+    "units": 2,
     "report_page": 2,
     "coupling": 3,
     "dual": 3,

@@ -1,0 +1,185 @@
+"""Removes units from a graph: what is left is a smaller dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from sparsefx.errors import MaskError
+from sparsefx.passes.find_units import find_units
+from sparsefx.passes.gate_units import PATH, UnitGates, gated
+from sparsefx.passes.idle_units import Idle, idle_units
+from sparsefx.passes.interpret_tags import interpret
+from sparsefx.passes.plain_graph import plain_graph
+from sparsefx.passes.resize import Lines, resize
+from sparsefx.units import Share, UnitGroup, UnitMap, kept_indices
+
+
+@dataclass(frozen=True, slots=True)
+class ShrinkUnits:
+    """Cuts units out of the weights, and their sizes out of the graph.
+
+    Before, and after half of the heads and of the neurons are cut::
+
+        qkv = F.linear(x, qkv_weight)             # weight (1152, 384) -> (576, 384)
+        parts = qkv.reshape(b, 197, 3, 6, 64)     parts = qkv.reshape(b, 197, 3, 3, 64)
+        ...                                       ...
+        a = a.reshape(b, 197, 384)                a = a.reshape(b, 197, 192)
+
+    What is computed is exactly what the graph computes with the gates of those units
+    at 0: the sums only lose terms that are zero. A unit whose own weights are zero,
+    so that its biases alone give a constant, is cut too, and what the constant adds
+    moves into the bias behind it. Parameters keep their names; gates are gone, and
+    gates between 0 and 1 are multiplied into the weights behind them.
+
+    Attributes:
+        keep: by group, the indices of the units to keep; groups that are not named
+            keep those whose gates are not 0, or that are not idle, see `idle_units`.
+        round_to: the number of units kept in each group is rounded up to a multiple;
+            the units added compute nothing.
+        units: what `find_units` says of the graph; found anew if None.
+
+    Raises:
+        MaskError: ``keep`` names an unknown group or unit.
+        CaptureError: a size in the graph cannot be followed.
+
+    Example:
+        >>> from sparsefx.capture import capture
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> graph = capture(net, (torch.ones(3, 4),)).graphs[""]
+        >>> small = ShrinkUnits({"2.neurons": [0, 5, 6]})(graph)
+        >>> {name: tuple(value.shape) for name, value in small.named_parameters()}
+        {'0.weight': (3, 4), '0.bias': (3,), '2.weight': (2, 3), '2.bias': (2,)}
+    """
+
+    keep: Mapping[str, Sequence[int]] | None = None
+    round_to: int = 1
+    units: UnitMap | None = None
+
+    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+        """Returns a new module; the one given is left as it is."""
+        graph_module.graph.lint()
+        units = find_units(graph_module) if self.units is None else self.units
+        gates = _gates(graph_module, units)
+        idle = idle_units(graph_module, units)
+        groups = list(units.groups.values())
+        keeps = [self._kept(g, gates.get(g.name), idle) for g in groups]
+        given = (self.keep or {}).keys() - units.groups.keys()
+        if given:
+            raise MaskError(
+                f"keep names {sorted(given)}; the groups of this graph are "
+                f"{', '.join(units.groups)}"
+            )
+        pairs = zip(groups, keeps, strict=True)
+        cuts = _Cuts({g.name: (g, kept) for g, kept in pairs}, gates, idle)
+        graph = _copied(graph_module, Lines(units.layout, [k for k, _ in keeps]))
+        small = plain_graph(graph, graph_module, cuts.value, "Small")
+        _check_shapes(small)
+        return small
+
+    def _kept(
+        self, group: UnitGroup, gate: Tensor | None, idle: Mapping[str, Idle]
+    ) -> tuple[Tensor, Tensor]:
+        """Which units stay, and which of them compute nothing."""
+        works = torch.ones(group.size, dtype=torch.bool)
+        if self.keep is not None and group.name in self.keep:
+            given = list(self.keep[group.name])
+            wrong = [i for i in given if not 0 <= i < group.size]
+            if wrong:
+                raise MaskError(
+                    f"{group.name} has {group.size} units; keep names {wrong[:5]}"
+                )
+            works = torch.zeros_like(works)
+            works[given] = True
+        elif gate is not None:
+            works = gate.cpu() != 0
+        else:
+            works = ~idle[group.name].units
+        count = max(int(works.sum()), 1)
+        count = min(-(-count // self.round_to) * self.round_to, group.size)
+        stays = works.clone()
+        stays[(~works).nonzero().flatten()[: count - int(works.sum())]] = True
+        return stays, stays & ~works
+
+
+class _Cuts:
+    """The new value of every tensor."""
+
+    def __init__(
+        self,
+        groups: Mapping[str, tuple[UnitGroup, tuple[Tensor, Tensor]]],
+        gates: Mapping[str, Tensor],
+        idle: Mapping[str, Idle],
+    ) -> None:
+        self.groups, self.gates, self.idle = groups, gates, idle
+
+    def shares(self, name: str) -> Iterator[tuple[Share, UnitGroup, Tensor, Tensor]]:
+        for group, (stays, silent) in self.groups.values():
+            for share in group.tensors:
+                if share.name == name:
+                    yield share, group, stays, silent
+
+    def value(self, name: str, value: Tensor) -> Tensor:
+        """A tensor without the indices of removed units."""
+        for group, (stays, silent) in self.groups.values():
+            gone = (~stays | silent) & self.idle[group.name].units
+            constants = self.idle[group.name].folds.get(name)
+            if constants is not None and group.name not in self.gates:
+                value = value + constants[:, gone.to(constants.device)].sum(1).to(value)
+        for share, group, _, silent in self.shares(name):
+            if name in group.consumers and share.dim not in group.row_dims.get(
+                name, ()
+            ):
+                value = self._columns(share, group, silent, value)
+        for share, _, stays, _ in self.shares(name):
+            index = kept_indices(share, stays).to(value.device)
+            value = value.index_select(share.dim, index)
+        return value
+
+    def _columns(
+        self, share: Share, group: UnitGroup, silent: Tensor, value: Tensor
+    ) -> Tensor:
+        """Columns times their gates; zero for units that only fill up a width."""
+        gate = self.gates.get(group.name, torch.ones(group.size)).cpu().clone()
+        gate[silent] = 0.0
+        if bool((gate == 1).all()):
+            return value
+        factor = torch.cat([gate, gate.new_ones(1)])[share.owner].to(value)
+        shape = [1] * value.ndim
+        shape[share.dim] = -1
+        return value * factor.view(shape)
+
+
+def _gates(graph_module: fx.GraphModule, units: UnitMap) -> dict[str, Tensor]:
+    found = graph_module._modules.get(PATH)
+    if not isinstance(found, UnitGates):
+        return {}
+    return {name: found[name].detach() for name in found.names if name in units.groups}
+
+
+def _copied(graph_module: fx.GraphModule, lines: Lines) -> fx.Graph:
+    """The graph without its gates, with its sizes rewritten."""
+    graph = fx.Graph()
+    twin: dict[Any, Any] = {}
+    for node in graph_module.graph.nodes:
+        if node.target is gated:
+            twin[node] = twin[node.args[0]]
+            continue
+        twin[node] = graph.node_copy(node, lambda n: twin[n])
+        resize(node, twin[node], lines)
+    for node in reversed(list(graph.nodes)):
+        gate = node.op == "get_attr" and str(node.target).startswith(f"{PATH}.")
+        if gate and not node.users:
+            graph.erase_node(node)
+    graph.lint()
+    return graph
+
+
+def _check_shapes(after: fx.GraphModule) -> None:
+    """Runs the new graph once on zeros."""
+    interpret(after)
