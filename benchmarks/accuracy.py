@@ -1,0 +1,205 @@
+"""Every learner on real data: accuracy, cost and time at several sparsities.
+
+    python benchmarks/accuracy.py --quick            # about an hour on two CPU cores
+    python benchmarks/accuracy.py                    # long: meant for a GPU
+    python benchmarks/accuracy.py --quick --report   # only the table and the figure
+    python benchmarks/accuracy.py --reference PATH   # also the authors' Spartan
+
+Each run is one file under --out and is not made again. Same network, data, recipe and
+steps for all; the budget counts parameters, as in the papers. No choice was made on the
+test set: it is read once, when a run has ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accuracy_report import write
+from accuracy_tasks import FULL, QUICK, Scale, Task, task_of
+from measure import RESULTS
+from torch import nn
+from tqdm import tqdm
+
+import sparsefx
+
+LEARNERS = (
+    "dense",
+    "spartan",
+    "gmp",
+    "rigl",
+    "granet",
+    "set",
+    "topkast",
+    "granet_sparse",
+    "magnitude",
+    "fixed",
+)
+DENSITIES = (0.05, 0.1, 0.02, 0.2)  # the most telling first
+TAKES_OPTIMIZER = ("gmp", "set", "rigl", "granet", "granet_sparse")
+SELDOM = (*TAKES_OPTIMIZER, "fixed")  # masks move some 30 times a run
+WARM_UP = 0.05  # of the steps; the learning rate then falls as a cosine
+
+
+def options(learner: str, scale: Scale) -> dict[str, Any]:
+    """What a preset is given beside budget and steps."""
+    if learner in SELDOM:
+        return {"update_every": max(scale.steps // 30, 1)}
+    return {}
+
+
+def schedule(
+    optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """A linear warm-up, then a cosine to zero."""
+    first = max(int(WARM_UP * steps), 1)
+    parts = [
+        torch.optim.lr_scheduler.LinearLR(optimizer, 1 / first, 1.0, first),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - first),
+    ]
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, parts, [first])
+
+
+def theirs(path: str, model: nn.Module, density: float, steps: int) -> Any:
+    """The authors' Spartan with its own defaults."""
+    from authors_package import trained
+
+    return trained(path, model, density, steps)
+
+
+def run(
+    task: Task,
+    learner: str,
+    density: float,
+    seed: int,
+    scale: Scale,
+    device: str,
+    reference: str | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Trains one network; returns what a run's file holds."""
+    torch.manual_seed(seed)
+    model = task.make().to(device)
+    ours = learner not in ("dense", "reference")
+    sparse, other, peak = model, None, 0.0
+    if ours:
+        sparse = sparsefx.transform(
+            model,
+            learner,
+            example_inputs=task.example,
+            budget={"params": density},
+            total_steps=scale.steps,
+            **options(learner, scale) | more,
+        )
+    elif learner == "reference":
+        assert reference is not None
+        other = theirs(reference, sparse, density, scale.steps)
+    optimizer = task.optimizer(sparse)
+    rates = schedule(optimizer, scale.steps)
+    batches = task.batches(seed)
+    begun, busy = time.perf_counter(), time.process_time()
+    losses = []
+    for number in range(scale.steps):
+        x, y = next(batches)
+        out = sparse(x)
+        loss = F.cross_entropy(out.flatten(0, -2), y.flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(sparse.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        with warnings.catch_warnings():
+            # the scheduler's own call of a deprecated argument
+            warnings.simplefilter("ignore", UserWarning)
+            rates.step()
+        if ours:
+            info = sparsefx.step(
+                sparse, optimizer if learner in TAKES_OPTIMIZER else None
+            )
+            peak = max(peak, info.hard_cost / info.budget)
+            assert info.hard_cost <= info.budget * (1 + 1e-9), (number, info)
+        elif other is not None:
+            other.step()
+        if number % 50 == 0:
+            losses.append(round(float(loss.detach()), 4))
+    seconds = time.perf_counter() - begun
+    busy = time.process_time() - busy
+    found: dict[str, Any] = {}
+    if ours:
+        totals = sparsefx.report(sparse).to_dict()["totals"]
+        found = {cost: totals[cost]["kept"] for cost in ("macs", "params")}
+        found |= {f"dense_{c}": totals[c]["dense"] for c in ("macs", "params")}
+        found["shrink"] = info.kept_mask_mean
+        sparse = sparsefx.finalize(sparse)
+    elif other is not None:
+        other.finalize()
+    return {
+        "task": task.name,
+        "learner": learner,
+        "density": density,
+        "seed": seed,
+        "validation": task.evaluate(sparse, "validation"),
+        "test": task.evaluate(sparse, "test"),
+        "steps": scale.steps,
+        "seconds_per_step": seconds / scale.steps,
+        "cpu_seconds_per_step": busy / scale.steps,
+        "most_of_budget": peak,
+        "losses": losses,
+        "device": device,
+        "torch": torch.__version__,
+        **found,
+    }
+
+
+def main() -> None:
+    """Makes the runs that are missing, then the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--report", action="store_true", help="make no runs")
+    parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--tasks", nargs="+", default=["resnet", "vit", "chars"])
+    parser.add_argument("--learners", nargs="+", default=list(LEARNERS))
+    parser.add_argument("--densities", nargs="+", type=float, default=DENSITIES)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--reference", help="a checkout of the authors' Spartan")
+    parser.add_argument("--page", type=Path, help="the page that gets table and figure")
+    given = parser.parse_args()
+    scale = QUICK if given.quick else FULL
+    out = given.out or RESULTS / f"accuracy-{'quick' if given.quick else 'full'}"
+    out.mkdir(parents=True, exist_ok=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    learners = [*given.learners, *(["reference"] if given.reference else [])]
+    wanted = [
+        (seed, density, task, learner)
+        for seed in given.seeds
+        for density in given.densities
+        for task in given.tasks
+        for learner in learners
+    ]
+    tasks: dict[str, Task] = {}
+    done = set()
+    for seed, density, name, learner in tqdm([] if given.report else wanted):
+        share = 1.0 if learner == "dense" else density
+        path = out / f"{name}-{learner}-{share:g}-{seed}.json"
+        if path.exists() or path in done:
+            continue
+        done.add(path)
+        if name not in tasks:
+            tasks[name] = task_of(name, scale, given.data, device)
+        logging.disable(logging.INFO)
+        result = run(tasks[name], learner, share, seed, scale, device, given.reference)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(result, indent=1) + "\n")
+        part.replace(path)
+    write(out, given.page)
+
+
+if __name__ == "__main__":
+    main()
