@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim import AdamW
 
 import sparsefx
-from sparsefx.checkpoint import pack, unpack
+from sparsefx.packing import compress, expand, pack, unpack
 from tests import models
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
@@ -197,3 +197,65 @@ def test_what_safetensors_cannot_hold(tmp_path):
 
     with pytest.raises(sparsefx.SparsefxError, match=r"'_extra_state' is a dict"):
         sparsefx.save(Extra(2, 2), tmp_path / "a.safetensors")
+
+
+BIT_PATTERNS = torch.tensor(
+    [0.0, -0.0, float("nan"), float("inf"), 1e-45, -1.5, 0.0, 2.0]
+)
+
+
+@pytest.mark.parametrize("density", [0.001, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.bool]
+)
+def test_compressed_tensors_come_back_bit_for_bit(density, dtype):
+    value = torch.randn(40, 33).mul_(100) * (torch.rand(40, 33) < density)
+    tensors = {
+        "matrix": value.to(dtype),
+        "kernel": value.to(dtype).reshape(10, 4, 3, 11),
+        "vector": BIT_PATTERNS.to(dtype),
+        "scalar": torch.tensor(1, dtype=dtype),
+        "empty": torch.zeros(0, 3, dtype=dtype),
+        "wide": torch.eye(2, 70_000).to(dtype),
+    }
+    stored, shapes = compress(tensors)
+    found = expand(stored, shapes)
+    assert found.keys() == tensors.keys()
+    for key, wanted in tensors.items():
+        assert found[key].dtype == wanted.dtype
+        assert found[key].shape == wanted.shape
+        if wanted.ndim and wanted.numel():  # bits, for NaN is not equal to itself
+            assert torch.equal(found[key].view(torch.uint8), wanted.view(torch.uint8))
+    size = sum(part.nbytes for part in stored.values())
+    assert size <= sum(tensor.nbytes for tensor in tensors.values())
+
+
+def sparse_net():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.Linear(512, 256))
+    sparse = sparsefx.transform(net, budget=0.05, example_inputs=(torch.ones(1, 256),))
+    return net, sparsefx.finalize(sparse)
+
+
+def test_a_compressed_file_is_a_tenth(tmp_path):
+    net, dense = sparse_net()
+    whole = sparsefx.save(dense, tmp_path / "dense.safetensors")
+    small = sparsefx.save(dense, tmp_path / "small.safetensors", compressed=True)
+    assert small.bytes == (tmp_path / "small.safetensors").stat().st_size
+    assert small.dense_bytes == sum(p.nbytes for p in net.parameters())
+    assert small.bytes <= 0.10 * whole.bytes
+    share = 100 * small.bytes / small.dense_bytes
+    assert f"{share:.1f} % of 1.05 MB" in str(small)
+    assert_same(
+        sparsefx.load(net, tmp_path / "small.safetensors").state_dict(),
+        dense.state_dict(),
+    )
+
+
+def test_a_compressed_training_state(tmp_path):
+    """Masks, ties and names are stored as in the plain file."""
+    sparse, twin = fresh(), fresh()
+    train(sparse, optimizer_of(sparse), 3)
+    sparsefx.save(sparse, tmp_path / "a.safetensors", compressed=True)
+    sparsefx.load(twin, tmp_path / "a.safetensors")
+    assert_same(state_of(twin), state_of(sparse))

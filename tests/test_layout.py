@@ -29,6 +29,7 @@ RANKS = {
     "blame": 0,
     "distributed": 0,
     "merge": 0,
+    "packing": 0,
     "page": 0,
     "optimizer_state": 1,
     "private": 0,
