@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
 
+from sparsefx.grouped import masked_groups
 from sparsefx.kept import KeptMasks, kept_weight
 from sparsefx.masking import VECTORS, masked_weight
 
@@ -24,6 +25,7 @@ class InsertMasks:
                                                       through, 0)
                                                   linear = F.linear(x, masked)
 
+    Weights that live and die in groups get ``masked_groups(..., 0, '2:4', 'linear')``.
     Where the state keeps its masks as tensors (`sparsefx.kept`), the node is
     ``kept_weight(fc_weight, mask_0, None, mu, through, 0)``.
 
@@ -44,15 +46,20 @@ class InsertMasks:
                 "ignore"
             )  # modules' flags are attributes, not tensors
             graph_module._modules.setdefault(self.path, self.state)
+            rules = self.state.__dict__["rules"]
             kept = getattr(self.state, "kept", None)
-            insert(graph_module.graph, self.sites, self.path, kept)
+            insert(graph_module.graph, self.sites, self.path, rules, kept)
             graph_module.graph.lint()
             graph_module.recompile()
         return graph_module
 
 
 def insert(
-    graph: fx.Graph, sites: Mapping[str, int], state: str, kept: KeptMasks | None = None
+    graph: fx.Graph,
+    sites: Mapping[str, int],
+    state: str,
+    rules: Sequence[tuple[str, str]],
+    kept: KeptMasks | None = None,
 ) -> None:
     """Inserts the nodes; see `InsertMasks`."""
     weights = [n for n in graph.nodes if n.op == "get_attr" and n.target in sites]
@@ -78,10 +85,15 @@ def insert(
             with graph.inserting_before(weight):
                 masks = [*(read(f"kept.{name}", name) for name in names), None][:2]
         with graph.inserting_after(weight):
+            maker, extra = kept_weight, ()
+            if kept is None:
+                plain = rules[index][0] == "unstructured"
+                maker = masked_weight if plain else masked_groups
+                extra = () if plain else rules[index]
             masked = graph.create_node(
                 "call_function",
-                masked_weight if kept is None else kept_weight,
-                (weight, *masks, *scalars, index),
+                maker,
+                (weight, *masks, *scalars, index, *extra),
                 name=f"{weight.name}_masked",
             )
         masked.meta = dict(weight.meta)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sparsefx.errors import BudgetError, PolicyError
+from sparsefx.policies.bounds import bounds, label
 from sparsefx.site import Site
 
 
@@ -62,24 +63,6 @@ class Allocation:
         return "\n".join(rows)
 
 
-def label(site: Site) -> str:
-    """The layer's name for messages: the module's path, or the parameter's name."""
-    return site.module or site.name
-
-
-def bounds(site: Site) -> tuple[int, int]:
-    """Least and greatest number of weights a site may keep.
-
-    A range of densities narrower than one weight gives its lower count.
-
-    Example:
-        >>> bounds(Site("w", "", "linear", (3, 3), {}, min_density=0.1))
-        (1, 9)
-    """
-    upper = floor(site.max_density, site.numel)
-    return min(ceil(site.min_density, site.numel), upper), upper
-
-
 def prices(sites: Sequence[Site], cost: str) -> list[float]:
     """What one kept weight of each site costs.
 
@@ -108,6 +91,12 @@ def prices(sites: Sequence[Site], cost: str) -> list[float]:
     return found
 
 
+def unit_prices(sites: Sequence[Site], cost: str) -> list[float]:
+    """What one kept unit (a weight, or a group of them) of each site costs."""
+    pairs = zip(prices(sites, cost), sites, strict=True)
+    return [price * site.unit_size for price, site in pairs]
+
+
 def check_feasible(sites: Sequence[Site], budget: float, cost: str) -> None:
     """Refuses a budget that no masks within the sites' bounds can meet.
 
@@ -132,8 +121,11 @@ def check_feasible(sites: Sequence[Site], budget: float, cost: str) -> None:
     """
     per_weight = prices(sites, cost)
     limits = [bounds(site) for site in sites]
-    least = [p * low for p, (low, _) in zip(per_weight, limits, strict=True)]
-    most = sum(p * high for p, (_, high) in zip(per_weight, limits, strict=True))
+    rows = list(zip(sites, per_weight, limits, strict=True))
+    least = [p * (s.base + s.unit_size * low) for s, p, (low, _) in rows]
+    most = sum(
+        p * min(s.base + s.unit_size * high, s.numel) for s, p, (_, high) in rows
+    )
     dense = sum(p * s.numel for p, s in zip(per_weight, sites, strict=True))
     if not budget > 0 or math.isinf(budget):
         raise BudgetError(
@@ -177,7 +169,7 @@ def scaled(
     per_weight = prices(sites, cost)
     weights = [p * s.numel for p, s in zip(per_weight, sites, strict=True)]
     limits = [
-        (low / max(s.numel, 1), high / max(s.numel, 1))
+        (s.density(low), s.density(high))
         for s, (low, high) in ((s, bounds(s)) for s in sites)
     ]
 
@@ -249,17 +241,6 @@ def planned(
         budget=budget,
         dense=math.fsum(p * s.numel for p, s in zip(per_weight, sites, strict=True)),
     )
-
-
-def floor(density: float, numel: int) -> int:
-    """Whole weights in ``density`` of ``numel``, rounded down."""
-    # (k / n) * n may fall below k by rounding: a count within the slack is that count.
-    return math.floor(density * numel + 1e-9 + 1e-15 * numel)
-
-
-def ceil(density: float, numel: int) -> int:
-    """Whole weights in ``density`` of ``numel``, rounded up."""
-    return math.ceil(density * numel - 1e-9 - 1e-15 * numel)
 
 
 def _some(sites: Sequence[Site]) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from sparsefx.greedy import solve_hard
+from sparsefx.grouped import entries
 from sparsefx.layer import Layer
 from sparsefx.policies.allocation import (
     Allocation,
-    bounds,
     check_feasible,
-    label,
     prices,
+    unit_prices,
 )
+from sparsefx.policies.bounds import base_cost, bounds, label
 from sparsefx.policies.worths import weight_of, worths
 from sparsefx.site import Site
 
@@ -57,56 +57,46 @@ def cost_budget(
         {'w': 0.5}
     """
     check_feasible(sites, budget, cost)
-    per_weight = prices(sites, cost)
+    per_unit = unit_prices(sites, cost)
     limits = [bounds(site) for site in sites]
     scale = worths(sites, normalize, cost)
+    base = base_cost(sites, cost)
     kept = [high for _, high in limits]
-    paid = [i for i, price in enumerate(per_weight) if price > 0]
+    paid = [i for i, price in enumerate(per_unit) if price > 0]
     layers = [
         Layer(
-            magnitude=magnitude(sites[i]),
-            price=per_weight[i],
-            worth=scale[i],
+            magnitude=values(sites[i]),
+            price=per_unit[i],
+            worth=scale[i] * sites[i].unit_size,
             lower=limits[i][0],
             upper=limits[i][1],
         )
         for i in paid
     ]
     names = [label(sites[i]) for i in paid]
-    masks = solve_hard(layers, budget, names=names)
+    masks = solve_hard(layers, budget - base, names=names)
     for i, count in zip(paid, masks.counts, strict=True):
         kept[i] = count
-    sizes = [max(site.numel, 1) for site in sites]
-    names = [site.name for site in sites]
+    per_weight = prices(sites, cost)
     return Allocation(
-        lower={
-            name: low / size
-            for name, size, (low, _) in zip(names, sizes, limits, strict=True)
-        },
-        upper={
-            name: high / size
-            for name, size, (_, high) in zip(names, sizes, limits, strict=True)
-        },
-        densities={
-            name: count / size
-            for name, size, count in zip(names, sizes, kept, strict=True)
-        },
-        cost=math.fsum(p * n for p, n in zip(per_weight, kept, strict=True)),
+        lower={s.name: s.density(n) for s, (n, _) in zip(sites, limits, strict=True)},
+        upper={s.name: s.density(n) for s, (_, n) in zip(sites, limits, strict=True)},
+        densities={s.name: s.density(n) for s, n in zip(sites, kept, strict=True)},
+        cost=base + math.fsum(p * n for p, n in zip(per_unit, kept, strict=True)),
         budget=budget,
         dense=math.fsum(p * s.numel for p, s in zip(per_weight, sites, strict=True)),
     )
 
 
-def magnitude(site: Site) -> Tensor:
-    """``|w|`` of a site's weight without a graph, in at least single precision.
+def values(site: Site) -> Tensor:
+    """Magnitudes of a site's units without a graph, in at least single precision.
 
     Raises:
         MaskError: the site has no weight.
 
     Example:
         >>> weight = torch.tensor([-2.0], dtype=torch.bfloat16)
-        >>> magnitude(Site("w", "", "linear", (1,), {}, weight=weight))
+        >>> values(Site("w", "", "linear", (1,), {}, weight=weight))
         tensor([2.])
     """
-    weight = weight_of(site)
-    return weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32))
+    return entries(site.groups, weight_of(site)).abs()

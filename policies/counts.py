@@ -1,18 +1,19 @@
-"""From densities to whole weights: how many each site keeps, within the budget."""
+"""From densities to whole units: how many each site keeps, within the budget."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from sparsefx.policies.allocation import Allocation, bounds, ceil, floor, prices
+from sparsefx.policies.allocation import Allocation, unit_prices
+from sparsefx.policies.bounds import base_cost, bounds, ceil, floor, unit_share
 from sparsefx.site import Site
 
 
 def counts(
     allocation: Allocation, sites: Sequence[Site], budget: float, cost: str
 ) -> tuple[tuple[int, int], ...]:
-    """Least and greatest number of kept weights of each site.
+    """Least and greatest number of kept units (weights, or groups) of each site.
 
     A range of densities becomes the whole numbers inside it; which of them is left
     to the weights. Where the allocation fixes every site, each keeps the floor of
@@ -41,46 +42,51 @@ def counts(
     lower = [allocation.lower[site.name] for site in sites]
     upper = [allocation.upper[site.name] for site in sites]
     if lower != upper:
-        highest = [floor(d, s.numel) for d, s in zip(upper, sites, strict=True)]
-        lowest = [ceil(d, s.numel) for d, s in zip(lower, sites, strict=True)]
+        highest = [
+            floor(unit_share(s, d), s.units) for d, s in zip(upper, sites, strict=True)
+        ]
+        lowest = [
+            max(ceil(unit_share(s, d), s.units), 0)
+            for d, s in zip(lower, sites, strict=True)
+        ]
         return tuple(
             (min(low, high), high) for low, high in zip(lowest, highest, strict=True)
         )
-    kept = _rounded(lower, sites, budget, prices(sites, cost))
+    shares = [max(unit_share(s, d), 0.0) for d, s in zip(lower, sites, strict=True)]
+    rest = budget - base_cost(sites, cost)
+    kept = _rounded(shares, sites, rest, unit_prices(sites, cost))
     return tuple((count, count) for count in kept)
 
 
 def _rounded(
-    densities: Sequence[float],
+    shares: Sequence[float],
     sites: Sequence[Site],
     budget: float,
-    per_weight: Sequence[float],
+    per_unit: Sequence[float],
 ) -> list[int]:
     limits = [bounds(site) for site in sites]
     # Without slack, so as never to exceed the budget: a count that rounding made
     # fall just short has the largest fractional part and is handed back first.
     kept = [
-        max(math.floor(d * s.numel), low) if price else floor(d, s.numel)
-        for d, s, (low, _), price in zip(
-            densities, sites, limits, per_weight, strict=True
-        )
+        max(math.floor(d * s.units), low) if price else floor(d, s.units)
+        for d, s, (low, _), price in zip(shares, sites, limits, per_unit, strict=True)
     ]
-    parts = [d * s.numel - n for d, s, n in zip(densities, sites, kept, strict=True)]
+    parts = [d * s.units - n for d, s, n in zip(shares, sites, kept, strict=True)]
     order = sorted(
-        (i for i in range(len(sites)) if per_weight[i] > 0), key=lambda i: -parts[i]
+        (i for i in range(len(sites)) if per_unit[i] > 0), key=lambda i: -parts[i]
     )
-    left = budget - math.fsum(p * n for p, n in zip(per_weight, kept, strict=True))
+    left = budget - math.fsum(p * n for p, n in zip(per_unit, kept, strict=True))
     # A lower bound may have rounded a share up: others give back what that costs.
     for i in reversed(order):
         if left < 0:
-            taken = min(math.ceil(-left / per_weight[i]), kept[i] - limits[i][0])
+            taken = min(math.ceil(-left / per_unit[i]), kept[i] - limits[i][0])
             kept[i] -= taken
-            left += taken * per_weight[i]
+            left += taken * per_unit[i]
     # First one weight each, then whatever still fits: cheap sites may take more.
     for most in (1, math.inf):
         for i in order:
             room = max(limits[i][1] - kept[i], 0)
-            given = int(min(most, room, max(left, 0.0) // per_weight[i]))
+            given = int(min(most, room, max(left, 0.0) // per_unit[i]))
             kept[i] += given
-            left -= given * per_weight[i]
+            left -= given * per_unit[i]
     return kept

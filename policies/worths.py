@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from sparsefx.errors import MaskError, PolicyError
-from sparsefx.policies.allocation import label, prices
+from sparsefx.grouped import entries
+from sparsefx.policies.allocation import prices
+from sparsefx.policies.bounds import label
 from sparsefx.site import Site
 
 NORMALIZATIONS = ("layer", "global", "none")
@@ -22,6 +24,8 @@ def worths(
     sums: Sequence[float] | None = None,
 ) -> list[float]:
     r"""What a unit of ``|w|`` in each site is worth.
+
+    Groups of weights count by their mean magnitude, as one entry each.
 
     Masks depend on ``beta * worth_l |w| / price_l``. With ``scale`` such that this
     quotient has mean 1 over all weights that cost something, so that beta means the
@@ -38,7 +42,8 @@ def worths(
         sites: the maskable weights, with the live tensors in ``weight``.
         normalize: ``"layer"``, ``"global"`` or ``"none"``.
         cost: name of the cost.
-        sums: ``sum |w|`` of each site, where known; saves reading the weights.
+        sums: the sum of each site's values (``|w|``, or means of groups), where known;
+            saves reading the weights.
 
     Returns:
         One positive number a site; where all weights are zero the mean counts as 1.
@@ -65,12 +70,12 @@ def worths(
     if normalize == "none":
         return [1.0] * len(sites)
     per_weight = prices(sites, cost)
-    means = [t / max(s.numel, 1) or 1.0 for t, s in zip(totals, sites, strict=True)]
+    means = [_mean(s, t) or 1.0 for t, s in zip(totals, sites, strict=True)]
     raw = [1.0] * len(sites)
     if normalize == "layer":
         raw = [share(s) / mean for s, mean in zip(sites, means, strict=True)]
     paid = [i for i, price in enumerate(per_weight) if price > 0]
-    count = math.fsum(sites[i].numel for i in paid)
+    count = math.fsum(sites[i].units for i in paid)
     total = math.fsum(raw[i] * totals[i] / per_weight[i] for i in paid) or count
     return [worth * count / total for worth in raw]
 
@@ -88,8 +93,15 @@ def share(site: Site) -> float:
     return math.sqrt((uses or 1.0) / fan_in)
 
 
+def _mean(site: Site, total: float) -> float:
+    """The mean magnitude that a site's values are compared with."""
+    if site.base:  # the one entry is what would be dropped: compare it with the whole
+        return float(weight_of(site).detach().abs().mean(dtype=torch.float32))
+    return total / max(site.units, 1)
+
+
 def _absolute_sums(sites: Sequence[Site]) -> list[float]:
-    weights = [weight_of(site) for site in sites]
+    weights = [entries(site.groups, weight_of(site)) for site in sites]
     norms = [
         torch.linalg.vector_norm(
             weight.detach(),

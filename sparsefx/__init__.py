@@ -22,6 +22,7 @@ from sparsefx.errors import MaskError as MaskError
 from sparsefx.errors import PolicyError as PolicyError
 from sparsefx.errors import SparsefxError as SparsefxError
 from sparsefx.lowering import lower as lower
+from sparsefx.granularity import Granularity as Granularity
 from sparsefx.policies.allocate import allocate as allocate
 from sparsefx.policies.allocation import Allocation as Allocation
 from sparsefx.policy import Policy as Policy
@@ -29,7 +30,6 @@ from sparsefx.policy_source import load_policy as load_policy
 from sparsefx.projection import hard_topk as hard_topk
 from sparsefx.projection import project as project
 from sparsefx.report import Report as Report
-from sparsefx.site import Granularity as Granularity
 from sparsefx.site import Site as Site
 from sparsefx.spectral import SpectralHistory as SpectralHistory
 from sparsefx.spectral import SpectralReport as SpectralReport

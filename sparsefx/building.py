@@ -12,8 +12,9 @@ from torch import nn
 from sparsefx.budget import parse_budget
 from sparsefx.capture import Capture, capture
 from sparsefx.cost import CostRow, CostTable
-from sparsefx.errors import BudgetError, CaptureError, MaskError
+from sparsefx.errors import BudgetError, CaptureError, MaskError, PolicyError
 from sparsefx.example_inputs import offered
+from sparsefx.granularity import Granularity
 from sparsefx.masked_module import mask_module, mirror, restore, run_graph
 from sparsefx.passes.annotate_costs import (
     NOT_MULTIPLIED,
@@ -26,7 +27,7 @@ from sparsefx.policy import Policy
 from sparsefx.report import Coverage
 from sparsefx.rewiring import keeps_masks, wide
 from sparsefx.selection import Selection, select
-from sparsefx.site import Granularity, Site
+from sparsefx.site import Site
 from sparsefx.state import CHILD, SparseState
 from sparsefx.training import Trainer, loaded, start
 
@@ -59,7 +60,11 @@ def build(
         name: _site(row, chosen[name], parameters[name])
         for name, row in weights.items()
     }
+    if policy.fallback == "dense":
+        chosen, made = _without_misfits(chosen, made)
     sites = tuple(site for name, site in made.items() if chosen[name].selected)
+    for site in sites:
+        _ = site.groups  # refuse what cannot be cut before anything else
     dense = tuple(site for name, site in made.items() if not chosen[name].selected)
     if not sites:
         raise MaskError(
@@ -124,6 +129,7 @@ def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
     low, high = chosen.min_density, chosen.max_density
     if not chosen.selected:
         low = high = 1.0
+    granularity = Granularity.parse(chosen.granularity)
     return Site(
         name=row.name,
         module=row.module,
@@ -131,11 +137,31 @@ def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
         shape=row.shape,
         costs=row.per_weight(),
         sizes=dict(row.sizes),
-        granularity=Granularity.parse(chosen.granularity),
+        granularity=granularity if chosen.selected else Granularity(),
         min_density=low,
         max_density=high,
         weight=parameter,
     )
+
+
+def _without_misfits(
+    chosen: Mapping[str, Selection], made: Mapping[str, Site]
+) -> tuple[dict[str, Selection], dict[str, Site]]:
+    """The same, where weights that cannot have their granularity stay dense."""
+    choices, found = dict(chosen), dict(made)
+    for name, site in made.items():
+        if not chosen[name].selected:
+            continue
+        try:
+            _ = site.groups
+        except PolicyError as error:
+            reason = str(error).partition(": ")[2].partition("; give it another")[0]
+            text = f"cannot be {site.granularity}: {reason}"
+            choices[name] = replace(chosen[name], selected=False, reason=text)
+            found[name] = replace(
+                site, granularity=Granularity(), min_density=1.0, max_density=1.0
+            )
+    return choices, found
 
 
 def _floored(
@@ -146,7 +172,9 @@ def _floored(
         return sites
     raised = []
     for site in sites:
-        floor = min(site.shape[0] / max(site.numel, 1), site.max_density)
+        groups = site.groups
+        least = site.shape[0] if groups is None else groups.least
+        floor = min(site.density(least), site.max_density)
         raised.append(replace(site, min_density=max(site.min_density, floor)))
     price = sum(s.cost(cost) * s.numel * s.min_density for s in raised)
     return tuple(raised) if price <= limit / 2 else sites
@@ -232,7 +260,9 @@ def _install(
             if value is not None and id(value) in index_of:
                 owners[index_of[id(value)]].append((module, attribute))
     names, policy = [site.name for site in plan.sites], plan.policy
-    state = SparseState(names, owners, stored=keeps_masks(policy), wide=wide(policy))
+    rules = [(str(site.granularity), site.op) for site in plan.sites]
+    stored = keeps_masks(policy)
+    state = SparseState(names, owners, rules, stored=stored, wide=wide(policy))
     state.__dict__["trainer"], state.__dict__["on_load"] = Trainer(plan), loaded
     try:
         root.add_module(CHILD, state)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparsefx.groups import Grouping
 from sparsefx.kernels import kernels_for
 
 
@@ -47,27 +48,37 @@ def couple(
     weights: Sequence[Tensor],
     total: Tensor,
     *,
+    groups: Sequence[Grouping | None],
     mu: Tensor,
     slope: Tensor,
     center: Tensor,
     price: Tensor,
-    groups: Tensor,
+    shared: Tensor,
     spreads: Tensor,
 ) -> None:
-    """Subtracts the coupling term from ``weight.grad`` of every site, in place."""
-    factors = shares(total, groups, spreads) * slope * price
+    """Subtracts the coupling term from ``weight.grad`` of every site, in place.
+
+    Where weights are kept in groups, through ``dv/dw`` of the groups' values.
+    """
+    factors = shares(total, shared, spreads) * slope * price
     chosen = [i for i, weight in enumerate(weights) if weight.requires_grad]
     if spreads.device.type == "cpu":  # elsewhere to ask costs more than to add zeros
         active = spreads.tolist()
         chosen = [i for i in chosen if active[i] > 0]
     if not chosen:
         return
-    moved = [weights[i] for i in chosen]
-    for weight in moved:
+    values, grads = [], []
+    for i in chosen:
+        weight, cut = weights[i], groups[i]
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-    grads = [weight.grad for weight in moved if weight.grad is not None]
+        values.append(weight if cut is None else cut.values(weight))
+        grads.append(weight.grad if cut is None else torch.zeros_like(values[-1]))
     vectors = [mu, slope, center, factors]
     if len(chosen) < len(weights):  # a list as an index is read by the device: slow
         vectors = [vector[chosen] for vector in vectors]
-    kernels_for([*moved, *grads]).couple(moved, grads, *vectors)
+    kernels_for([*values, *grads]).couple(values, grads, *vectors)
+    for i, slopes in zip(chosen, grads, strict=True):
+        weight, cut = weights[i], groups[i]
+        if cut is not None and weight.grad is not None:
+            weight.grad += cut.pull(weight, slopes)

@@ -18,7 +18,7 @@ from sparsefx.errors import MaskError
 from sparsefx.kernels import kernels_for
 from sparsefx.kernels.table import readable
 from sparsefx.plan import Plan
-from sparsefx.policies.allocation import bounds
+from sparsefx.policies.bounds import bounds
 from sparsefx.policies.worths import share
 from sparsefx.state import SparseState
 from sparsefx.step_report import LaterReport, StepReport, reported
@@ -124,7 +124,8 @@ class DeviceStep:
 
         That is so for the first step, for frozen masks and on the way there, between
         updates, for layers with a greatest density or near their least, for policies
-        that fix densities, and for weights that are not `readable` together.
+        that fix densities, for weights in groups, and for those not
+        `readable` together.
         """
         if self.step is None:
             return None
@@ -138,6 +139,7 @@ class DeviceStep:
             or plan.policy.allocation != "cost_budget"
             or any(high < size for _, high, size in limits)
             or (any(low for low, _, _ in limits) and not self._slack)
+            or any(site.groups is not None for site in plan.sites)
             or not readable(weights)
             or getattr(kernels_for(weights), "__name__", "")
             != "sparsefx.kernels.triton"

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Never, TypeGuard
 
 from sparsefx.errors import PolicyError
-from sparsefx.site import Granularity
+from sparsefx.granularity import Granularity
 
 LAYER_KEYS = ("min_density", "max_density", "density", "granularity")
 

@@ -24,6 +24,8 @@ class Layer:
         worth: the value of an entry is ``worth * magnitude``; > 0.
         lower: least number of entries to keep, in [0, n].
         upper: most entries to keep, in [lower, n].
+        sharpness: what beta is multiplied by in this layer, > 0: means of n weights
+            spread ``sqrt(n)`` times less than weights.
     """
 
     magnitude: Tensor
@@ -31,6 +33,7 @@ class Layer:
     worth: float
     lower: int
     upper: int
+    sharpness: float = 1.0
 
 
 def magnitude(weight: Tensor) -> Tensor:

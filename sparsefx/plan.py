@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sparsefx.cost import CostTable
 from sparsefx.policies.allocate import run
-from sparsefx.policies.allocation import bounds, check_feasible
+from sparsefx.policies.allocation import check_feasible
+from sparsefx.policies.bounds import base_cost, bounds
 from sparsefx.policies.counts import counts
 from sparsefx.policies.erk import erk
 from sparsefx.policies.worths import worths
@@ -50,17 +51,29 @@ class Plan:
 
     @property
     def reserved(self) -> float:
-        """Cost of the maskable weights that were not selected."""
-        return math.fsum(s.cost(self.cost) * s.numel for s in self.dense)
+        """Cost of the maskable weights that no budget can drop."""
+        unselected = [s.cost(self.cost) * s.numel for s in self.dense]
+        return math.fsum(unselected) + base_cost(self.sites, self.cost)
 
     def allowed(self, progress: float) -> float:
         """The budget at a share of the way from the initial one to the target."""
         first = max(self.policy.initial_budget * self.total, self.limit)
-        return self.limit if progress >= 1 else first + (self.limit - first) * progress
+        now = self.limit if progress >= 1 else first + (self.limit - first) * progress
+        # blocks at padded edges cost more than the weights in them
+        return now if now < self.total else max(now, self._everything)
+
+    @property
+    def _everything(self) -> float:
+        pairs = zip(self.prices(), self.sites, strict=True)
+        return self.reserved + math.fsum(price * s.units for price, s in pairs)
 
     def prices(self) -> list[float]:
-        """Cost of one kept weight, one a site."""
-        return [site.cost(self.cost) for site in self.sites]
+        """Cost of one kept unit (a weight, or a group of them), one a site."""
+        return [site.cost(self.cost) * site.unit_size for site in self.sites]
+
+    def sharpness(self) -> list[float]:
+        """What beta is multiplied by, one a site: more for means of many weights."""
+        return [1.0 if s.base else math.sqrt(s.unit_size) for s in self.sites]
 
     def live(self, weights: Sequence[Tensor]) -> list[Site]:
         """The sites with the weights a model holds now."""
@@ -69,12 +82,13 @@ class Plan:
     def worths(
         self, weights: Sequence[Tensor], sums: Sequence[float] | None = None
     ) -> list[float]:
-        """What a unit of magnitude is worth, one a site; `sums` of them, if known."""
-        sites = self.live(weights) if sums is None else self.sites
-        return worths(sites, self.policy.normalize, self.cost, sums)
+        """What a unit's value is worth, one a site; `sums` of values, if known."""
+        sites = self.live(weights)
+        found = worths(sites, self.policy.normalize, self.cost, sums)
+        return [worth * s.unit_size for worth, s in zip(found, sites, strict=True)]
 
     def limits(self, budget: float, weights: Sequence[Tensor]) -> list[tuple[int, int]]:
-        """Least and greatest number of weights to keep, one pair a site.
+        """Least and greatest number of units to keep, one pair a site.
 
         Raises:
             BudgetError: the budget is below what must be kept costs.

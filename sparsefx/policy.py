@@ -11,13 +11,14 @@ import yaml
 
 from sparsefx import fields as check
 from sparsefx.errors import PolicyError
+from sparsefx.granularity import Granularity
 from sparsefx.learners import KEPT, LEARNERS
 from sparsefx.policies import ALLOCATIONS
 from sparsefx.policies.allocation import Allocation
 from sparsefx.policies.worths import NORMALIZATIONS
 from sparsefx.schedule import RAMP_SHAPES, Ramp, RampShape, Schedule, resolve
-from sparsefx.site import Granularity
 
+FALLBACKS = ("error", "dense")
 # Settings that only some learners read; others warn where they are set.
 _READ_BY = {
     "beta": ("soft_topk",),
@@ -90,7 +91,9 @@ class Policy:
     normalize: Literal["layer", "global", "none"] = "layer"
     """What magnitudes are divided by before weights are compared."""
     granularity: str = "unstructured"
-    """The unit that is kept or dropped."""
+    """What is kept or dropped: unstructured, block:HxW, N:M, channel or kernel."""
+    fallback: Literal["error", "dense"] = "error"
+    """What happens to layers that cannot have their granularity."""
     include: tuple[str, ...] = ()
     """Patterns of the modules to mask; empty means all."""
     exclude: tuple[str, ...] = ()
@@ -118,6 +121,7 @@ class Policy:
         check.choice("dropped", self.dropped, ("zero", "hold"))
         check.choice("optimizer_state", self.optimizer_state, ("zero", "keep"))
         check.choice("normalize", self.normalize, NORMALIZATIONS)
+        check.choice("fallback", self.fallback, FALLBACKS)
         Granularity.parse(check.text("granularity", self.granularity))
         checked = {
             "name": check.text("name", self.name),

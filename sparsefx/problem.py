@@ -63,7 +63,8 @@ class Problem:
 
     def slope(self, i: int) -> float:
         """Slope of layer i's mask, not rounded to its dtype."""
-        return self.beta * self.layers[i].worth / self.layers[i].price
+        layer = self.layers[i]
+        return self.beta * layer.sharpness * layer.worth / layer.price
 
     def half(self, i: int, alone: bool) -> float:
         """Magnitude in layer i from which multipliers are counted."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsefx.errors import MaskError
+from sparsefx.hard_masks import entry_masks
 from sparsefx.kept import KeptMasks
-from sparsefx.layer import readable
 from sparsefx.learners import KEPT
 from sparsefx.learners.choosing import one_each
 from sparsefx.learners.magnitude import decide as by_magnitude
@@ -60,10 +60,10 @@ def start(state: SparseState, plan: Plan, phase: Phase, *, drawn: bool = True) -
     learner = KEPT[plan.policy.learner]
     found = learner.decide(situation) if drawn else by_magnitude(situation)
     kept = _kept(state)
-    _write(kept, "mask", found.masks)
+    _write(state, "mask", found.masks)
     if kept.wide:
         reach = found.reach if found.reach is not None else found.masks
-        _write(kept, "reach", reach)
+        _write(state, "reach", reach)
     state.mu.fill_(torch.inf)
     state.dual.copy_(torch.tensor([torch.inf, torch.inf], dtype=torch.float64))
     state.frozen.fill_(False)
@@ -84,16 +84,15 @@ def update(
         hold(weights, before)
     if not phase.update:
         return
-    flat = [mask.reshape(-1) for mask in before]
+    flat = entry_masks(state, before)
+    before = [mask.clone() for mask in before]
     situation = _situation(state, plan, phase, flat, scores)
     found = KEPT[policy.learner].decide(situation)
-    moved = [
-        (old ^ new).view(w.shape)
-        for old, new, w in zip(flat, found.masks, weights, strict=True)
-    ]
-    _write(kept, "mask", found.masks)
+    _write(state, "mask", found.masks)
     if found.reach is not None:
-        _write(kept, "reach", found.reach)
+        _write(state, "reach", found.reach)
+    after = kept.masks(len(weights))
+    moved = [old ^ new for old, new in zip(before, after, strict=True)]
     if _zeroes(policy):
         hold(weights, kept.masks(len(weights)))
     if optimizer is not None and moves_state(policy):
@@ -148,10 +147,22 @@ def _kept(state: SparseState) -> KeptMasks:
     return state.kept
 
 
-def _write(kept: KeptMasks, kind: str, masks: Sequence[Tensor]) -> None:
-    for index, mask in enumerate(masks):
-        buffer = getattr(kept, f"{kind}_{index}")
-        buffer.copy_(mask.view(buffer.shape))
+def _write(state: SparseState, kind: str, masks: Sequence[Tensor]) -> None:
+    rows = zip(masks, state.groups(), state.weights(), strict=True)
+    for index, (mask, groups, weight) in enumerate(rows):
+        buffer = getattr(_kept(state), f"{kind}_{index}")
+        whole = groups.expand(weight, mask) if groups else mask.view(buffer.shape)
+        buffer.copy_(whole)
+
+
+def _scores(
+    state: SparseState, found: Sequence[Tensor | None]
+) -> Sequence[Tensor | None]:
+    """Absolute gradients of entries: groups have the mean of theirs."""
+    return [
+        score if score is None or groups is None else groups.values(score.view_as(w))
+        for score, groups, w in zip(found, state.groups(), state.weights(), strict=True)
+    ]
 
 
 def _situation(
@@ -163,14 +174,14 @@ def _situation(
 ) -> Situation:
     policy, weights = plan.policy, state.weights()
     learner: Learner = KEPT[policy.learner]
-    prices, sizes = plan.prices(), [weight.numel() for weight in weights]
+    flats = state.values()
+    prices, sizes = plan.prices(), [flat.numel() for flat in flats]
     budget = plan.allowed(phase.budget_progress)
 
     def limits(allowed: float) -> list[tuple[int, int]]:
         found = plan.limits(allowed, weights)
         return one_each(found, prices, sizes, allowed - plan.reserved)
 
-    flats = [readable(weight) for weight in weights]
     _check(state.names, flats)
     random = learner.steady or learner.grows != "none"
     starts = plan.starts(budget, weights) if masks is None and random else []
@@ -184,7 +195,7 @@ def _situation(
         limits=limits(budget),
         budget=budget - plan.reserved,
         masks=masks,
-        scores=scores,
+        scores=_scores(state, scores) if scores else scores,
         starts=[
             a
             for a, _ in one_each(

@@ -10,41 +10,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from sparsefx.errors import PolicyError
+from sparsefx.granularity import Granularity
+from sparsefx.grouping import grouping
+from sparsefx.groups import Grouping
 
 if TYPE_CHECKING:
     import sympy
 
-GRANULARITIES = ("unstructured",)
 
-
-@dataclass(frozen=True, slots=True)
-class Granularity:
-    """The unit of a weight that lives or dies together.
-
-    Example:
-        >>> str(Granularity.parse("unstructured"))
-        'unstructured'
-    """
-
-    kind: str = "unstructured"
-
-    @classmethod
-    def parse(cls, text: str) -> Granularity:
-        """Reads a pattern such as ``"unstructured"``.
-
-        Raises:
-            PolicyError: the pattern is not known; the message lists those that are.
-        """
-        if text not in GRANULARITIES:
-            raise PolicyError(
-                f"granularity {text!r} is not known; allowed: "
-                f"{', '.join(GRANULARITIES)}"
-            )
-        return cls(text)
-
-    def __str__(self) -> str:
-        return self.kind
+UNSTRUCTURED = Granularity()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +45,7 @@ class Site:
     shape: tuple[int, ...]
     costs: Mapping[str, sympy.Expr]
     sizes: Mapping[str, int] = field(default_factory=dict)
-    granularity: Granularity = Granularity()
+    granularity: Granularity = UNSTRUCTURED
     min_density: float = 0.0
     max_density: float = 1.0
     weight: Tensor | None = field(default=None, repr=False)
@@ -80,6 +54,40 @@ class Site:
     def numel(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)
+
+    @property
+    def groups(self) -> Grouping | None:
+        """How the weight is cut into groups; None if it is unstructured.
+
+        Raises:
+            PolicyError: the weight cannot have its granularity.
+        """
+        if self.granularity.kind == "unstructured":
+            return None
+        return grouping(str(self.granularity), self.shape, self.op, self.name)
+
+    @property
+    def units(self) -> int:
+        """Entries that are kept or dropped: weights, or groups of them."""
+        groups = self.groups
+        return self.numel if groups is None else groups.count
+
+    @property
+    def base(self) -> int:
+        """Weights that the granularity keeps whatever the budget."""
+        groups = self.groups
+        return 0 if groups is None else groups.base
+
+    @property
+    def unit_size(self) -> int:
+        """Weights that one unit is priced as."""
+        groups = self.groups
+        return 1 if groups is None else groups.size
+
+    def density(self, kept: float) -> float:
+        """The kept fraction of weights if so many units are kept, at most 1."""
+        weights = self.base + kept * self.unit_size
+        return min(weights / max(self.numel, 1), 1.0)
 
     def cost(self, name: str, sizes: Mapping[str, int] | None = None) -> float:
         """Cost of one kept weight as a number.

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsefx.bits import empty_bits, pack, unpack
 from sparsefx.coupling import couple
 from sparsefx.distributed import mean_over_ranks
 from sparsefx.errors import MaskError
+from sparsefx.grouped import entries, masked_groups
+from sparsefx.grouping import grouping
+from sparsefx.groups import Grouping
 from sparsefx.kept import KeptMasks, kept_weight
-from sparsefx.kernels import kernels_for
-from sparsefx.layer import readable
 from sparsefx.learners.soft_topk import MaskParameters
 from sparsefx.masking import VECTORS, masked_weight
 from sparsefx.private import after_backward, backward_number
@@ -39,6 +39,7 @@ class SparseState(nn.Module):
     Attributes:
         names: the sites' parameter names.
         owners: for each site, the modules and attributes that hold its weight.
+        rules: for each site, its granularity and what consumes it.
         step: optimizer steps taken, int64.
         mu, slope, center, threshold, through, price, spread: float64, shape (sites,).
         last, group: int64, shape (sites,).
@@ -65,12 +66,14 @@ class SparseState(nn.Module):
         self,
         names: Sequence[str],
         owners: Sequence[Sequence[Owner]],
+        rules: Sequence[tuple[str, str]],
         stored: bool = False,
         wide: bool = False,
     ) -> None:
         super().__init__()
         self.names = tuple(names)
-        self.__dict__["owners"] = [list(entries) for entries in owners]
+        self.__dict__["owners"] = [list(places) for places in owners]
+        self.__dict__["rules"] = list(rules)
         self.__dict__["trainer"] = None  # what steps remember, see sparsefx.training
         self.__dict__["on_load"] = None  # called as on_load(state, masks_were_loaded)
         count = len(names)
@@ -106,6 +109,22 @@ class SparseState(nn.Module):
             found.append(weight)
         return found
 
+    def groups(self) -> list[Grouping | None]:
+        """How each weight is cut into groups; None where it is unstructured."""
+        pairs = zip(self.__dict__["rules"], self.weights(), strict=True)
+        return [
+            None
+            if granularity == "unstructured"
+            else grouping(granularity, tuple(weight.shape), op)
+            for (granularity, op), weight in pairs
+        ]
+
+    @torch.no_grad()
+    def values(self) -> list[Tensor]:
+        """What the solver ranks: flat weights, or the values of their groups."""
+        pairs = zip(self.groups(), self.weights(), strict=True)
+        return [entries(groups, weight) for groups, weight in pairs]
+
     def masked(self, weight: Tensor, index: int) -> Tensor:
         """The weight a layer sees."""
         kept = self.kept
@@ -113,25 +132,12 @@ class SparseState(nn.Module):
             pair = kept.mask(index), kept.reach(index)
             return kept_weight(weight, *pair, self.mu, self.through, index)
         scalars: dict[str, Tensor] = {name: getattr(self, name) for name in VECTORS}
-        return masked_weight(weight, **scalars, index=index)
-
-    @torch.no_grad()
-    def hard_masks(self) -> list[Tensor]:
-        """Bool masks of all sites, recomputed from weights and scalars."""
-        pairs = zip(self.hard_bits(), self.weights(), strict=True)
-        return [unpack(bits, weight.shape) for bits, weight in pairs]
-
-    @torch.no_grad()
-    def hard_bits(self) -> list[Tensor]:
-        """The hard masks as `sparsefx.bits`."""
-        weights = self.weights()
-        if self.kept is not None:
-            return [pack(mask) for mask in self.kept.masks(len(weights))]
-        found = [empty_bits(weight.numel(), weight.device) for weight in weights]
-        flats = [readable(weight) for weight in weights]
-        rules = (self.threshold.tolist(), self.last.tolist())
-        kernels_for(flats).hard_masks(flats, *rules, into=found)
-        return found
+        granularity, op = self.__dict__["rules"][index]
+        if granularity == "unstructured":
+            return masked_weight(weight, **scalars, index=index)
+        return masked_groups(
+            weight, **scalars, index=index, granularity=granularity, op=op
+        )
 
     @torch.no_grad()
     def assign(self, found: MaskParameters, beta: float) -> None:
@@ -143,8 +149,8 @@ class SparseState(nn.Module):
         self.frozen.fill_(False)
 
     @torch.no_grad()
-    def freeze(self) -> list[Tensor]:
-        """Bakes the masks into the weights and holds them; returns the masks' bits.
+    def freeze(self) -> None:
+        """Bakes the masks into the weights and holds them.
 
         Kept weights take on their soft mask, dropped ones become zero. From then on
         a weight is kept where it is not zero, and only those get a gradient.
@@ -154,8 +160,7 @@ class SparseState(nn.Module):
         if self.kept is not None:
             self.through.fill_(0.0)
             self.frozen.fill_(True)
-            return self.hard_bits()
-        kept = self.frozen_bits()
+            return
         dropping = self.threshold >= 0
         self.threshold.masked_fill_(dropping, 0.0)
         self.last.masked_fill_(dropping, -1)
@@ -164,18 +169,6 @@ class SparseState(nn.Module):
         for name in ("spread", "through"):
             getattr(self, name).fill_(0.0)
         self.frozen.fill_(True)
-        return kept
-
-    @torch.no_grad()
-    def frozen_bits(self) -> list[Tensor]:
-        """The bits of masks that are baked in: kept is what is not zero."""
-        if self.kept is not None:
-            return self.hard_bits()
-        everything = (self.threshold < 0).tolist()
-        return [
-            pack(torch.ones_like(w, dtype=torch.bool) if whole else w != 0)
-            for w, whole in zip(self.weights(), everything, strict=True)
-        ]
 
     def _set(self, name: str, values: Sequence[float]) -> None:
         buffer = getattr(self, name)
@@ -214,11 +207,12 @@ class SparseState(nn.Module):
         couple(
             self.weights(),
             mean_over_ranks(total),
+            groups=self.groups(),
             mu=self.mu,
             slope=self.slope,
             center=self.center,
             price=self.price,
-            groups=self.group,
+            shared=self.group,
             spreads=self.spread,
         )
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from sparsefx import rewiring
 from sparsefx.bits import unpack
 from sparsefx.device_step import DeviceStep
+from sparsefx.hard_masks import counts as count
+from sparsefx.hard_masks import frozen_bits, hard_bits, hard_masks
 from sparsefx.kernels import kernels_for
-from sparsefx.layer import readable
 from sparsefx.learners.soft_topk import MaskParameters, look, solve
 from sparsefx.plan import Plan
 from sparsefx.report import HistoryPoint
@@ -77,7 +78,8 @@ def advance(
     state.step += 1  # after the solve: a refused weight leaves the state as it was
     report = describe(state, trainer, phase, found, kept)
     if phase.frozen and not bool(state.frozen):
-        trainer.kept = state.freeze()
+        state.freeze()
+        trainer.kept = frozen_bits(state)
     if state.kept is not None:
         rewiring.expect(state, trainer.plan, schedule.at(number + 1))
     return report
@@ -109,7 +111,7 @@ def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameter
     budget = plan.allowed(phase.budget_progress)
     mu, beta = state.dual.tolist()
     known = math.isfinite(mu) and beta > 0
-    flats = [readable(weight) for weight in weights]
+    flats = state.values()
     survey = look(flats, trainer.cuts)
     found = solve(
         flats,
@@ -122,6 +124,7 @@ def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameter
         state.names,
         survey,
         (state.center - state.mu / state.slope).tolist() if known else None,
+        plan.sharpness(),
     )
     state.assign(found, phase.beta)
     trainer.cuts = found.cuts
@@ -141,20 +144,19 @@ def describe(
     What the solver did not tell is read from the weights.
     """
     plan, prices = trainer.plan, trainer.plan.prices()
-    flats = [readable(weight) for weight in state.weights()]
+    flats = state.values()
     kernels = kernels_for(flats)
     hardened = bool(state.frozen) or state.kept is not None
     if state.kept is not None:
-        new = state.hard_bits()
-        rows = zip(new, kept, flats, strict=True)
-        moved = sum(int(unpack(a ^ b, w.shape).count_nonzero()) for a, b, w in rows)
-        kept = new
-        masks = state.kept.masks(len(flats))
-        counts = tuple(int(mask.count_nonzero()) for mask in masks)
+        new = hard_bits(state)
+        moved = sum(
+            int(unpack(a ^ b, w.shape).count_nonzero())
+            for a, b, w in zip(new, kept, state.weights(), strict=True)
+        )
+        kept, counts = new, count(state, new)
         bought = tuple(map(float, counts))
     elif hardened:
-        pairs = zip(kept, flats, strict=True)
-        counts = tuple(int(unpack(b, w.shape).count_nonzero()) for b, w in pairs)
+        counts = count(state, kept)
         moved, bought = 0, tuple(map(float, counts))
     else:
         rules = (state.threshold.tolist(), state.last.tolist())
@@ -192,8 +194,8 @@ def describe(
         changed=moved / max(sum(sizes), 1),
         kept_mask_mean=math.fsum(bought) / max(sum(counts), 1),
         densities={
-            name: count / max(size, 1)
-            for name, count, size in zip(state.names, counts, sizes, strict=True)
+            site.name: site.density(count)
+            for site, count in zip(plan.sites, counts, strict=True)
         },
         frozen=phase.frozen,
     )
@@ -210,14 +212,14 @@ def current_bits(state: SparseState, trainer: Trainer) -> list[Tensor]:
     """The hard masks of all sites after the last step, as `sparsefx.bits`."""
     if trainer.kept is None:
         frozen = bool(state.frozen)
-        trainer.kept = state.frozen_bits() if frozen else state.hard_bits()
+        trainer.kept = frozen_bits(state) if frozen else hard_bits(state)
     return trainer.kept
 
 
 def current_masks(state: SparseState, trainer: Trainer) -> list[Tensor]:
     """The hard masks of all sites as they are now."""
     if not bool(state.frozen):
-        return state.hard_masks()
+        return hard_masks(state)
     pairs = zip(current_bits(state, trainer), state.weights(), strict=True)
     return [unpack(bits, weight.shape) for bits, weight in pairs]
 

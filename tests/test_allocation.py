@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.policies.allocate import allocate, run
-from sparsefx.policies.allocation import Allocation, bounds, planned
+from sparsefx.policies.allocation import Allocation, planned
+from sparsefx.policies.bounds import bounds
 from sparsefx.policies.cost_budget import cost_budget
 from sparsefx.policies.counts import counts
 from sparsefx.policies.erk import erk

@@ -89,7 +89,8 @@ def test_golden_gradient():
         slope=vectors["slope"],
         center=vectors["center"],
         price=price,
-        groups=torch.zeros(count, dtype=torch.int64),
+        groups=[None] * count,
+        shared=torch.zeros(count, dtype=torch.int64),
         spreads=spreads,
     )
     found = [float(w.grad) for w in weights]

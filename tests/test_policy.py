@@ -184,8 +184,8 @@ def test_an_empty_file_is_the_default(tmp_path):
         ({"budget_ramp": "cubik"}, "did you mean 'cubic'?"),
         ({"beta_ramp": "x"}, "beta_ramp 'x' is not known; known: constant, linear"),
         (
-            {"granularity": "2:4"},
-            "granularity '2:4' is not known; allowed: unstructured",
+            {"granularity": "4:2"},
+            "granularity '4:2' keeps 4 of every 2 weights",
         ),
         ({"budget": None}, "budget is None; give a fraction (0.1), a string"),
         ({"budget": {}}, "budget is {}; give a fraction (0.1), a string"),

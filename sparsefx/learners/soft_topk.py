@@ -107,6 +107,7 @@ def solve(
     names: Sequence[str],
     survey: Survey | None = None,
     middles: Sequence[float] | None = None,
+    sharpness: Sequence[float] | None = None,
 ) -> MaskParameters:
     """Masks of all sites for one budget.
 
@@ -120,6 +121,7 @@ def solve(
         start: the previous shared multiplier, scaled to this beta; only saves sweeps.
         names: the weights' names, for messages.
         survey: of the weights, see `look`; saves sweeps.
+        sharpness: what beta is multiplied by, one a site; 1 by default.
         middles: magnitudes at which the last soft masks were 1/2; saves sweeps.
 
     Raises:
@@ -134,8 +136,10 @@ def solve(
     )
     if not active:
         return free
+    sharp = sharpness or [1.0] * len(weights)
     layers = [
-        Layer(readable(weights[i]), prices[i], worths[i], *limits[i]) for i in active
+        Layer(readable(weights[i]), prices[i], worths[i], *limits[i], sharp[i])
+        for i in active
     ]
     chosen = [names[i] for i in active]
     seen = survey.of(active) if survey is not None else None
