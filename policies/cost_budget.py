@@ -50,6 +50,7 @@ def cost_budget(
 
     Example:
         >>> import sympy
+        >>> import torch
         >>> costs = {"macs": sympy.Integer(1)}
         >>> weight = torch.tensor([[4.0, 1.0], [3.0, 2.0]])
         >>> site = Site("w", "", "linear", (2, 2), costs, weight=weight)
@@ -95,6 +96,7 @@ def values(site: Site) -> Tensor:
         MaskError: the site has no weight.
 
     Example:
+        >>> import torch
         >>> weight = torch.tensor([-2.0], dtype=torch.bfloat16)
         >>> values(Site("w", "", "linear", (1,), {}, weight=weight))
         tensor([2.])

@@ -6,9 +6,9 @@ are groups of weights, each with one value, the mean magnitude
     v_g = (1/n) sum_{i in g} |w_i|        (n weights a group)
 
 and ``n`` times the price of a weight, so that value and price compare as for single
-weights. Means spread ``sqrt(n)`` times less, so beta is that much larger for them (as in
-Tai, Tian, Lim, "Spartan", 2022, arXiv 2205.14107). A block at a padded edge is filled up
-with zeros and costs a whole one.
+weights. Means spread ``sqrt(n)`` times less, so beta is that much larger for them, as
+in Tai, Tian, Lim, "Spartan", 2022 (arXiv 2205.14107). A block at a padded edge is
+filled up with zeros and costs a whole one.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class MeanGroups:
         height, width: of a group, in the layout's matrices.
 
     Example:
+        >>> import torch
         >>> weight = torch.tensor([[0.1, -0.3, 1.0, 1.0], [0.2, 0.2, 1.0, -1.0]])
         >>> MeanGroups(Layout((2, 4), "rows"), 2, 2).values(weight)
         tensor([0.2000, 1.0000])
