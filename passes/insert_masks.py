@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from sparsefx.grouped import masked_groups
 from sparsefx.kept import KeptMasks, kept_weight
@@ -85,7 +85,8 @@ def insert(
             with graph.inserting_before(weight):
                 masks = [*(read(f"kept.{name}", name) for name in names), None][:2]
         with graph.inserting_after(weight):
-            maker, extra = kept_weight, ()
+            maker: Callable[..., Tensor] = kept_weight
+            extra: tuple[str, ...] = ()
             if kept is None:
                 plain = rules[index][0] == "unstructured"
                 maker = masked_weight if plain else masked_groups

@@ -12,10 +12,11 @@ from torch import nn
 from sparsefx.budget import parse_budget
 from sparsefx.capture import Capture, capture
 from sparsefx.cost import CostRow, CostTable
-from sparsefx.errors import BudgetError, CaptureError, MaskError, PolicyError
+from sparsefx.errors import BudgetError, CaptureError, MaskError
 from sparsefx.example_inputs import offered
 from sparsefx.granularity import Granularity
 from sparsefx.masked_module import mask_module, mirror, restore, run_graph
+from sparsefx.misfits import without_misfits
 from sparsefx.passes.annotate_costs import (
     NOT_MULTIPLIED,
     AnnotateCosts,
@@ -61,7 +62,7 @@ def build(
         for name, row in weights.items()
     }
     if policy.fallback == "dense":
-        chosen, made = _without_misfits(chosen, made)
+        chosen, made = without_misfits(chosen, made)
     sites = tuple(site for name, site in made.items() if chosen[name].selected)
     for site in sites:
         _ = site.groups  # refuse what cannot be cut before anything else
@@ -142,26 +143,6 @@ def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
         max_density=high,
         weight=parameter,
     )
-
-
-def _without_misfits(
-    chosen: Mapping[str, Selection], made: Mapping[str, Site]
-) -> tuple[dict[str, Selection], dict[str, Site]]:
-    """The same, where weights that cannot have their granularity stay dense."""
-    choices, found = dict(chosen), dict(made)
-    for name, site in made.items():
-        if not chosen[name].selected:
-            continue
-        try:
-            _ = site.groups
-        except PolicyError as error:
-            reason = str(error).partition(": ")[2].partition("; give it another")[0]
-            text = f"cannot be {site.granularity}: {reason}"
-            choices[name] = replace(chosen[name], selected=False, reason=text)
-            found[name] = replace(
-                site, granularity=Granularity(), min_density=1.0, max_density=1.0
-            )
-    return choices, found
 
 
 def _floored(

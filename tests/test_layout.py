@@ -82,6 +82,7 @@ RANKS = {
     "grouped": 3,
     "kept": 3,
     "masking": 3,
+    "misfits": 4,
     "problem": 3,
     "purchase": 3,
     "ranking": 3,
