@@ -21,8 +21,8 @@ from sparsefx.errors import CaptureError as CaptureError
 from sparsefx.errors import MaskError as MaskError
 from sparsefx.errors import PolicyError as PolicyError
 from sparsefx.errors import SparsefxError as SparsefxError
-from sparsefx.lowering import lower as lower
 from sparsefx.granularity import Granularity as Granularity
+from sparsefx.lowering import lower as lower
 from sparsefx.policies.allocate import allocate as allocate
 from sparsefx.policies.allocation import Allocation as Allocation
 from sparsefx.policy import Policy as Policy
