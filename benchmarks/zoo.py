@@ -15,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ def main() -> None:
     from zoo_models import names
 
     field = "fullgraph" if options.compile else "status"
+    code = revision()
     found = known(options.results)
     wanted = [
         name
@@ -66,9 +68,17 @@ def main() -> None:
         )
         for count, row in enumerate(rows, 1):
             merged = known(options.results).get(str(row["name"]), {}) | row
+            merged["revision"] = code
             with options.results.open("a") as file:
                 file.write(json.dumps(merged) + "\n")
             print(f"{count}/{len(wanted)} {summary(row)}", flush=True)
+
+
+def revision() -> str:
+    """What the checkout is at, for the table; "" outside of one."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE)
+    return done.stdout.strip()
 
 
 def known(path: Path) -> dict[str, Row]:

@@ -32,6 +32,7 @@ def render(rows: list[Row]) -> str:
         "that was given, bit by bit; *keys* are those of `finalize(...).state_dict()`.",
         "",
         *_summary(real),
+        *_revisions(rows),
         "",
         "| family | models | masked without error | refused | one graph | two | parts "
         "| property | eval bitwise | all bitwise | all close | a difference "
@@ -68,6 +69,13 @@ def _summary(rows: list[Row]) -> list[str]:
         f"The slowest, {slow['name']}, took {slow['seconds']} s.",
         f"`torch.compile(fullgraph=True)` was tried on {tried} of them.",
     ]
+
+
+def _revisions(rows: list[Row]) -> list[str]:
+    """How many rows were measured at which revision of the code."""
+    found = Counter(str(row["revision"]) for row in rows if row.get("revision"))
+    counts = ", ".join(f"{name} ({count})" for name, count in found.most_common())
+    return [f"Rows by revision: {counts}."] if found else []
 
 
 def worst(row: Row) -> str:
