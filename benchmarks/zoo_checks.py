@@ -142,7 +142,7 @@ def reason_in(messages: list[str]) -> str:
     """Why the model is not one graph, as transform said it."""
     start = "the model is not one graph ("
     found = (m.removeprefix(start) for m in messages if m.startswith(start))
-    return next(found, "").partition("; graphs cover")[0][:300]
+    return next(found, "").partition("); graphs cover")[0][:300]
 
 
 def transformed(model: nn.Module, inputs: Any) -> nn.Module:

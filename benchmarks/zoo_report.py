@@ -123,5 +123,5 @@ def _model(row: Row) -> str:
 
 
 def _cell(text: Any) -> str:
-    short = " ".join(str(text or "").split()).rstrip(")")
+    short = " ".join(str(text or "").split())
     return short.replace("|", "/")[:200]
