@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from zoo_hf_base import NO_LAYERDROP, from_config, ids, image, text
+from zoo_hf_base import NO_LAYERDROP, from_config, ids, image, seq2seq, text
 
 
 def _whisper() -> tuple[nn.Module, Any]:
@@ -213,6 +213,11 @@ def _labels(name: str) -> tuple[nn.Module, Any]:
     return AutoModelForCausalLM.from_config(config), text(labels=ids())
 
 
+def _cache(name: str) -> tuple[nn.Module, Any]:
+    """As it comes: with the keys and values that a next call would go on from."""
+    return from_config(name, use_cache=True), text()
+
+
 SPECIAL: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "altclip": lambda: _two_towers("altclip"),
     "audio-spectrogram-transformer": _ast,
@@ -220,8 +225,10 @@ SPECIAL: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "chinese_clip": lambda: _two_towers("chinese_clip"),
     "decision_transformer": _decision,
     "detr": _detr,
+    "gpt2-cache": lambda: _cache("gpt2"),
     "gpt2-labels": lambda: _labels("gpt2"),
     "informer": lambda: series("informer", NO_LAYERDROP),
+    "llama-cache": lambda: _cache("llama"),
     "llama-labels": lambda: _labels("llama"),
     "llava": _llava,
     "patchtst": _patchtst,
@@ -229,6 +236,7 @@ SPECIAL: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "sam": _sam,
     "siglip": lambda: _two_towers("siglip"),
     "speech_to_text": _speech_to_text,
+    "t5-cache": lambda: (from_config("t5", use_cache=True), seq2seq()),
     "time_series_transformer": lambda: series("time_series_transformer", NO_LAYERDROP),
     "vilt": _vilt,
     "whisper": _whisper,

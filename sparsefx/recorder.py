@@ -266,7 +266,9 @@ def record(
         raise CaptureError(
             f"{values.where()} switches gradients or autocast and not back"
         )
-    out_leaves, out_spec = tree_flatten(box(out))
+    # an object that a module holds is no new one for every call
+    held = {id(value) for m in root.modules() for value in vars(m).values()}
+    out_leaves, out_spec = tree_flatten(box(out, held))
     use = "returns {}, which is no tensor and no known container"
     outputs = [values.argument(leaf, use) for leaf in out_leaves]
     values.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))

@@ -166,22 +166,46 @@ def test_keyword_inputs_and_nested_outputs():
     assert not found.run(net, (parts,), {})[0]
 
 
-def test_containers_that_are_not_known_are_refused_by_name():
-    class Answer:
-        def __init__(self, logits):
-            self.logits = logits
+class Answer:
+    """No dataclass: an object with attributes."""
 
-    class Answering(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(6, 6)
+    def __init__(self, logits, note):
+        self.logits, self.note = logits, note
+        self.parts = {"rows": [logits[:1]]}
+        if note is Answer:
+            self.note = self  # a circle
 
-        def forward(self, x):
-            return Answer(self.fc(x))
 
-    found = capture(Answering(), (X,))
-    assert "returns a Answer" in found.reasons[""]
-    assert set(found.programs) == {"fc"}
+class Answering(nn.Module):
+    def __init__(self, note, kept=None):
+        super().__init__()
+        self.fc, self.kept = nn.Linear(6, 6), kept
+        self.__dict__["note"] = note
+
+    def forward(self, x):
+        y = self.fc(x)
+        return self.kept or {"answer": Answer(y, self.__dict__["note"])}
+
+
+def test_objects_of_tensors_are_made_anew():
+    net = Answering("a note")
+    found = program(net)
+    for x in (X, X[:3]):
+        ran, out = found.run(net, (x,), {})
+        assert ran
+        answer, wanted = out["answer"], net(x)["answer"]
+        assert type(answer) is Answer
+        assert list(vars(answer)) == list(vars(wanted))
+        assert answer.note == "a note"
+        assert torch.equal(answer.logits, wanted.logits)
+        assert torch.equal(answer.parts["rows"][0], wanted.logits[:1])
+
+
+def test_objects_that_are_more_than_their_tensors_are_refused_by_name():
+    for note, kept in ((lambda: 1, None), (Answer, None), ("", Answer(X, ""))):
+        found = capture(Answering(note, kept), (X,))
+        assert "returns a Answer" in found.reasons[""]
+        assert set(found.programs) == {"fc"}
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
