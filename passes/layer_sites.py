@@ -286,5 +286,8 @@ def _product(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None] | None:
         return None
     value = weight.meta.get("val")
     plain = weight.op == "get_attr" and isinstance(value, Tensor) and value.ndim == 2
-    wide = isinstance(bias, fx.Node) and bias.meta["val"].ndim == 1
-    return (x, weight, bias) if plain and (bias is None or wide) else None
+    if not plain or bias is None:
+        return (x, weight, None) if plain else None
+    if not isinstance(bias, fx.Node) or bias.meta["val"].ndim != 1:
+        return None
+    return x, weight, bias
