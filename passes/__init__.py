@@ -8,4 +8,5 @@ from sparsefx.passes.shrink_units import ShrinkUnits as ShrinkUnits
 from sparsefx.passes.sparse_doped import SparseDoped as SparseDoped
 from sparsefx.passes.sparse_factorized import SparseFactorized as SparseFactorized
 from sparsefx.passes.sparse_parallel import SparseParallel as SparseParallel
+from sparsefx.passes.sparse_wide import SparseWide as SparseWide
 from sparsefx.passes.split_attention import SplitAttention as SplitAttention

@@ -163,6 +163,13 @@ def sites_of(
     return [site for site in sites if picked[site.name].selected], left
 
 
+def inner_layers(graph_module: fx.GraphModule) -> frozenset[str]:
+    """Weights with another one before and one after, but for depthwise convolutions."""
+    found = _found(graph_module).values()
+    sites = [site for site in found if isinstance(site, LayerSite)]
+    return frozenset(s.name for s in sites if s.groups != s.sizes[0] and _between(s))
+
+
 def _found(graph_module: fx.GraphModule) -> Mapping[str, LayerSite | str]:
     names = dict(graph_module.named_parameters(remove_duplicate=False))
     first = {id(value): name for name, value in graph_module.named_parameters()}

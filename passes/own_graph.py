@@ -18,6 +18,14 @@ from sparsefx.rewriting import value_of
 _SAME_SHAPE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout)
 
 
+class NodeError(CaptureError):
+    """A node of a rewritten graph does not run; ``node`` is its name."""
+
+    def __init__(self, node: str, message: str) -> None:  # noqa: D107
+        super().__init__(message)
+        self.node = node
+
+
 def own_graph(graph_module: fx.GraphModule) -> fx.GraphModule:
     """A copy of a graph that shares no tensor with the model it was recorded from.
 
@@ -89,7 +97,7 @@ def note_values(graph_module: fx.GraphModule) -> None:
     """Writes every node's value anew, from those of the inputs.
 
     Raises:
-        CaptureError: a node does not run on the values before it; names the node.
+        NodeError: a node does not run on the values before it.
     """
     values = (n.meta.get("val") for n in graph_module.graph.nodes)
     fakes = [value for value in values if isinstance(value, FakeTensor)]
@@ -115,9 +123,10 @@ def note_values(graph_module: fx.GraphModule) -> None:
                     node.meta["val"] = _run(graph_module, node, args, kwargs, fake)
             except Exception as error:
                 text = str(error).strip().splitlines() or [type(error).__name__]
-                raise CaptureError(
+                raise NodeError(
+                    node.name,
                     f"node {node.name} of module {node.meta.get('module', '')!r} does "
-                    f"not run on the new sizes: {text[0][:200]}"
+                    f"not run on the new sizes: {text[0][:200]}",
                 ) from error
 
 

@@ -64,6 +64,7 @@ class Widths:
             elif node.op == "get_attr":
                 self.values[node] = self._read(node)
             elif node.op == "output":
+                self.axes.where = ""  # known to all: nothing to report
                 for value in self._inputs(node):
                     for axis in value:
                         self.axes.hold(axis, "it is an output of the model")
@@ -135,6 +136,10 @@ class Widths:
             value = self.values.get(node)
             return list(value) if value is not None else []
         return []
+
+    def first(self, node: fx.Node) -> Value:
+        """The axes of a call's input."""
+        return self.of(node.args[0] if node.args else node.kwargs["input"])
 
     def fixed(self, node: fx.Node) -> Any:
         """Axes that never change, for all that a node gives."""
