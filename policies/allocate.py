@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from sparsefx.budget import parse_budget
@@ -47,23 +48,26 @@ def allocate(
     given = {"cost": cost, "normalize": normalize}
     overrides = {name: value for name, value in given.items() if value is not None}
     chosen = load_policy(policy, **overrides)
-    (single,) = parse_budget(budget, chosen.cost)
-    per_weight = prices(sites, single.cost)
-    dense = sum(p * s.numel for p, s in zip(per_weight, sites, strict=True))
-    return run(chosen, sites, single.limit(dense), single.cost)
+    budgets = {}
+    for one in parse_budget(budget, chosen.cost):
+        row = prices(sites, one.cost)
+        dense = math.fsum(p * s.numel for p, s in zip(row, sites, strict=True))
+        budgets[one.cost] = one.limit(dense)
+    return run(chosen, sites, budgets)
 
 
-def run(policy: Policy, sites: Sequence[Site], limit: float, cost: str) -> Allocation:
+def run(
+    policy: Policy, sites: Sequence[Site], budgets: Mapping[str, float]
+) -> Allocation:
     """Asks a policy's allocation function, built in or the user's own.
 
     Args:
         policy: whose ``allocation`` and ``normalize`` count.
         sites: the maskable weights.
-        limit: cost allowed for these sites, in the unit of ``cost``.
-        cost: name of the cost.
+        budgets: cost allowed for these sites, by name; not empty.
 
     Raises:
-        BudgetError: the limit cannot be met within the bounds, or the answer of the
+        BudgetError: a budget cannot be met within the bounds, or the answer of the
             user's function costs more.
         PolicyError: the user's function answers nonsense.
 
@@ -73,7 +77,7 @@ def run(policy: Policy, sites: Sequence[Site], limit: float, cost: str) -> Alloc
         >>> pair = [Site(name, name, "linear", (4, 5), one) for name in "ab"]
         >>> def mine(sites, budget):
         ...     return {"a": 0.5, "b": 0.0}
-        >>> run(load_policy(mine), pair, 20, "macs").cost
+        >>> run(load_policy(mine), pair, {"macs": 20}).cost
         10.0
     """
     function = (
@@ -81,23 +85,24 @@ def run(policy: Policy, sites: Sequence[Site], limit: float, cost: str) -> Alloc
         if isinstance(policy.allocation, str)
         else policy.allocation
     )
-    known = {"cost": cost, "normalize": policy.normalize}
+    cost, limit = next(iter(budgets.items()))
+    known = {"cost": cost, "normalize": policy.normalize, "budgets": dict(budgets)}
     answer = function(sites, limit, **_accepted(function, known))
     if isinstance(answer, Mapping):
-        answer = planned(answer, sites, limit, cost)
-    _check_answer(policy, answer, sites, limit, cost)
+        answer = planned(answer, sites, limit, cost, budgets)
+    _check_answer(policy, answer, sites, budgets)
     return answer
 
 
 def _accepted(
-    function: Callable[..., object], known: Mapping[str, str]
-) -> dict[str, str]:
+    function: Callable[..., object], known: Mapping[str, object]
+) -> dict[str, object]:
     parameters = inspect.signature(function).parameters
     return {name: value for name, value in known.items() if name in parameters}
 
 
 def _check_answer(
-    policy: Policy, answer: object, sites: Sequence[Site], limit: float, cost: str
+    policy: Policy, answer: object, sites: Sequence[Site], budgets: Mapping[str, float]
 ) -> None:
     if not isinstance(answer, Allocation):
         raise PolicyError(
@@ -118,8 +123,12 @@ def _check_answer(
                 f"{high:g}; its bounds allow {site.min_density:g} to "
                 f"{site.max_density:g}"
             )
-    if answer.cost > limit * (1 + 1e-9):
-        raise BudgetError(
-            f"policy {policy.name!r} spends {answer.cost:.6g} {cost}, but the budget "
-            f"allows {limit:.6g}; lower its densities"
-        )
+    kept = [answer.densities[site.name] * site.numel for site in sites]
+    for cost, limit in budgets.items():
+        row = prices(sites, cost)
+        spent = math.fsum(p * n for p, n in zip(row, kept, strict=True))
+        if spent > limit * (1 + 1e-9):
+            raise BudgetError(
+                f"policy {policy.name!r} spends {spent:.6g} {cost}, but the budget "
+                f"allows {limit:.6g}; lower its densities"
+            )

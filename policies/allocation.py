@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from sparsefx.errors import BudgetError, PolicyError
-from sparsefx.policies.bounds import bounds, label
+from sparsefx.policies.bounds import label
 from sparsefx.site import Site
 
 
 class AllocationFunction(Protocol):
-    """A built-in policy: `(sites, budget, cost)` to an `Allocation`.
+    """A built-in policy: `(sites, budget, cost, budgets)` to an `Allocation`.
 
-    A user's own function may leave out ``cost``, and may return a mapping of
-    densities by site name.
+    A user's own function may leave out ``cost`` and ``budgets``, and may return a
+    mapping of densities by site name.
     """
 
     def __call__(
-        self, sites: Sequence[Site], budget: float, cost: str = "macs"
+        self,
+        sites: Sequence[Site],
+        budget: float,
+        cost: str = "macs",
+        budgets: Mapping[str, float] | None = None,
     ) -> Allocation:
-        """Distributes ``budget``, an absolute cost, over ``sites``."""
+        """Distributes ``budget``, an absolute cost, over ``sites``.
+
+        ``budgets`` has all budgets by name, where there are several.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class Allocation:
         cost: cost of the plan, in the unit of the budget.
         budget: the cost allowed.
         dense: the cost of keeping everything.
+        others: of further budgets, ``(cost, budget, dense)`` by name.
     """
 
     lower: Mapping[str, float]
@@ -47,6 +54,7 @@ class Allocation:
     cost: float
     budget: float
     dense: float
+    others: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.densities), default=4)
@@ -56,10 +64,12 @@ class Allocation:
             f"{self.upper[name]:7.4f}"
             for name, density in self.densities.items()
         ]
-        rows.append(
-            f"cost {self.cost:.6g} of {self.budget:.6g} allowed "
-            f"({self.cost / self.dense:.4%} of dense {self.dense:.6g})"
-        )
+        first = {"cost": (self.cost, self.budget, self.dense)}
+        rows += [
+            f"{name} {cost:.6g} of {budget:.6g} allowed "
+            f"({cost / dense:.4%} of dense {dense:.6g})"
+            for name, (cost, budget, dense) in {**first, **self.others}.items()
+        ]
         return "\n".join(rows)
 
 
@@ -85,7 +95,7 @@ def prices(sites: Sequence[Site], cost: str) -> list[float]:
     found = [site.cost(cost) for site in sites]
     if not any(found):
         raise BudgetError(
-            f"no selected layer costs any {cost} ({_some(sites)}), so a budget in "
+            f"no selected layer costs any {cost} ({some(sites)}), so a budget in "
             f"{cost} has no effect; give the budget in another cost, for example params"
         )
     return found
@@ -97,112 +107,12 @@ def unit_prices(sites: Sequence[Site], cost: str) -> list[float]:
     return [price * site.unit_size for price, site in pairs]
 
 
-def check_feasible(sites: Sequence[Site], budget: float, cost: str) -> None:
-    """Refuses a budget that no masks within the sites' bounds can meet.
-
-    Args:
-        sites: the maskable weights, with their bounds.
-        budget: cost allowed for these sites.
-        cost: name of the cost.
-
-    Raises:
-        BudgetError: ``budget`` is not above 0, or below the cost of the lower
-            bounds; the message gives the feasible range as fractions of dense and
-            the layers to blame.
-
-    Example:
-        >>> import sympy
-        >>> one = {"params": sympy.Integer(1)}
-        >>> site = Site("fc.weight", "fc", "linear", (8, 4), one, min_density=0.5)
-        >>> check_feasible([site], 8, "params")  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        ...
-        sparsefx.errors.BudgetError: budget 0.25 is below the 0.5 ...
-    """
-    per_weight = prices(sites, cost)
-    limits = [bounds(site) for site in sites]
-    rows = list(zip(sites, per_weight, limits, strict=True))
-    least = [p * (s.base + s.unit_size * low) for s, p, (low, _) in rows]
-    most = sum(
-        p * min(s.base + s.unit_size * high, s.numel) for s, p, (_, high) in rows
-    )
-    dense = sum(p * s.numel for p, s in zip(per_weight, sites, strict=True))
-    if not budget > 0 or math.isinf(budget):
-        raise BudgetError(
-            f"budget {budget:g} {cost} is not allowed; give a finite cost above 0, at "
-            f"least {sum(least):.6g} ({sum(least) / dense:.4g} of dense)"
-        )
-    if budget < sum(least) * (1 - 1e-12):
-        order = sorted(range(len(sites)), key=lambda i: -least[i])
-        blocking = [sites[i] for i in order if least[i] > 0]
-        given, needed = budget / dense, sum(least) / dense
-        digits = 4 if f"{given:.4g}" != f"{needed:.4g}" else 12
-        raise BudgetError(
-            f"budget {given:.{digits}g} is below the {needed:.{digits}g} that layers "
-            f"kept dense already cost ({_some(blocking)}); raise budget to between "
-            f"{needed:.{digits}g} and {most / dense:.4g} of the dense {cost}, or lower "
-            "their min_density / shorten exclude"
-        )
-
-
-def scaled(
-    sites: Sequence[Site], budget: float, cost: str, ratios: Sequence[float]
-) -> Allocation:
-    """Densities proportional to ``ratios`` within the sites' bounds.
-
-    Finds the scale ``t`` with ``density_l = clip(t * ratio_l, lower_l, upper_l)`` and
-    ``sum_l price_l * numel_l * density_l = budget``. The left side is piecewise
-    linear and never falls in ``t``: the piece is found by bisection over its corners
-    and solved exactly. Sites that cost nothing keep their upper bound; a budget above
-    the greatest possible cost gives every site its upper bound.
-
-    Args:
-        sites: the maskable weights.
-        budget: cost allowed for these sites.
-        cost: name of the cost.
-        ratios: relative density of each site, above 0.
-
-    Raises:
-        BudgetError: the budget cannot be met.
-    """
-    check_feasible(sites, budget, cost)
-    per_weight = prices(sites, cost)
-    weights = [p * s.numel for p, s in zip(per_weight, sites, strict=True)]
-    limits = [
-        (s.density(low), s.density(high))
-        for s, (low, high) in ((s, bounds(s)) for s in sites)
-    ]
-
-    def clipped(scale: float) -> list[float]:
-        return [
-            min(max(scale * ratio, low), high) if price else high
-            for ratio, (low, high), price in zip(
-                ratios, limits, per_weight, strict=True
-            )
-        ]
-
-    def total(scale: float) -> float:
-        return math.fsum(w * d for w, d in zip(weights, clipped(scale), strict=True))
-
-    corners = sorted(
-        {bound / r for r, pair in zip(ratios, limits, strict=True) for bound in pair}
-    )
-    if total(corners[-1]) <= budget:
-        return planned(clipped(corners[-1]), sites, budget, cost)
-    right = bisect_left(corners, budget, key=total)
-    scale = corners[right]
-    if right > 0:
-        at_left, at_right = total(corners[right - 1]), total(corners[right])
-        share = (budget - at_left) / (at_right - at_left)
-        scale = corners[right - 1] + share * (corners[right] - corners[right - 1])
-    return planned(clipped(scale), sites, budget, cost)
-
-
 def planned(
     densities: Sequence[float] | Mapping[str, float],
     sites: Sequence[Site],
     budget: float,
     cost: str,
+    budgets: Mapping[str, float] | None = None,
 ) -> Allocation:
     """The allocation that fixes the density of every site.
 
@@ -211,6 +121,7 @@ def planned(
         sites: the maskable weights.
         budget: cost allowed for these sites.
         cost: name of the cost.
+        budgets: all budgets by name, where there are several.
 
     Raises:
         PolicyError: a site has no density, or one outside [0, 1].
@@ -219,7 +130,7 @@ def planned(
         missing = [site for site in sites if site.name not in densities]
         if missing:
             raise PolicyError(
-                f"the policy gives no density for {_some(missing)}; give one, in "
+                f"the policy gives no density for {some(missing)}; give one, in "
                 "[0, 1], for every site, by site.name"
             )
         densities = [densities[site.name] for site in sites]
@@ -230,19 +141,28 @@ def planned(
                 f"density {plan[site.name]:g} of {label(site)} is not allowed; give a "
                 "kept fraction in [0, 1]"
             )
-    per_weight = prices(sites, cost)
-    return Allocation(
-        lower=plan,
-        upper=plan,
-        densities=plan,
-        cost=math.fsum(
-            p * s.numel * plan[s.name] for p, s in zip(per_weight, sites, strict=True)
-        ),
-        budget=budget,
-        dense=math.fsum(p * s.numel for p, s in zip(per_weight, sites, strict=True)),
-    )
+    kept = [plan[site.name] * site.numel for site in sites]
+    return Allocation(plan, plan, plan, *spending(sites, kept, budget, cost, budgets))
 
 
-def _some(sites: Sequence[Site]) -> str:
+def spending(
+    sites: Sequence[Site],
+    kept: Sequence[float],
+    budget: float,
+    cost: str,
+    budgets: Mapping[str, float] | None = None,
+) -> tuple[float, float, float, dict[str, tuple[float, float, float]]]:
+    """``cost, budget, dense, others`` of an `Allocation` that keeps so many weights."""
+    found = {}
+    for name, amount in {cost: budget, **(budgets or {})}.items():
+        row = prices(sites, name)
+        spent = math.fsum(p * n for p, n in zip(row, kept, strict=True))
+        dense = math.fsum(p * s.numel for p, s in zip(row, sites, strict=True))
+        found[name] = (spent, amount, dense)
+    return *found.pop(cost), found
+
+
+def some(sites: Sequence[Site]) -> str:
+    """The first layers' names, for messages."""
     names = ", ".join(label(site) for site in sites[:5])
     return names + (f" and {len(sites) - 5} more" if len(sites) > 5 else "")

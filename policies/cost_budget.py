@@ -2,72 +2,76 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from sparsefx.greedy import solve_hard
 from sparsefx.grouped import entries
+from sparsefx.joint_hard import solve_hard_joint
 from sparsefx.layer import Layer
-from sparsefx.policies.allocation import (
-    Allocation,
-    check_feasible,
-    prices,
-    unit_prices,
-)
+from sparsefx.limits import Limits
+from sparsefx.policies.allocation import Allocation, spending, unit_prices
 from sparsefx.policies.bounds import base_cost, bounds, label
+from sparsefx.policies.feasible import check_feasible
 from sparsefx.policies.worths import weight_of, worths
 from sparsefx.site import Site
 
 
 def cost_budget(
-    sites: Sequence[Site], budget: float, cost: str = "macs", normalize: str = "layer"
+    sites: Sequence[Site],
+    budget: float,
+    cost: str = "macs",
+    normalize: str = "layer",
+    budgets: Mapping[str, float] | None = None,
 ) -> Allocation:
     """Keeps the weights worth most per unit of cost, wherever they are.
 
     Solves, over masks ``m`` in {0, 1},
 
         maximise    sum_l worth_l sum_i |w_li| m_li
-        subject to  sum_l price_l sum_i m_li <= budget
+        subject to  sum_l price_bl sum_i m_li <= budget_b, for each budget b
                     min_density_l <= mean_i m_li <= max_density_l
 
-    greedily by ``worth_l |w_li| / price_l``; sites that cost nothing keep their upper
-    bound.
+    greedily by ``worth_l |w_li| / price_l``; of several budgets, ``price_l`` is what a
+    weight costs in what is scarce (`sparsefx.joint_hard`). Sites that cost nothing keep
+    their upper bound.
 
     Args:
         sites: the maskable weights, with the live tensors in ``weight``.
         budget: cost allowed for these sites, above 0, in the unit of ``cost``.
         cost: name of the cost.
         normalize: what weights are compared by, see `worths`.
+        budgets: all budgets by name, where there are several.
 
     Returns:
         The bounds of the sites, and the densities the present weights give.
 
     Raises:
-        BudgetError: the budget is below what the lower bounds cost.
+        BudgetError: a budget is below what the lower bounds cost.
         MaskError: a site has no weight, or one that is not finite.
 
     Example:
-        >>> import sympy
-        >>> import torch
+        >>> import sympy, torch
         >>> costs = {"macs": sympy.Integer(1)}
         >>> weight = torch.tensor([[4.0, 1.0], [3.0, 2.0]])
         >>> site = Site("w", "", "linear", (2, 2), costs, weight=weight)
         >>> cost_budget([site], 2).densities
         {'w': 0.5}
     """
-    check_feasible(sites, budget, cost)
-    per_unit = unit_prices(sites, cost)
+    every = {cost: budget, **(budgets or {})}
+    for name, amount in every.items():
+        check_feasible(sites, amount, name, every)
+    rows = {name: unit_prices(sites, name) for name in every}
+    rest = {name: k - base_cost(sites, name) for name, k in every.items()}
     limits = [bounds(site) for site in sites]
     scale = worths(sites, normalize, cost)
-    base = base_cost(sites, cost)
     kept = [high for _, high in limits]
-    paid = [i for i, price in enumerate(per_unit) if price > 0]
+    paid = [i for i in range(len(sites)) if any(row[i] > 0 for row in rows.values())]
     layers = [
         Layer(
             magnitude=values(sites[i]),
-            price=per_unit[i],
+            price=rows[cost][i] or 1.0,
             worth=scale[i] * sites[i].unit_size,
             lower=limits[i][0],
             upper=limits[i][1],
@@ -75,17 +79,23 @@ def cost_budget(
         for i in paid
     ]
     names = [label(sites[i]) for i in paid]
-    masks = solve_hard(layers, budget - base, names=names)
+    if len(every) == 1:
+        masks = solve_hard(layers, rest[cost], names=names)
+    else:
+        joint = Limits(
+            costs=tuple(tuple(row[i] for i in paid) for row in rows.values()),
+            amounts=tuple(rest.values()),
+            names=tuple(every),
+        )
+        masks = solve_hard_joint(layers, joint, names=names).masks
     for i, count in zip(paid, masks.counts, strict=True):
         kept[i] = count
-    per_weight = prices(sites, cost)
+    weights = [s.base + s.unit_size * n for s, n in zip(sites, kept, strict=True)]
     return Allocation(
-        lower={s.name: s.density(n) for s, (n, _) in zip(sites, limits, strict=True)},
-        upper={s.name: s.density(n) for s, (_, n) in zip(sites, limits, strict=True)},
-        densities={s.name: s.density(n) for s, n in zip(sites, kept, strict=True)},
-        cost=base + math.fsum(p * n for p, n in zip(per_unit, kept, strict=True)),
-        budget=budget,
-        dense=math.fsum(p * s.numel for p, s in zip(per_weight, sites, strict=True)),
+        {s.name: s.density(n) for s, (n, _) in zip(sites, limits, strict=True)},
+        {s.name: s.density(n) for s, (_, n) in zip(sites, limits, strict=True)},
+        {s.name: s.density(n) for s, n in zip(sites, kept, strict=True)},
+        *spending(sites, weights, budget, cost, budgets),
     )
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sparsefx.policies.allocation import Allocation, scaled
+from sparsefx.policies.allocation import Allocation
+from sparsefx.policies.scaled import scaled
 from sparsefx.site import Site
 
 
-def erk(sites: Sequence[Site], budget: float, cost: str = "macs") -> Allocation:
+def erk(
+    sites: Sequence[Site],
+    budget: float,
+    cost: str = "macs",
+    budgets: Mapping[str, float] | None = None,
+) -> Allocation:
     """Gives each site a density in proportion to its dimensions' sum over product.
 
     Finds ``eps`` with ``density_l = clip(eps * sum(shape_l) / prod(shape_l),
@@ -19,9 +25,11 @@ def erk(sites: Sequence[Site], budget: float, cost: str = "macs") -> Allocation:
         sites: the maskable weights.
         budget: cost allowed for these sites, above 0, in the unit of ``cost``.
         cost: name of the cost.
+        budgets: all budgets by name, where there are several; the one that allows
+            the least decides.
 
     Raises:
-        BudgetError: the budget is below what the lower bounds cost.
+        BudgetError: a budget is below what the lower bounds cost.
 
     Example:
         >>> import sympy
@@ -33,4 +41,5 @@ def erk(sites: Sequence[Site], budget: float, cost: str = "macs") -> Allocation:
         [0.0796, 0.2302, 1.0]
     """
     ratios = [sum(site.shape) / max(site.numel, 1) for site in sites]
-    return scaled(sites, budget, cost, [ratio or 1.0 for ratio in ratios])
+    ratios = [ratio or 1.0 for ratio in ratios]
+    return scaled(sites, budget, cost, ratios, budgets)

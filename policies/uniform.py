@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sparsefx.policies.allocation import Allocation, scaled
+from sparsefx.policies.allocation import Allocation
+from sparsefx.policies.scaled import scaled
 from sparsefx.site import Site
 
 
-def uniform(sites: Sequence[Site], budget: float, cost: str = "macs") -> Allocation:
+def uniform(
+    sites: Sequence[Site],
+    budget: float,
+    cost: str = "macs",
+    budgets: Mapping[str, float] | None = None,
+) -> Allocation:
     """Gives every site the same density.
 
     Finds ``t`` with ``density_l = clip(t, min_density_l, max_density_l)`` and
@@ -19,9 +25,11 @@ def uniform(sites: Sequence[Site], budget: float, cost: str = "macs") -> Allocat
         sites: the maskable weights.
         budget: cost allowed for these sites, above 0, in the unit of ``cost``.
         cost: name of the cost.
+        budgets: all budgets by name, where there are several; the one that allows
+            the least decides.
 
     Raises:
-        BudgetError: the budget is below what the lower bounds cost.
+        BudgetError: a budget is below what the lower bounds cost.
 
     Example:
         >>> import sympy
@@ -33,4 +41,4 @@ def uniform(sites: Sequence[Site], budget: float, cost: str = "macs") -> Allocat
         >>> uniform(pair, 50, "params").densities
         {'a': 0.1, 'b': 0.4}
     """
-    return scaled(sites, budget, cost, [1.0] * len(sites))
+    return scaled(sites, budget, cost, [1.0] * len(sites), budgets)

@@ -20,7 +20,7 @@ NORMALIZATIONS = ("layer", "global", "none")
 def worths(
     sites: Sequence[Site],
     normalize: str,
-    cost: str,
+    cost: str | Sequence[float],
     sums: Sequence[float] | None = None,
 ) -> list[float]:
     r"""What a unit of ``|w|`` in each site is worth.
@@ -41,7 +41,7 @@ def worths(
     Args:
         sites: the maskable weights, with the live tensors in ``weight``.
         normalize: ``"layer"``, ``"global"`` or ``"none"``.
-        cost: name of the cost.
+        cost: name of the cost, or what a kept weight of each site costs.
         sums: the sum of each site's values (``|w|``, or means of groups), where known;
             saves reading the weights.
 
@@ -69,7 +69,7 @@ def worths(
     _check_finite(sites, totals)
     if normalize == "none":
         return [1.0] * len(sites)
-    per_weight = prices(sites, cost)
+    per_weight = prices(sites, cost) if isinstance(cost, str) else cost
     means = [_mean(s, t) or 1.0 for t, s in zip(totals, sites, strict=True)]
     raw = [1.0] * len(sites)
     if normalize == "layer":

@@ -17,13 +17,12 @@ from sparsefx.example_inputs import offered
 from sparsefx.masked_module import duplicate, program_of, restore
 from sparsefx.passes.annotate_costs import cost_table
 from sparsefx.policy_source import PolicySource, load_policy
-from sparsefx.report import BudgetReport, Cost, LayerReport, Report, Total
+from sparsefx.report import Report
+from sparsefx.reporting import reported
 from sparsefx.site import Site
 from sparsefx.state import CHILD, SparseState
 from sparsefx.step_report import StepReport
-from sparsefx.training import Trainer, advance, catch_up, current_masks
-
-COSTS = ("macs", "params", "bytes")
+from sparsefx.training import Trainer, advance, current_masks
 
 
 def transform(
@@ -190,45 +189,7 @@ def report(module: nn.Module) -> Report:
         {'macs': {'limit': 4, 'kept': 4, 'met': True}}
     """
     state, trainer = _live(module, "report")
-    plan = trainer.plan
-    counts = {name: int(mask.count_nonzero()) for name, mask in masks(module).items()}
-    counts |= {site.name: site.numel for site in plan.dense}
-    everything = (*plan.sites, *plan.dense)
-    rows = [
-        LayerReport(
-            site.name,
-            site.op,
-            site.shape,
-            str(site.granularity) if site in plan.sites else "dense",
-            counts[site.name] / max(site.numel, 1),
-            {
-                cost: Cost(
-                    site.cost(cost) * counts[site.name], site.cost(cost) * site.numel
-                )
-                for cost in COSTS
-            },
-        )
-        for site in everything
-    ]
-    fixed = {cost: total["fixed"] for cost, total in plan.table.totals().items()}
-    totals = {}
-    for cost in COSTS:
-        kept = sum(row.costs[cost].kept for row in rows)
-        dense = sum(row.costs[cost].dense for row in rows)
-        totals[cost] = Total(kept, dense, fixed[cost], dense)
-    kept = totals[plan.cost].kept
-    met = kept <= plan.limit * (1 + 1e-12)
-    catch_up(state, trainer)
-    return Report(
-        policy=plan.policy.name,
-        step=int(state.step),
-        frozen=bool(state.frozen),
-        layers=tuple(rows),
-        totals=totals,
-        budgets={plan.cost: BudgetReport(plan.limit, kept, met)},
-        coverage=plan.coverage,
-        history=tuple(trainer.history),
-    )
+    return reported(state, trainer)
 
 
 def finalize(module: nn.Module) -> nn.Module:

@@ -85,11 +85,12 @@ def parse_budget(budget: object, default_cost: str = "macs") -> tuple[Budget, ..
         default_cost: the cost that a fraction without a name is of.
 
     Returns:
-        The budgets; one, for now.
+        The budgets, in the order given; all of them hold.
 
     Raises:
         BudgetError: the budget is not one of the above, is not positive, is a
-            fraction above 1, names an unknown cost, or has another cost's unit.
+            fraction above 1, names an unknown cost, has another cost's unit, or limits
+            one cost twice.
 
     Example:
         >>> parse_budget("25%")
@@ -101,15 +102,18 @@ def parse_budget(budget: object, default_cost: str = "macs") -> tuple[Budget, ..
     """
     if not isinstance(budget, Mapping):
         return (_parse_one(budget, default_cost, named=False),)
-    if len(budget) > 1:
-        raise BudgetError(
-            f"budget {dict(budget)!r} has {len(budget)} costs; only one budget at a "
-            "time is solved yet: keep the one that matters most"
-        )
     if not budget:
         raise BudgetError('budget {} is empty; give one, such as {"macs": 0.1}')
-    ((cost, value),) = budget.items()
-    return (_parse_one(value, cost, named=True),)
+    found: dict[str, Budget] = {}
+    for cost, value in budget.items():
+        one = _parse_one(value, cost, named=True)
+        if one.cost in found:
+            raise BudgetError(
+                f"budget {dict(budget)!r} limits {one.cost} twice (flops are macs); "
+                "keep one"
+            )
+        found[one.cost] = one
+    return tuple(found.values())
 
 
 def _parse_one(value: object, cost: object, named: bool) -> Budget:

@@ -23,7 +23,7 @@ from sparsefx.passes.annotate_costs import (
     cost_table,
 )
 from sparsefx.passes.insert_masks import InsertMasks
-from sparsefx.plan import Plan
+from sparsefx.plan import Plan, Target
 from sparsefx.policy import Policy
 from sparsefx.report import Coverage
 from sparsefx.rewiring import keeps_masks, wide
@@ -72,33 +72,12 @@ def build(
             f"include and exclude leave no weight of {type(model).__name__} that can "
             f"be masked; those that can are {', '.join(list(weights)[:8])}"
         )
-    budget = parse_budget(policy.budget, policy.cost)[0]
-    cost = budget.cost
-    if cost == "macs" and not priced:
-        if budget.absolute:
-            raise BudgetError(
-                f"budget {policy.budget!r} is a number of MACs, which are unknown "
-                "without example inputs; give example_inputs=(x,), or a fraction"
-            )
-        _say(
-            "no example inputs, and the model offers none: MACs are unknown, so the "
-            "budget counts parameters instead; give example_inputs=(x,)"
-        )
-        cost = "params"
-    total = sum(site.cost(cost) * site.numel for site in made.values())
-    limit = budget.limit(total)
-    if limit > total:
-        _say(
-            f"budget {policy.budget!r} is above what the dense model costs "
-            f"({total:.6g} {cost}), so nothing is dropped; lower it"
-        )
-        limit = total
-    sites = _floored(
-        sites, policy, cost, limit - sum(s.cost(cost) * s.numel for s in dense)
-    )
+    targets = _targets(policy, tuple(made.values()), priced)
     covered = _coverage(model, table, weights, chosen, found)
-    plan = Plan(policy, sites, dense, cost, limit, table, covered)
-    plan.limits(limit, [parameters[s.name] for s in sites])  # refuse before touching
+    plan = Plan(policy, sites, dense, targets, table, covered)
+    plan = replace(plan, sites=_floored(plan))
+    # refuse before touching
+    plan.bounds(plan.allowed(1.0), [parameters[s.name] for s in sites])
     _check_coverage(model, plan, found, priced, strict)
     return _install(model, plan, found, priced, inplace)
 
@@ -145,20 +124,53 @@ def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
     )
 
 
-def _floored(
-    sites: tuple[Site, ...], policy: Policy, cost: str, limit: float
-) -> tuple[Site, ...]:
+def _targets(
+    policy: Policy, sites: tuple[Site, ...], priced: bool
+) -> tuple[Target, ...]:
+    """The policy's budgets as absolute costs of these sites."""
+    targets: dict[str, Target] = {}
+    for budget in parse_budget(policy.budget, policy.cost):
+        cost = budget.cost
+        if cost == "macs" and not priced:
+            if budget.absolute:
+                raise BudgetError(
+                    f"budget {policy.budget!r} is a number of MACs, which are unknown "
+                    "without example inputs; give example_inputs=(x,), or a fraction"
+                )
+            _say(
+                "no example inputs, and the model offers none: MACs are unknown, so "
+                "the budget counts parameters instead; give example_inputs=(x,)"
+            )
+            cost = "params"
+        total = sum(site.cost(cost) * site.numel for site in sites)
+        limit = budget.limit(total)
+        if limit > total:
+            _say(
+                f"budget {policy.budget!r} is above what the dense model costs "
+                f"({total:.6g} {cost}), so nothing is dropped; lower it"
+            )
+            limit = total
+        if cost not in targets or limit < targets[cost].limit:
+            targets[cost] = Target(cost, limit)
+    return tuple(targets.values())
+
+
+def _floored(plan: Plan) -> tuple[Site, ...]:
     """The sites with room for one weight an output unit, if half the budget pays it."""
-    if not policy.keep_units or policy.allocation != "cost_budget":
-        return sites
+    if not plan.policy.keep_units or plan.policy.allocation != "cost_budget":
+        return plan.sites
     raised = []
-    for site in sites:
+    for site in plan.sites:
         groups = site.groups
         least = site.shape[0] if groups is None else groups.least
         floor = min(site.density(least), site.max_density)
         raised.append(replace(site, min_density=max(site.min_density, floor)))
-    price = sum(s.cost(cost) * s.numel * s.min_density for s in raised)
-    return tuple(raised) if price <= limit / 2 else sites
+    for target in plan.targets:
+        cost = target.cost
+        price = sum(s.cost(cost) * s.numel * s.min_density for s in raised)
+        if price > (target.limit - plan.reserved(target)) / 2:
+            return plan.sites
+    return tuple(raised)
 
 
 def _coverage(
@@ -241,9 +253,14 @@ def _install(
             if value is not None and id(value) in index_of:
                 owners[index_of[id(value)]].append((module, attribute))
     names, policy = [site.name for site in plan.sites], plan.policy
-    rules = [(str(site.granularity), site.op) for site in plan.sites]
-    stored = keeps_masks(policy)
-    state = SparseState(names, owners, rules, stored=stored, wide=wide(policy))
+    state = SparseState(
+        names,
+        owners,
+        [(str(site.granularity), site.op) for site in plan.sites],
+        budgets=len(plan.targets),
+        stored=keeps_masks(policy),
+        wide=wide(policy),
+    )
     state.__dict__["trainer"], state.__dict__["on_load"] = Trainer(plan), loaded
     try:
         root.add_module(CHILD, state)

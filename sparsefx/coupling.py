@@ -6,6 +6,13 @@ With ``T`` the group's ``sum_i G_i w_i s_i`` (gathered by autograd as the gradie
 
     dL/dw_i  -=  sign(w_i) * slope * c_i * s_i * T / S
 
+Several budgets that are spent to the last share multipliers: with ``q_bl = c_bl / p_l``
+and the layers' common price p the factor of ``sign(w_i) slope_l p_l s_i`` is
+
+    y . q_l,    (sum_l q_l q_l^T p_l S_l) y = sum_l q_l T_l
+
+a system of as many equations as budgets, in place of ``T / S``.
+
 Adding it inside autograd would hold every layer's gradient back until the whole
 backward pass is done; here each layer's gradient is ready as in the dense model.
 Source: Tai, Tian, Lim, "Spartan: Differentiable Sparsity via Regularized
@@ -23,13 +30,18 @@ from sparsefx.groups import Grouping
 from sparsefx.kernels import kernels_for
 
 
-def shares(total: Tensor, groups: Tensor, spreads: Tensor) -> Tensor:
+def shares(
+    total: Tensor, groups: Tensor, spreads: Tensor, binding: Tensor | None = None
+) -> Tensor:
     """``T / S`` of each site's group; 0 where the group's mask is not soft.
 
     Args:
         total: ``sum G w s`` of each site, shape (sites,).
         groups: group number of each site, in [0, sites).
-        spreads: ``sum c m (1 - m)`` of each site.
+        spreads: ``sum p m (1 - m)`` of each site.
+        binding: ``q`` of several budgets, shape (budgets, sites); 0 for budgets that
+            are not spent and sites that are alone. ``y . q`` replaces ``T / S`` for
+            the others. One row, or none, is one budget.
 
     Example:
         >>> t = torch.tensor([1.0, 2.0, 5.0])
@@ -40,7 +52,15 @@ def shares(total: Tensor, groups: Tensor, spreads: Tensor) -> Tensor:
     alike = groups[:, None] == groups  # index_add has no fixed order on a GPU
     tops = torch.where(alike, total, zero).sum(1)
     bottoms = torch.where(alike, spreads, zero).sum(1)
-    return torch.where(bottoms > 0, tops / bottoms, zero)
+    alone = torch.where(bottoms > 0, tops / bottoms, zero)
+    if binding is None or len(binding) < 2:
+        return alone
+    matrix = (binding * spreads) @ binding.T
+    unit = matrix.diagonal().sqrt()
+    unit = torch.where(unit > 0, 1.0 / unit, unit)  # budgets have units of their own
+    matrix = unit[:, None] * matrix * unit
+    y = torch.linalg.pinv(matrix, hermitian=True) @ (unit * (binding @ total))
+    return torch.where((binding != 0).any(0), (unit * y) @ binding, alone)
 
 
 @torch.no_grad()
@@ -55,12 +75,13 @@ def couple(
     price: Tensor,
     shared: Tensor,
     spreads: Tensor,
+    binding: Tensor | None = None,
 ) -> None:
     """Subtracts the coupling term from ``weight.grad`` of every site, in place.
 
     Where weights are kept in groups, through ``dv/dw`` of the groups' values.
     """
-    factors = shares(total, shared, spreads) * slope * price
+    factors = shares(total, shared, spreads, binding) * slope * price
     chosen = [i for i, weight in enumerate(weights) if weight.requires_grad]
     if spreads.device.type == "cpu":  # elsewhere to ask costs more than to add zeros
         active = spreads.tolist()

@@ -123,9 +123,9 @@ class DeviceStep:
         """Enqueues a step; None where the host must take it.
 
         That is so for the first step, for frozen masks and on the way there, between
-        updates, for layers with a greatest density or near their least, for policies
-        that fix densities, for weights in groups, and for those not
-        `readable` together.
+        updates, for several budgets, for layers with a greatest density or near their
+        least, for policies that fix densities, for weights in groups, and for those
+        not `readable` together.
         """
         if self.step is None:
             return None
@@ -137,6 +137,7 @@ class DeviceStep:
             or not phase.update
             or plan.policy.learner != "soft_topk"
             or plan.policy.allocation != "cost_budget"
+            or plan.several
             or any(high < size for _, high, size in limits)
             or (any(low for low, _, _ in limits) and not self._slack)
             or any(site.groups is not None for site in plan.sites)
@@ -145,14 +146,15 @@ class DeviceStep:
             != "sparsefx.kernels.triton"
         ):
             return None
-        budget = plan.allowed(phase.budget_progress)
+        (budget,) = plan.allowed(phase.budget_progress)
+        reserved = plan.reserved(plan.targets[0])
         solver = self._solver
         if solver is None or not solver.fits(weights):
             solver = self._solver = _solver(plan, weights)
-        if solver.spent >= budget - plan.reserved:
+        if solver.spent >= budget - reserved:
             return None
         into: Mapping[str, Tensor] = dict(state.named_buffers())
-        solver.solve(weights, budget - plan.reserved, phase.beta, into)
+        solver.solve(weights, budget - reserved, phase.beta, into)
         numbers = Numbers(solver.observe(weights, into))
         state.step += 1
         self.step += 1

@@ -137,9 +137,16 @@ class Problem:
 
     def at(self, places: Sequence[int], nu: float, alone: bool = False) -> list[State]:
         """Some layers at multiplier nu; one sweep over them, the first time."""
-        new = [i for i in places if (i, nu, alone) not in self.states]
+        return self.each(places, [nu] * len(places), alone)
+
+    def each(
+        self, places: Sequence[int], nus: Sequence[float], alone: bool = False
+    ) -> list[State]:
+        """Some layers, each at its own multiplier."""
+        at = dict(zip(places, nus, strict=True))
+        new = [i for i in places if (i, at[i], alone) not in self.states]
         if new:
-            states = [self._place(i, nu, alone) for i in new]
+            states = [self._place(i, at[i], alone) for i in new]
             sums = self.kernels.soft_sums(
                 [self.flats[i] for i in new],
                 [state.slope for state in states],
@@ -151,8 +158,8 @@ class Problem:
             rows = zip(sums.kept, sums.spread, sums.bought, strict=True)
             for i, state, row in zip(new, states, rows, strict=True):
                 state.kept, state.spread, state.bought = row
-                self.states[i, nu, alone] = state
-        return [self.states[i, nu, alone] for i in places]
+                self.states[i, at[i], alone] = state
+        return [self.states[i, at[i], alone] for i in places]
 
     def _place(self, i: int, nu: float, alone: bool) -> State:
         """Scalars of layer i for a multiplier, in its dtype, without sums.

@@ -176,30 +176,35 @@ def _situation(
     learner: Learner = KEPT[policy.learner]
     flats = state.values()
     prices, sizes = plan.prices(), [flat.numel() for flat in flats]
-    budget = plan.allowed(phase.budget_progress)
+    allowed = plan.allowed(phase.budget_progress)
+    budget, reserved = allowed[0], plan.reserved(plan.targets[0])
 
-    def limits(allowed: float) -> list[tuple[int, int]]:
-        found = plan.limits(allowed, weights)
-        return one_each(found, prices, sizes, allowed - plan.reserved)
+    def limits(allowed: Sequence[float]) -> list[tuple[int, int]]:
+        if plan.several:
+            return plan.settled(allowed, weights)
+        found = plan.bounds(allowed, weights)
+        return one_each(found, prices, sizes, allowed[0] - reserved)
 
     _check(state.names, flats)
     random = learner.steady or learner.grows != "none"
-    starts = plan.starts(budget, weights) if masks is None and random else []
-    other = max(policy.backward_density * plan.total, budget)
-    wider = (other - plan.reserved, limits(other)) if wide(policy) else None
+    starts = plan.starts(allowed, weights) if masks is None and random else []
+    share = policy.backward_density
+    pairs = zip(plan.targets, allowed, strict=True)
+    others = tuple(max(share * plan.total(t), amount) for t, amount in pairs)
+    wider = (others[0] - reserved, limits(others)) if wide(policy) else None
     return Situation(
         names=state.names,
         values=flats,
         prices=prices,
         worths=plan.worths(weights),
-        limits=limits(budget),
-        budget=budget - plan.reserved,
+        limits=limits(allowed),
+        budget=budget - reserved,
         masks=masks,
         scores=_scores(state, scores) if scores else scores,
         starts=[
             a
             for a, _ in one_each(
-                [(n, n) for n in starts], prices, sizes, budget - plan.reserved
+                [(n, n) for n in starts], prices, sizes, budget - reserved
             )
         ]
         if starts

@@ -44,6 +44,9 @@ class SparseState(nn.Module):
         mu, slope, center, threshold, through, price, spread: float64, shape (sites,).
         last, group: int64, shape (sites,).
         dual: shared multiplier and beta of the last update, float64, shape (2,).
+        binding: what several budgets that are spent ask of each site, see
+            `sparsefx.coupling`; float64, shape (budgets, sites).
+        multipliers: of each budget, for hard and soft masks; float64, (2, budgets).
         frozen: whether masks no longer move.
         kept: stored masks, or None where the weights and the scalars give them.
     """
@@ -60,6 +63,8 @@ class SparseState(nn.Module):
     spread: Tensor
     group: Tensor
     dual: Tensor
+    binding: Tensor
+    multipliers: Tensor
     frozen: Tensor
 
     def __init__(  # noqa: D107
@@ -67,6 +72,8 @@ class SparseState(nn.Module):
         names: Sequence[str],
         owners: Sequence[Sequence[Owner]],
         rules: Sequence[tuple[str, str]],
+        *,
+        budgets: int = 1,
         stored: bool = False,
         wide: bool = False,
     ) -> None:
@@ -84,6 +91,10 @@ class SparseState(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=device))
         dual = torch.tensor([math.nan, math.nan], dtype=torch.float64, device=device)
         self.register_buffer("dual", dual)
+        zeros = torch.zeros(budgets, count, dtype=torch.float64, device=device)
+        self.register_buffer("binding", zeros)
+        unknown = torch.full((2, budgets), math.nan, dtype=torch.float64, device=device)
+        self.register_buffer("multipliers", unknown)
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
         self.kept = KeptMasks(self.weights(), wide) if stored else None
         self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
@@ -145,6 +156,9 @@ class SparseState(nn.Module):
         for name in (*_FLOATS, *_INTEGERS):
             self._set(name, getattr(found, name))
         self._set("dual", (found.dual, beta))
+        if found.binding:
+            self._set("binding", found.binding)
+            self._set("multipliers", found.multipliers)
         self.through.fill_(1.0)
         self.frozen.fill_(False)
 
@@ -170,7 +184,9 @@ class SparseState(nn.Module):
             getattr(self, name).fill_(0.0)
         self.frozen.fill_(True)
 
-    def _set(self, name: str, values: Sequence[float]) -> None:
+    def _set(
+        self, name: str, values: Sequence[float] | Sequence[Sequence[float]]
+    ) -> None:
         buffer = getattr(self, name)
         buffer.copy_(torch.tensor(values, dtype=buffer.dtype))
 
@@ -214,6 +230,7 @@ class SparseState(nn.Module):
             price=self.price,
             shared=self.group,
             spreads=self.spread,
+            binding=self.binding,
         )
 
     # -- moving, copying, loading --------------------------------------------------

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step of the masks did; costs are in the unit of the budget.
+    """What one step of the masks did; costs are in the unit of the first budget.
 
     Attributes:
         step: optimizer steps taken.
@@ -24,13 +24,16 @@ class StepReport:
         hard_cost: cost of the hard masks, never above ``budget``.
         budgets: by budget name, ``(budget, soft_cost, hard_cost)``.
         beta: inverse temperature.
-        mu: the shared multiplier: ``m = sigmoid(beta worth |w| / price + mu)``.
+        mu: the shared multiplier: ``m = sigmoid(beta worth |w| / price + mu)``; of
+            several budgets, that of a layer whose price is the mean one.
         sweeps: passes over the weights the solver took.
         changed: share of mask entries that moved.
         kept_mask_mean: mean soft mask of the kept entries, the factor by which
             masking shrinks them.
         densities: kept fraction by parameter name.
         frozen: masks no longer move.
+        binding: names of the budgets that decide: those that would have to grow for
+            more to be kept.
     """
 
     step: int
@@ -45,23 +48,21 @@ class StepReport:
     kept_mask_mean: float
     densities: Mapping[str, float]
     frozen: bool
+    binding: tuple[str, ...] = ()
 
 
 def reported(
     plan: Plan, step: int, budget: float, beta: float, seen: Seen
 ) -> StepReport:
-    """The report of a step that a device has taken."""
-    prices = plan.prices()
-    soft, hard = (
-        plan.reserved + math.fsum(p * n for p, n in zip(prices, row, strict=True))
-        for row in (seen.soft, seen.counts)
-    )
+    """The report of a step that a device has taken, for its one budget."""
+    cost = plan.targets[0].cost
+    (soft,), (hard,) = plan.spent(seen.soft), plan.spent(seen.counts)
     return StepReport(
         step=step,
         budget=budget,
         soft_cost=soft,
         hard_cost=hard,
-        budgets={plan.cost: (budget, soft, hard)},
+        budgets={cost: (budget, soft, hard)},
         beta=beta,
         mu=seen.mu,
         sweeps=seen.sweeps,
@@ -72,6 +73,7 @@ def reported(
             for site, count in zip(plan.sites, seen.counts, strict=True)
         },
         frozen=False,
+        binding=(cost,) if seen.counts and hard < plan.total(plan.targets[0]) else (),
     )
 
 

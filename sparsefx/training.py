@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,7 @@ from sparsefx.device_step import DeviceStep
 from sparsefx.hard_masks import counts as count
 from sparsefx.hard_masks import frozen_bits, hard_bits, hard_masks
 from sparsefx.kernels import kernels_for
+from sparsefx.learners.joint_topk import solve_joint
 from sparsefx.learners.soft_topk import MaskParameters, look, solve
 from sparsefx.plan import Plan
 from sparsefx.report import HistoryPoint
@@ -108,24 +110,38 @@ def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameter
     """Solves for the masks of a phase and assigns them."""
     plan = trainer.plan
     weights = state.weights()
-    budget = plan.allowed(phase.budget_progress)
+    allowed = plan.allowed(phase.budget_progress)
     mu, beta = state.dual.tolist()
     known = math.isfinite(mu) and beta > 0
     flats = state.values()
     survey = look(flats, trainer.cuts)
-    found = solve(
-        flats,
-        plan.prices(),
-        plan.worths(weights, survey.sums),
-        plan.limits(budget, weights),
-        budget - plan.reserved,
-        phase.beta,
-        mu * phase.beta / beta if known else None,
-        state.names,
-        survey,
-        (state.center - state.mu / state.slope).tolist() if known else None,
-        plan.sharpness(),
-    )
+    bounds = plan.bounds(allowed, weights)
+    if plan.several:
+        found = solve_joint(
+            flats,
+            plan.limits(allowed),
+            lambda prices: plan.worths(weights, survey.sums, prices),
+            bounds,
+            phase.beta,
+            state.multipliers.tolist(),
+            state.names,
+            survey,
+            plan.sharpness(),
+        )
+    else:
+        found = solve(
+            flats,
+            plan.prices(),
+            plan.worths(weights, survey.sums),
+            bounds,
+            allowed[0] - plan.reserved(plan.targets[0]),
+            phase.beta,
+            mu * phase.beta / beta if known else None,
+            state.names,
+            survey,
+            (state.center - state.mu / state.slope).tolist() if known else None,
+            plan.sharpness(),
+        )
     state.assign(found, phase.beta)
     trainer.cuts = found.cuts
     return found
@@ -143,7 +159,7 @@ def describe(
 
     What the solver did not tell is read from the weights.
     """
-    plan, prices = trainer.plan, trainer.plan.prices()
+    plan = trainer.plan
     flats = state.values()
     kernels = kernels_for(flats)
     hardened = bool(state.frozen) or state.kept is not None
@@ -162,32 +178,41 @@ def describe(
         rules = (state.threshold.tolist(), state.last.tolist())
         counts, changed = kernels.hard_masks(flats, *rules, into=kept)
         moved = sum(changed)
-    hard = plan.reserved + math.fsum(p * n for p, n in zip(prices, counts, strict=True))
+    hard = plan.spent(counts)
     if found is not None:
-        soft, bought = plan.reserved + found.soft_cost, found.bought
+        own = found.soft_costs or (found.soft_cost,)
+        soft = tuple(
+            plan.reserved(target) + cost
+            for target, cost in zip(plan.targets, own, strict=True)
+        )
+        bought = found.bought
     elif not hardened:
         soft_masks = (state.slope.tolist(), state.center.tolist(), state.mu.tolist())
         sums = kernels.soft_sums(flats, *soft_masks, *rules)
-        paid = zip(prices, sums.kept, strict=True)
-        soft = plan.reserved + math.fsum(p * n for p, n in paid)
+        soft = plan.spent(sums.kept)
         bought = sums.bought
     else:
         soft = hard
     sizes = [flat.numel() for flat in flats]
     trainer.kept = kept
-    budget = plan.allowed(phase.budget_progress)
+    allowed = plan.allowed(phase.budget_progress)
     step = int(state.step)
-    remember(trainer, HistoryPoint(step, budget, soft, hard))
+    remember(trainer, HistoryPoint(step, allowed[0], soft[0], hard[0]))
     if found is not None:
         trainer.device.taken(plan, step, counts, bought)
     else:
         trainer.device.forget()
     return StepReport(
         step=step,
-        budget=budget,
-        soft_cost=soft,
-        hard_cost=hard,
-        budgets={plan.cost: (budget, soft, hard)},
+        budget=allowed[0],
+        soft_cost=soft[0],
+        hard_cost=hard[0],
+        budgets={
+            target.cost: (limit, mean, whole)
+            for target, limit, mean, whole in zip(
+                plan.targets, allowed, soft, hard, strict=True
+            )
+        },
         beta=float(state.dual[1]) if found is None else phase.beta,
         mu=float(state.dual[0]),
         sweeps=found.sweeps if found is not None else 0,
@@ -198,6 +223,17 @@ def describe(
             for site, count in zip(plan.sites, counts, strict=True)
         },
         frozen=phase.frozen,
+        binding=binding(state, plan, hard),
+    )
+
+
+def binding(state: SparseState, plan: Plan, hard: Sequence[float]) -> tuple[str, ...]:
+    """Names of the budgets that decide how much is kept."""
+    rows = zip(plan.targets, hard, state.multipliers[0].tolist(), strict=True)
+    return tuple(
+        target.cost
+        for target, cost, multiplier in rows
+        if (multiplier > 0 if plan.several else cost < plan.total(target))
     )
 
 

@@ -120,7 +120,7 @@ def test_fixed_plans_spend_the_budget_exactly_within_bounds(policy, problem):
 def test_counts_keep_every_promise(policy, problem):
     sites, budget, most = problem
     plan = policy(sites, budget)
-    ranges = counts(plan, sites, budget, "macs")
+    ranges = counts(plan, sites, {"macs": budget})
     for (low, high), one in zip(ranges, sites, strict=True):
         least, greatest = bounds(one)
         assert least <= low <= high <= greatest
@@ -182,22 +182,22 @@ def test_density_and_counts_follow_a_permutation_of_the_sites(problem):
 def test_counts_hand_out_what_is_left_by_largest_fraction():
     pair = sites_of([(10,), (10,)])
     plan = planned([0.25, 0.27], pair, 5.2, "params")
-    assert counts(plan, pair, 5.2, "params") == ((2, 2), (3, 3))
+    assert counts(plan, pair, {"params": 5.2}) == ((2, 2), (3, 3))
     tied = sites_of([(5,), (5,)])
-    assert counts(uniform(tied, 5), tied, 5, "macs") == ((3, 3), (2, 2))
+    assert counts(uniform(tied, 5), tied, {"macs": 5}) == ((3, 3), (2, 2))
 
 
 def test_counts_of_ranges_and_of_pinned_layers():
     pair = [site("a", (7,), low=0.5, high=0.9), site("b", (3,), low=0.5, high=0.5)]
     lower = {"a.weight": 0.5, "b.weight": 0.5}
     plan = Allocation(lower, {**lower, "a.weight": 0.9}, lower, 5, 5, 10)
-    assert counts(plan, pair, 5, "macs") == ((4, 6), (1, 1))
+    assert counts(plan, pair, {"macs": 5}) == ((4, 6), (1, 1))
 
 
 def test_a_lower_bound_rounded_up_is_paid_for_by_the_others():
     pair = [site("a", (5,), low=0.5), site("b", (5,))]
     plan = planned([0.5, 0.4], pair, 4.5, "macs")
-    assert counts(plan, pair, 4.5, "macs") == ((3, 3), (1, 1))
+    assert counts(plan, pair, {"macs": 4.5}) == ((3, 3), (1, 1))
 
 
 @given(st.integers(0, 10**6), st.integers(1, 10**6))
@@ -335,7 +335,7 @@ def test_a_users_own_function():
 def test_a_users_function_that_answers_nonsense(function, error, message):
     sites = sites_of([(10,), (10,)], low=0.1)
     with pytest.raises(error, match=re.escape(message)):
-        run(load_policy(function), sites, 5, "macs")
+        run(load_policy(function), sites, {"macs": 5})
 
 
 @pytest.mark.parametrize("policy", POLICIES)

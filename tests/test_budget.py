@@ -42,6 +42,15 @@ def test_a_bare_fraction_is_of_the_default_cost():
     assert parse_budget(0.1, "flops") == (Budget("macs", 0.1),)
 
 
+def test_several_budgets_keep_their_order():
+    found = parse_budget({"params": 0.2, "flops": "10%", "bytes": "3 MB"})
+    assert [(b.cost, b.amount, b.absolute) for b in found] == [
+        ("params", 0.2, False),
+        ("macs", 0.1, False),
+        ("bytes", 3e6, True),
+    ]
+
+
 def test_limit():
     assert Budget("macs", 0.25).limit(1000) == 250
     assert Budget("macs", 400, absolute=True).limit(1000) == 400
@@ -92,9 +101,9 @@ LATENCY = (
         ([0.1], f"budget [0.1] is not understood; give {FORMS}"),
         ({}, 'budget {} is empty; give one, such as {"macs": 0.1}'),
         (
-            {"macs": 0.1, "params": 0.2},
-            "budget {'macs': 0.1, 'params': 0.2} has 2 costs; only one budget at a "
-            "time is solved yet: keep the one that matters most",
+            {"macs": 0.1, "flops": 0.2},
+            "budget {'macs': 0.1, 'flops': 0.2} limits macs twice (flops are macs); "
+            "keep one",
         ),
         ({"mac": 0.1}, f"budget cost 'mac' {COSTS}; did you mean 'macs'?"),
         ({"zzz": 0.1}, f"budget cost 'zzz' {COSTS}"),

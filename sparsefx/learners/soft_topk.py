@@ -49,6 +49,8 @@ class MaskParameters:
         hard_cost: ``sum price * counts``.
         dual: the shared multiplier, uncentred.
         sweeps: passes over the weights the solver took.
+        soft_costs, hard_costs: both costs in each of several budgets; () for one.
+        binding, multipliers: of several budgets, see `sparsefx.state`; () for one.
     """
 
     mu: tuple[float, ...]
@@ -66,6 +68,10 @@ class MaskParameters:
     hard_cost: float
     dual: float
     sweeps: int
+    soft_costs: tuple[float, ...] = ()
+    hard_costs: tuple[float, ...] = ()
+    binding: tuple[tuple[float, ...], ...] = ()
+    multipliers: tuple[tuple[float, ...], ...] = ()
 
 
 def keep_all(numels: Sequence[int], prices: Sequence[float]) -> MaskParameters:
@@ -175,7 +181,7 @@ def solve(
         group=merged(free.group, [first[g] for g in soft.groups]),
         counts=merged(free.counts, hard.counts),
         bought=merged(free.bought, soft.bought),
-        cuts=merged(free.cuts, _cuts(layers, hard)),
+        cuts=merged(free.cuts, cuts(layers, hard, hard.cutoff)),
         soft_cost=spent + soft.cost,
         hard_cost=spent + hard.cost,
         dual=soft.mu,
@@ -193,31 +199,31 @@ def _extra(layers: Sequence[Layer], budget: float) -> float:
     return min(max(left / price, 0.0), 0.999) if price else 0.0
 
 
-def _cuts(layers: Sequence[Layer], hard: HardMasks) -> list[float]:
+def cuts(layers: Sequence[Layer], hard: HardMasks, cutoff: float) -> list[float]:
     """Thresholds; the cutoff's magnitude where all or none are kept."""
     rows = zip(layers, hard.counts, hard.thresholds, strict=True)
     return [
         threshold
         if 0 < count < layer.magnitude.numel()
-        else hard.cutoff * layer.price / layer.worth
+        else cutoff * layer.price / layer.worth
         for layer, count, threshold in rows
     ]
 
 
-def look(weights: Sequence[Tensor], cuts: Sequence[float] | None) -> Survey:
-    """One sweep over the weights, which gathers the magnitudes about `cuts`.
+def look(weights: Sequence[Tensor], near: Sequence[float] | None) -> Survey:
+    """One sweep over the weights, which gathers the magnitudes about `near`.
 
     The thresholds of the next masks are expected there: a step of training moves
     magnitudes little. Small weights are gathered whole; a few entries may jump.
 
     Args:
         weights: latent weights, one tensor a site, any shape.
-        cuts: `MaskParameters.cuts` of the last update, or None.
+        near: `MaskParameters.cuts` of the last update, or None.
     """
     flats = [readable(weight) for weight in weights]
     lows, highs = [0.0] * len(flats), [0.0] * len(flats)
-    if cuts is not None:
-        for i, (flat, cut) in enumerate(zip(flats, cuts, strict=True)):
+    if near is not None:
+        for i, (flat, cut) in enumerate(zip(flats, near, strict=True)):
             size = flat.numel()
             if size <= _WHOLE:
                 highs[i] = math.inf

@@ -1,0 +1,459 @@
+"""Several budgets at once: promises, the linear program, laws, gradients."""
+
+import math
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+from torch import nn
+from torch.func import functional_call
+
+import sparsefx
+from sparsefx.errors import BudgetError
+from sparsefx.greedy import solve_hard
+from sparsefx.joint_hard import solve_hard_joint
+from sparsefx.joint_soft import solve_soft_joint
+from sparsefx.kernels import kernels_for
+from sparsefx.layer import Layer
+from sparsefx.limits import Limits, scope, shares_of
+from tests.networks import KINDS, hard_masks, magnitudes, soft_masks
+
+RTOL = 1e-6
+EXAMPLES = int(os.environ.get("SPARSEFX_EXAMPLES", 6))  # hundreds for a long look
+LAW = settings(max_examples=EXAMPLES, phases=[Phase.explicit, Phase.generate])
+
+
+@st.composite
+def problems(
+    draw, layers=(1, 10), budgets=(1, 3), kinds=KINDS, spreads=(0.0, 1.0, 4.0)
+):
+    """Layers and budgets between the costs of their bounds; costs may be 0."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    spread, found = draw(st.sampled_from(spreads)), []
+    for _ in range(draw(st.integers(*layers))):
+        size = int(rng.integers(1, 50))
+        a = torch.from_numpy(magnitudes(kinds[rng.integers(len(kinds))], size, rng))
+        if rng.random() < 0.2:
+            a = a.bfloat16().double()
+        low, high = 0, size
+        if rng.random() < 0.4:
+            low, high = sorted(rng.integers(0, size + 1, 2).tolist())
+        worth = float(10.0 ** rng.uniform(-1, 1))
+        found.append(Layer(a.to(dtype), 1.0, worth, low, high))
+    rows = []
+    for _ in range(draw(st.integers(*budgets))):
+        row = 10.0 ** rng.uniform(-spread, spread, len(found))
+        row *= rng.random(len(found)) > 0.1
+        rows.append(tuple(map(float, row)) if row.any() else (1.0,) * len(found))
+    names = tuple("abc"[: len(rows)])
+    limits = Limits(tuple(rows), (1.0,) * len(rows), names)
+    least = limits.spent([x.lower for x in found])
+    most = limits.spent([x.upper for x in found])
+    amounts = [
+        low + float(rng.uniform(0.01, 1.1)) * (high - low) or 1.0
+        for low, high in zip(least, most, strict=True)
+    ]
+    return found, replace(limits, amounts=tuple(amounts))
+
+
+def survey_of(layers):
+    flats = [x.magnitude.reshape(-1) for x in layers]
+    none = [0.0] * len(flats)
+    return kernels_for(flats).survey(flats, none, none)
+
+
+def solved(layers, limits, beta, rtol=RTOL):
+    """Hard masks, and soft ones at a beta in units of the mean unit value."""
+    hard = solve_hard_joint(layers, limits)
+    priced = [replace(x, price=p) for x, p in zip(layers, hard.prices, strict=True)]
+    seen = survey_of(layers)
+    total = sum(x.worth * s / x.price for x, s in zip(priced, seen.sums, strict=True))
+    mean = total / sum(x.magnitude.numel() for x in layers) or 1.0
+    priced = [replace(x, worth=x.worth / mean) for x in priced]
+    return (
+        hard,
+        priced,
+        solve_soft_joint(priced, limits, hard, beta, survey=seen, rtol=rtol),
+    )
+
+
+def best(layers, limits):
+    """The linear program by HiGHS, in units of the greatest value."""
+    sizes = [x.magnitude.numel() for x in layers]
+    value = np.concatenate([x.worth * x.magnitude.double().numpy() for x in layers])
+    unit = value.max() or 1.0
+    member = np.repeat(np.arange(len(layers)), sizes)
+    costs = np.array(limits.costs)[:, member] / np.array(limits.amounts)[:, None]
+    counts = np.stack([member == i for i in range(len(layers))]).astype(float)
+    upper, lower = [x.upper for x in layers], [-x.lower for x in layers]
+    answer = linprog(
+        -value / unit,
+        A_ub=np.concatenate([costs, counts, -counts]),
+        b_ub=np.array([1.0] * len(limits.amounts) + upper + lower),
+        bounds=(0, 1),
+        method="highs",
+        options={
+            "primal_feasibility_tolerance": 1e-10,
+            "dual_feasibility_tolerance": 1e-10,
+        },
+    )
+    assert answer.success, answer.message
+    return -answer.fun * unit
+
+
+def worth_of(layers, masks):
+    pairs = zip(layers, masks, strict=True)
+    return sum(x.worth * float((x.magnitude.double() * m).sum()) for x, m in pairs)
+
+
+@LAW
+@given(problems(), st.floats(-1, 2.5))
+def test_every_budget_and_every_bound_holds(problem, exponent):
+    layers, limits = problem
+    hard, priced, soft = solved(layers, limits, 10.0**exponent)
+    counts = hard.masks.counts
+    assert limits.fit(counts)
+    for layer, mask, count in zip(
+        layers, hard_masks(layers, hard.masks), counts, strict=True
+    ):
+        assert int(mask.sum()) == count
+        assert layer.lower <= count <= layer.upper
+    # no entry could be added
+    for i, layer in enumerate(layers):
+        if any(row[i] for row in limits.costs) and counts[i] < layer.upper:
+            more = [n + (i == j) for j, n in enumerate(counts)]
+            alone = len(hard.scope.live) == 1 or sum(x > 0 for x in hard.x) == 1
+            if i in hard.scope.free and not alone:
+                assert not limits.fit(more)
+    # the masks themselves, not what the solver says of them
+    kept = [float(m.double().sum()) for m in soft_masks(priced, soft.masks)]
+    for cost, amount in zip(limits.spent(kept), limits.amounts, strict=True):
+        assert cost <= amount * (1 + RTOL)
+    for layer, count in zip(layers, kept, strict=True):
+        assert layer.lower * (1 - RTOL) <= count <= layer.upper * (1 + RTOL)
+    if hard.scope.live and any(g == 0 for g in soft.masks.groups):
+        spent = limits.spent(kept)[hard.leader]
+        assert spent == pytest.approx(limits.amounts[hard.leader], rel=RTOL)
+
+
+@LAW
+@given(problems(spreads=(0.0, 1.0)))
+def test_hard_masks_are_within_an_entry_a_budget_of_the_linear_program(problem):
+    layers, limits = problem
+    masks = hard_masks(layers, solve_hard_joint(layers, limits).masks)
+    wanted = best(layers, limits)
+    top = max(x.worth * float(x.magnitude.max()) for x in layers)
+    found = worth_of(layers, masks)
+    assert found <= wanted * (1 + 1e-9) + 1e-12
+    assert found >= wanted * (1 - 1e-3) - len(limits.amounts) * top
+
+
+@LAW
+@given(problems(kinds=("smooth", "levels"), spreads=(0.0, 1.0), layers=(1, 6)))
+def test_sharp_soft_masks_reach_the_linear_program(problem):
+    layers, limits = problem
+    layers = [replace(x, magnitude=x.magnitude.double()) for x in layers]
+    wanted = best(layers, limits)
+    if wanted <= 0:
+        return
+    # in units of the mean value, the entropy is worth at most log(2) / beta an entry
+    hard, priced, soft = solved(layers, limits, 1e2)
+    for exponent in range(3, 8):
+        soft = solve_soft_joint(
+            priced,
+            limits,
+            hard,
+            10.0**exponent,
+            survey=survey_of(layers),
+            cutoff=-soft.masks.mu / 10.0 ** (exponent - 1),
+            start=soft.x,
+            rtol=1e-7,
+        )
+    found = worth_of(layers, soft_masks(priced, soft.masks))
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+@settings(LAW, max_examples=2)
+@given(problems(layers=(30, 60), spreads=(1.0,)))
+def test_many_layers(problem):
+    layers, limits = problem
+    hard, _, soft = solved(layers, limits, 10.0)
+    assert limits.fit(hard.masks.counts)
+    for cost, amount in zip(soft.spent, limits.amounts, strict=True):
+        assert cost <= amount * (1 + RTOL)
+
+
+@LAW
+@given(problems(budgets=(1, 1)), st.floats(1.0, 4.0))
+def test_a_budget_that_does_not_run_out_changes_nothing(problem, slack):
+    layers, limits = problem
+    alone = solve_hard_joint(layers, limits)
+    spent = limits.spent([x.upper for x in layers])[0]
+    loose = Limits(limits.costs * 2, (limits.amounts[0], slack * spent), ("a", "b"))
+    both = solve_hard_joint(layers, loose)
+    assert both.masks.counts == alone.masks.counts
+    paid = [i for i, cost in enumerate(limits.costs[0]) if cost > 0]
+    one = [replace(layers[i], price=limits.costs[0][i]) for i in paid]
+    counts = solve_hard(one, limits.amounts[0]).counts
+    assert [alone.masks.counts[i] for i in paid] == list(counts)
+
+
+@LAW
+@given(problems(budgets=(2, 3)), st.floats(1.0, 2.0))
+def test_more_budget_is_never_worth_less(problem, factor):
+    layers, limits = problem
+    more = replace(limits, amounts=tuple(factor * k for k in limits.amounts))
+    values = [
+        worth_of(layers, hard_masks(layers, solve_hard_joint(layers, x).masks))
+        for x in (limits, more)
+    ]
+    top = max(x.worth * float(x.magnitude.max()) for x in layers)
+    assert values[1] >= values[0] * (1 - 1e-3) - len(limits.amounts) * top
+
+
+@LAW
+@given(
+    problems(budgets=(2, 3), kinds=("smooth",), spreads=(1.0,)), st.integers(-20, 20)
+)
+def test_units_of_cost_are_free(problem, exponent):
+    layers, limits = problem
+    unit = 2.0**exponent
+    rows = (tuple(unit * cost for cost in limits.costs[0]), *limits.costs[1:])
+    amounts = (unit * limits.amounts[0], *limits.amounts[1:])
+    scaled = Limits(rows, amounts, limits.names)
+    first, second = (solved(layers, x, 10.0) for x in (limits, scaled))
+    assert first[0].masks.counts == second[0].masks.counts
+    for a, b in zip(first[2].masks.kept, second[2].masks.kept, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
+
+
+@LAW
+@given(problems(budgets=(2, 3), kinds=("smooth",), spreads=(1.0,)))
+def test_the_order_of_layers_is_free(problem):
+    layers, limits = problem
+    order = list(reversed(range(len(layers))))
+    first = solved(layers, limits, 10.0)
+    second = solved([layers[i] for i in order], limits.of(order), 10.0)
+    kept = [second[2].masks.kept[order.index(i)] for i in range(len(layers))]
+    assert kept == pytest.approx(first[2].masks.kept, rel=1e-4, abs=1e-4)
+
+
+def test_all_weights_equal_share_what_several_budgets_allow():
+    layers = [Layer(torch.full((300,), 0.5), 1.0, 1.0, 0, 300) for _ in range(2)]
+    limits = Limits(((1.0, 3.0), (3.0, 1.0)), (400.0, 400.0), ("a", "b"))
+    assert solve_hard_joint(layers, limits).masks.counts == (100, 100)
+
+
+def test_bounds_may_decide_alone():
+    layers = [Layer(torch.ones(4), 1.0, 1.0, low, 4) for low in (1, 2, 0)]
+    limits = Limits(((1.0, 1.0, 0.0), (0.0, 1.0, 1.0)), (3.0, 9.0), ("a", "b"))
+    found = scope(layers, limits)
+    assert (found.live, found.free) == ((), ())
+    assert found.held == {0: 1, 1: 2, 2: 4}
+    assert solve_hard_joint(layers, limits).masks.counts == (1, 2, 4)
+    low = replace(limits, amounts=(2.0, 9.0))
+    message = "budget 2 a is outside the feasible range 3 to 8: the lower bounds alone"
+    with pytest.raises(BudgetError, match=message):
+        scope(layers, low)
+
+
+def test_prices_are_the_only_scarce_cost_or_a_mixture():
+    limits = Limits(((1.0, 2.0), (3.0, 0.0)), (10.0, 6.0), ("a", "b"))
+    assert shares_of(limits, (0, 1), (2.0, 0.0), 2) == [1.0, 2.0]
+    mixed = shares_of(limits, (0, 1), (1.0, 1.0), 2)
+    unit = math.sqrt(10.0 * 6.0)
+    assert mixed == pytest.approx([unit * (0.1 + 0.5) / 2, unit * 0.2 / 2])
+
+
+class Net(nn.Module):
+    """A convolution used at many places, and linear maps used once."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(3, 6, 3)
+        self.wide = nn.Linear(36, 12)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = torch.tanh(self.conv(x)).flatten(1)
+        return self.head(torch.tanh(self.wide(x)))
+
+
+X = torch.linspace(-1, 1, 4 * 3 * 8).reshape(4, 3, 8).sin()
+BUDGETS = {"macs": 0.3, "params": 0.15}
+
+
+def transformed(budget, **options):
+    torch.manual_seed(0)
+    return sparsefx.transform(Net(), budget=budget, example_inputs=(X,), **options)
+
+
+@pytest.mark.parametrize("policy", ["cost_budget", "spartan", "uniform", "erk"])
+@pytest.mark.parametrize(
+    "budget", [BUDGETS, {"params": 0.3, "macs": "3000 MACs", "bytes": "500 B"}]
+)
+def test_a_model_meets_all_of_them(policy, budget):
+    sparse = transformed(budget, policy=policy)
+    info = sparsefx.step(sparse)
+    assert list(info.budgets) == list(budget)
+    for limit, soft, hard in info.budgets.values():
+        assert soft <= limit * (1 + RTOL)
+        assert hard <= limit
+    full = [soft / limit for limit, soft, _ in info.budgets.values()]
+    assert max(full) == pytest.approx(1.0, rel=RTOL)
+    assert (info.budget, info.soft_cost, info.hard_cost) == info.budgets[
+        next(iter(budget))
+    ]
+    found = sparsefx.report(sparse).to_dict()
+    assert all(found["budgets"][name]["met"] for name in budget)
+    text = str(sparsefx.report(sparse))
+    assert all(f"\n{name}: " in text for name in budget)
+
+
+def test_the_report_says_which_budgets_bind():
+    both = sparsefx.step(transformed(BUDGETS, keep_units=False))
+    assert both.binding == ("macs", "params")
+    one = sparsefx.step(transformed({"macs": 0.2, "params": 0.9}, keep_units=False))
+    assert one.binding == ("macs",)
+    none = sparsefx.step(transformed({"macs": 1.0, "params": 1.0}))
+    assert none.binding == ()
+    alone = sparsefx.step(transformed({"macs": 0.2}, keep_units=False))
+    assert alone.binding == ("macs",)
+    assert one.densities == alone.densities
+    assert one.soft_cost == pytest.approx(alone.soft_cost, rel=2e-6)
+    assert one.kept_mask_mean == pytest.approx(alone.kept_mask_mean, rel=1e-4)
+
+
+@pytest.mark.parametrize("budget", [BUDGETS, {"macs": 0.2, "params": 0.9}])
+def test_the_gradient_is_that_of_finite_differences(budget):
+    """Of the loss with hard masks held and soft masks solved anew, in double."""
+    sparse = transformed(budget, beta=3.0, keep_units=False).double()
+    state = sparse.get_submodule("_sparsefx")
+    trainer = state.trainer
+    sparsefx.step(sparse)
+    names = list(sparsefx.masks(sparse))
+    weights = dict(sparse.named_parameters())
+    hards = {n: m.double() for n, m in sparsefx.masks(sparse).items()}
+    x = X.double()
+    sparse(x).square().sum().backward()
+    net = Net().double()
+    slope, price = state.slope.clone(), state.price.clone()
+    plan = trainer.plan
+    limits = plan.limits(plan.allowed(1.0))
+    tight = [b for b, x in enumerate(state.multipliers[1].tolist()) if x]
+    ratios = state.binding.clone()
+    assert len(tight) == len(plan.targets) - (budget != BUDGETS)
+
+    def masks_of(latent):
+        """Soft masks that meet the binding budgets, by Newton's method."""
+        shift = torch.zeros(len(tight), dtype=torch.float64)
+        for _ in range(60):
+            soft = {}
+            for i, name in enumerate(names):
+                z = (latent[name].abs() - state.center[i].detach()) * slope[i]
+                move = -(shift @ ratios[tight, i])
+                soft[name] = torch.sigmoid(z + state.mu[i].detach() + move)
+            kept = torch.stack([soft[n].sum() for n in names])
+            costs = torch.tensor([limits.costs[b] for b in tight], dtype=torch.float64)
+            amounts = torch.tensor([limits.amounts[b] for b in tight]).double()
+            gap = (costs @ kept) / amounts - wanted(costs, amounts)
+            if float(gap.abs().max()) < 1e-15:
+                break
+            spread = torch.stack([(soft[n] * (1 - soft[n])).sum() for n in names])
+            matrix = (costs * spread / amounts[:, None]) @ ratios[tight].T
+            shift = shift + torch.linalg.solve(matrix, gap)
+        return soft
+
+    base = {n: weights[n].detach().clone() for n in names}
+    memo = []
+
+    def wanted(costs, amounts):
+        if not memo:  # what the solver met: the budgets, but for its tolerance
+            kept = []
+            for i, name in enumerate(names):
+                z = (base[name].abs() - state.center[i].detach()) * slope[i]
+                kept.append(torch.sigmoid(z + state.mu[i].detach()).sum())
+            memo.append((costs @ torch.stack(kept)) / amounts)
+        return memo[0]
+
+    def loss(latent):
+        soft = masks_of(latent)
+        seen = {n: p.detach() for n, p in weights.items()}
+        for name in names:
+            # straight through: the hard mask is held, dropped entries move nothing
+            kept = hards[name] * soft[name] * latent[name]
+            base_soft = masks_of(base)[name]
+            rest = (1 - hards[name]) * (
+                soft[name] * latent[name] - base_soft * base[name]
+            )
+            seen[name] = kept + rest
+        return functional_call(net, seen, (x,)).square().sum()
+
+    assert price.min() > 0
+    generator = torch.Generator().manual_seed(1)
+    for name in names:
+        for index in torch.randint(base[name].numel(), (3,), generator=generator):
+            values = []
+            for sign in (1, -1):
+                moved = {n: w.clone() for n, w in base.items()}
+                moved[name].view(-1)[index] += sign * 1e-6
+                values.append(float(loss(moved)))
+            numeric = (values[0] - values[1]) / 2e-6
+            exact = float(weights[name].grad.view(-1)[index])
+            assert exact == pytest.approx(numeric, rel=2e-4, abs=2e-6)
+
+
+def test_training_goes_on_bitwise_after_loading():
+    def train(sparse, steps):
+        for _ in range(steps):
+            sparse(X).square().sum().backward()
+            with torch.no_grad():
+                for p in sparse.parameters():
+                    p -= 0.05 * p.grad
+                    p.grad = None
+            sparsefx.step(sparse)
+
+    whole = transformed(BUDGETS, total_steps=6)
+    train(whole, 6)
+    part = transformed(BUDGETS, total_steps=6)
+    train(part, 3)
+    resumed = transformed(BUDGETS, total_steps=6)
+    resumed.load_state_dict(part.state_dict())
+    train(resumed, 3)
+    pairs = zip(whole.parameters(), resumed.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("learner", ["magnitude", "rigl", "fixed", "dual_averaging"])
+def test_learners_that_keep_masks_meet_all_budgets(learner):
+    options = {"learner": learner, "optimizer_state": "keep"}
+    sparse = transformed(BUDGETS, budget_ramp="constant", **options)
+    info = sparsefx.step(sparse)
+    for limit, _, hard in info.budgets.values():
+        assert hard <= limit
+
+
+def test_weights_that_are_not_finite_are_named():
+    sparse = transformed(BUDGETS)
+    with torch.no_grad():
+        dict(sparse.named_parameters())["wide.weight"][0, 0] = math.nan
+    with pytest.raises(sparsefx.MaskError, match=r"NaN or Inf in wide\.weight"):
+        sparsefx.step(sparse)
+
+
+def test_infeasible_budgets_say_what_each_needs():
+    layers = {"wide": {"min_density": 0.9}}
+    with pytest.raises(BudgetError) as caught:
+        transformed({"macs": 0.9, "params": 0.1}, layers=layers)
+    text = str(caught.value)
+    assert "budget 0.1 is below the" in text
+    rows = {line.split()[0]: line for line in text.splitlines() if line}
+    assert rows["macs"].endswith("yes")
+    assert rows["params"].endswith("no")
+    assert rows["wide"].split()[1:3] == ["0.9", "1"]
