@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from sparsefx.budget import parse_budget
 from sparsefx.capture import Capture, capture
 from sparsefx.cost import CostRow, CostTable
-from sparsefx.errors import BudgetError, CaptureError, MaskError
+from sparsefx.errors import CaptureError, MaskError
 from sparsefx.example_inputs import offered
 from sparsefx.granularity import Granularity
 from sparsefx.masked_module import mask_module, mirror, restore, run_graph
@@ -23,13 +22,14 @@ from sparsefx.passes.annotate_costs import (
     cost_table,
 )
 from sparsefx.passes.insert_masks import InsertMasks
-from sparsefx.plan import Plan, Target
+from sparsefx.plan import Plan
 from sparsefx.policy import Policy
 from sparsefx.report import Coverage
 from sparsefx.rewiring import keeps_masks, wide
 from sparsefx.selection import Selection, select
 from sparsefx.site import Site
 from sparsefx.state import CHILD, SparseState
+from sparsefx.targets import floored, targets_of
 from sparsefx.training import Trainer, loaded, start
 
 
@@ -72,10 +72,10 @@ def build(
             f"include and exclude leave no weight of {type(model).__name__} that can "
             f"be masked; those that can are {', '.join(list(weights)[:8])}"
         )
-    targets = _targets(policy, tuple(made.values()), priced)
+    targets = targets_of(policy, tuple(made.values()), priced)
     covered = _coverage(model, table, weights, chosen, found)
     plan = Plan(policy, sites, dense, targets, table, covered)
-    plan = replace(plan, sites=_floored(plan))
+    plan = replace(plan, sites=floored(plan))
     # refuse before touching
     plan.bounds(plan.allowed(1.0), [parameters[s.name] for s in sites])
     _check_coverage(model, plan, found, priced, strict)
@@ -122,55 +122,6 @@ def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
         max_density=high,
         weight=parameter,
     )
-
-
-def _targets(
-    policy: Policy, sites: tuple[Site, ...], priced: bool
-) -> tuple[Target, ...]:
-    """The policy's budgets as absolute costs of these sites."""
-    targets: dict[str, Target] = {}
-    for budget in parse_budget(policy.budget, policy.cost):
-        cost = budget.cost
-        if cost == "macs" and not priced:
-            if budget.absolute:
-                raise BudgetError(
-                    f"budget {policy.budget!r} is a number of MACs, which are unknown "
-                    "without example inputs; give example_inputs=(x,), or a fraction"
-                )
-            _say(
-                "no example inputs, and the model offers none: MACs are unknown, so "
-                "the budget counts parameters instead; give example_inputs=(x,)"
-            )
-            cost = "params"
-        total = sum(site.cost(cost) * site.numel for site in sites)
-        limit = budget.limit(total)
-        if limit > total:
-            _say(
-                f"budget {policy.budget!r} is above what the dense model costs "
-                f"({total:.6g} {cost}), so nothing is dropped; lower it"
-            )
-            limit = total
-        if cost not in targets or limit < targets[cost].limit:
-            targets[cost] = Target(cost, limit)
-    return tuple(targets.values())
-
-
-def _floored(plan: Plan) -> tuple[Site, ...]:
-    """The sites with room for one weight an output unit, if half the budget pays it."""
-    if not plan.policy.keep_units or plan.policy.allocation != "cost_budget":
-        return plan.sites
-    raised = []
-    for site in plan.sites:
-        groups = site.groups
-        least = site.shape[0] if groups is None else groups.least
-        floor = min(site.density(least), site.max_density)
-        raised.append(replace(site, min_density=max(site.min_density, floor)))
-    for target in plan.targets:
-        cost = target.cost
-        price = sum(s.cost(cost) * s.numel * s.min_density for s in raised)
-        if price > (target.limit - plan.reserved(target)) / 2:
-            return plan.sites
-    return tuple(raised)
 
 
 def _coverage(

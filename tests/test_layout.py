@@ -103,6 +103,7 @@ RANKS = {
     "hard_masks": 7,
     "policies.allocate": 8,
     "plan": 9,
+    "targets": 10,
     "device_step": 10,
     "step_report": 10,
     "rewiring": 10,

@@ -1,0 +1,65 @@
+"""A policy's budgets as absolute costs of a model's weights."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from sparsefx.budget import parse_budget
+from sparsefx.errors import BudgetError
+from sparsefx.plan import Plan, Target
+from sparsefx.policy import Policy
+from sparsefx.site import Site
+
+
+def targets_of(
+    policy: Policy, sites: tuple[Site, ...], priced: bool
+) -> tuple[Target, ...]:
+    """The policy's budgets as absolute costs of these sites."""
+    targets: dict[str, Target] = {}
+    for budget in parse_budget(policy.budget, policy.cost):
+        cost = budget.cost
+        if cost == "macs" and not priced:
+            if budget.absolute:
+                raise BudgetError(
+                    f"budget {policy.budget!r} is a number of MACs, which are unknown "
+                    "without example inputs; give example_inputs=(x,), or a fraction"
+                )
+            _say(
+                "no example inputs, and the model offers none: MACs are unknown, so "
+                "the budget counts parameters instead; give example_inputs=(x,)"
+            )
+            cost = "params"
+        total = sum(site.cost(cost) * site.numel for site in sites)
+        limit = budget.limit(total)
+        if limit > total:
+            _say(
+                f"budget {policy.budget!r} is above what the dense model costs "
+                f"({total:.6g} {cost}), so nothing is dropped; lower it"
+            )
+            limit = total
+        if cost not in targets or limit < targets[cost].limit:
+            targets[cost] = Target(cost, limit)
+    return tuple(targets.values())
+
+
+def floored(plan: Plan) -> tuple[Site, ...]:
+    """The sites with room for one weight an output unit, if half the budget pays it."""
+    if not plan.policy.keep_units or plan.policy.allocation != "cost_budget":
+        return plan.sites
+    raised = []
+    for site in plan.sites:
+        groups = site.groups
+        least = site.shape[0] if groups is None else groups.least
+        floor = min(site.density(least), site.max_density)
+        raised.append(replace(site, min_density=max(site.min_density, floor)))
+    for target in plan.targets:
+        cost = target.cost
+        price = sum(s.cost(cost) * s.numel * s.min_density for s in raised)
+        if price > (target.limit - plan.reserved(target)) / 2:
+            return plan.sites
+    return tuple(raised)
+
+
+def _say(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=5)
