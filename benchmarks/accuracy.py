@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--reference", help="a checkout of the authors' Spartan")
     parser.add_argument("--page", type=Path, help="the page that gets table and figure")
     given = parser.parse_args()
-    scale = QUICK if given.quick else FULL
+    scales = QUICK if given.quick else FULL
     out = given.out or RESULTS / f"accuracy-{'quick' if given.quick else 'full'}"
     out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -192,7 +192,7 @@ def main() -> None:
             continue
         done.add(path)
         if name not in tasks:
-            tasks[name] = task_of(name, scale, given.data, device)
+            tasks[name] = task_of(name, scales[name], given.data, device)
         logging.disable(logging.INFO)
         result = run(tasks[name], learner, share, seed, scale, device, given.reference)
         part = path.with_suffix(".part")

@@ -34,8 +34,16 @@ class Scale:
     chars: int  # context of the language model
 
 
-QUICK = Scale(steps=400, batch=48, width=8, dim=48, depth=3, chars=64)
-FULL = Scale(steps=12_000, batch=128, width=32, dim=192, depth=6, chars=256)
+QUICK = {
+    "resnet": Scale(steps=300, batch=32, width=8, dim=0, depth=0, chars=0),
+    "vit": Scale(steps=800, batch=32, width=0, dim=48, depth=2, chars=0),
+    "chars": Scale(steps=500, batch=32, width=0, dim=48, depth=2, chars=64),
+}
+FULL = {
+    "resnet": Scale(steps=9_000, batch=128, width=32, dim=0, depth=0, chars=0),
+    "vit": Scale(steps=18_000, batch=128, width=0, dim=192, depth=6, chars=0),
+    "chars": Scale(steps=12_000, batch=64, width=0, dim=192, depth=6, chars=256),
+}
 
 
 @dataclass(frozen=True)
@@ -234,7 +242,7 @@ def language(scale: Scale, device: str) -> Task:
         generator = torch.Generator().manual_seed(seed)
         most = len(data["train"]) - scale.chars - 1
         while True:
-            starts = torch.randint(most, (scale.batch // 2, 1), generator=generator)
+            starts = torch.randint(most, (scale.batch, 1), generator=generator)
             rows = starts.to(device) + window
             yield data["train"][rows], data["train"][rows + 1]
 
