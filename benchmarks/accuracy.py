@@ -88,7 +88,7 @@ def run(
     torch.manual_seed(seed)
     model = task.make().to(device)
     ours = learner not in ("dense", "reference")
-    sparse, other, peak = model, None, 0.0
+    sparse, other, peak, shrink = model, None, 0.0, 1.0
     if ours:
         sparse = sparsefx.transform(
             model,
@@ -123,6 +123,7 @@ def run(
                 sparse, optimizer if learner in TAKES_OPTIMIZER else None
             )
             peak = max(peak, info.hard_cost / info.budget)
+            shrink = shrink if info.frozen else info.kept_mask_mean
             assert info.hard_cost <= info.budget * (1 + 1e-9), (number, info)
         elif other is not None:
             other.step()
@@ -135,7 +136,7 @@ def run(
         totals = sparsefx.report(sparse).to_dict()["totals"]
         found = {cost: totals[cost]["kept"] for cost in ("macs", "params")}
         found |= {f"dense_{c}": totals[c]["dense"] for c in ("macs", "params")}
-        found["shrink"] = info.kept_mask_mean
+        found["shrink"] = shrink  # the mean soft mask of kept weights at the freeze
         sparse = sparsefx.finalize(sparse)
     elif other is not None:
         other.finalize()
@@ -161,6 +162,7 @@ def main() -> None:
     """Makes the runs that are missing, then the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", action="store_true", help="make no runs")
     parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path)
@@ -171,6 +173,7 @@ def main() -> None:
     parser.add_argument("--reference", help="a checkout of the authors' Spartan")
     parser.add_argument("--page", type=Path, help="the page that gets table and figure")
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     scales = QUICK if given.quick else FULL
     out = given.out or RESULTS / f"accuracy-{'quick' if given.quick else 'full'}"
     out.mkdir(parents=True, exist_ok=True)
@@ -194,7 +197,9 @@ def main() -> None:
         if name not in tasks:
             tasks[name] = task_of(name, scales[name], given.data, device)
         logging.disable(logging.INFO)
-        result = run(tasks[name], learner, share, seed, scale, device, given.reference)
+        result = run(
+            tasks[name], learner, share, seed, scales[name], device, given.reference
+        )
         part = path.with_suffix(".part")
         part.write_text(json.dumps(result, indent=1) + "\n")
         part.replace(path)

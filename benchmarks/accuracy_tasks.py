@@ -235,7 +235,7 @@ def language(scale: Scale, device: str) -> Task:
     codes = text().to(device)
     ends = [int(len(codes) * share) for share in (0.0, 0.9, 0.95, 1.0)]
     names = ("train", "validation", "test")
-    data = {n: codes[a:b] for n, a, b in zip(names, ends, ends[1:], strict=True)}
+    data = {n: codes[a:b] for n, a, b in zip(names, ends[:-1], ends[1:], strict=True)}
     window = torch.arange(scale.chars, device=device)
 
     def batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
