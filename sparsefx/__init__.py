@@ -23,6 +23,8 @@ from sparsefx.errors import PolicyError as PolicyError
 from sparsefx.errors import SparsefxError as SparsefxError
 from sparsefx.granularity import Granularity as Granularity
 from sparsefx.lowering import lower as lower
+from sparsefx.plasticity import Plasticity as Plasticity
+from sparsefx.plasticity import pruning_plasticity as pruning_plasticity
 from sparsefx.policies.allocate import allocate as allocate
 from sparsefx.policies.allocation import Allocation as Allocation
 from sparsefx.policy import Policy as Policy
@@ -46,6 +48,7 @@ __all__ = [
     "CostTable",
     "Granularity",
     "MaskError",
+    "Plasticity",
     "Policy",
     "PolicyError",
     "Report",
@@ -68,6 +71,7 @@ __all__ = [
     "passes",
     "policies",
     "project",
+    "pruning_plasticity",
     "report",
     "save",
     "sites",

@@ -112,6 +112,7 @@ RANKS = {
     "building": 11,
     "api": 12,
     "checkpoint": 13,
+    "plasticity": 13,
     "lowering": 13,
     "spectral": 13,
     "": 14,  # sparsefx/__init__.py: the public names
