@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,6 +12,7 @@ from torch import Tensor, fx, nn
 from sparsefx.passes.find_units import find_units
 from sparsefx.passes.interpret_tags import called
 from sparsefx.rewriting import Writer
+from sparsefx.unit_scores import growth, taylor
 from sparsefx.units import Share, UnitMap
 
 PATH = "_units"
@@ -29,11 +31,19 @@ class UnitGates(nn.Module):
         [1.0, 1.0, 1.0, 1.0]
     """
 
-    def __init__(self, names: Sequence[str], sizes: Sequence[int]) -> None:  # noqa: D107
+    def __init__(  # noqa: D107
+        self, names: Sequence[str], sizes: Sequence[int], scored: bool = False
+    ) -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.names, self.scored = tuple(names), scored
         for index, size in enumerate(sizes):
             self.register_buffer(f"gate_{index}", torch.ones(size))
+            if scored:
+                for kind in ("taylor", "growth"):
+                    zeros = torch.zeros(size)
+                    self.register_buffer(f"{kind}_{index}", zeros, persistent=False)
+                count = torch.zeros(())
+                self.register_buffer(f"seen_{index}", count, persistent=False)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.get_buffer(f"gate_{self.names.index(name)}")
@@ -67,6 +77,60 @@ def gated(value: Tensor, gate: Tensor, owner: Tensor, dim: int) -> Tensor:
     return value * factor.view(-1, *(1,) * (value.ndim - 1 - dim))
 
 
+class _Scored(torch.autograd.Function):
+    """`gated`, and on the way back the units' scores."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, value: Tensor, gate: Tensor, owner: Tensor, dim: int, *scores: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(value, gate, owner)
+        ctx.dim, ctx.scores = dim, scores  # not saved: they change on the way back
+        return gated(value, gate, owner, dim)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        value, gate, owner = ctx.saved_tensors
+        first, second, count = ctx.scores
+        first += taylor(value, gradient, owner, len(gate), ctx.dim)
+        second += growth(gradient, owner, len(gate), ctx.dim)
+        count += 1
+        return gated(gradient, gate, owner, ctx.dim), *(None,) * 6
+
+
+def scored(
+    value: Tensor,
+    gate: Tensor,
+    owner: Tensor,
+    dim: int,
+    first: Tensor,
+    second: Tensor,
+    count: Tensor,
+) -> Tensor:
+    """`gated`; the backward pass adds the units' scores up, see `unit_scores`.
+
+    Args:
+        value: samples first.
+        gate: as for `gated`.
+        owner: as for `gated`.
+        dim: as for `gated`.
+        first: where the first-order scores are added.
+        second: where the growth scores are added.
+        count: where backward passes are counted.
+
+    Example:
+        >>> x = torch.ones(2, 3, requires_grad=True)
+        >>> sums = torch.zeros(3), torch.zeros(3), torch.zeros(())
+        >>> scored(x, torch.ones(3), torch.arange(3), 1, *sums).sum().backward()
+        >>> sums[0].tolist(), float(sums[2])
+        ([1.0, 1.0, 1.0], 1.0)
+    """
+    if not (torch.is_grad_enabled() and value.requires_grad):
+        return gated(value, gate, owner, dim)
+    found: Tensor = _Scored.apply(value, gate, owner, dim, first, second, count)  # type: ignore[no-untyped-call]
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class GateUnits:
     """Multiplies what units compute by their gates, wherever it is used.
@@ -83,6 +147,8 @@ class GateUnits:
     Attributes:
         units: what `find_units` says of the graph; found anew if None.
         kinds: which kinds of units get gates.
+        gates: where the gates are, and which groups get one; made anew if None.
+        path: where the graph finds them.
 
     Example:
         >>> from sparsefx.capture import capture
@@ -94,6 +160,8 @@ class GateUnits:
 
     units: UnitMap | None = None
     kinds: tuple[str, ...] = field(default=("heads", "neurons", "channels"))
+    gates: UnitGates | None = None
+    path: str = PATH
 
     def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """Rewrites in place, recompiles, and returns the same module."""
@@ -101,21 +169,28 @@ class GateUnits:
         graph.lint()
         units = find_units(graph_module) if self.units is None else self.units
         chosen = [g for g in units.groups.values() if g.kind in self.kinds]
-        gates = UnitGates([g.name for g in chosen], [g.size for g in chosen])
+        gates = self.gates
+        if gates is None:
+            gates = UnitGates([g.name for g in chosen], [g.size for g in chosen])
+        else:
+            chosen = [units.groups[name] for name in gates.names]
         device = next((p.device for p in graph_module.parameters()), None)
-        graph_module._modules[PATH] = gates.to(device)
+        graph_module._modules[self.path] = gates.to(device)
         by_name = {node.name: node for node in graph.nodes}
         start = next(n for n in graph.nodes if n.op != "placeholder")
         for index, group in enumerate(chosen):
+            reads = [f"gate_{index}"]
+            if gates.scored:
+                reads += [f"{kind}_{index}" for kind in ("taylor", "growth", "seen")]
             with graph.inserting_before(start):
-                gate = _read(graph, f"gate_{index}", gates)
+                found = [_read(graph, name, gates, self.path) for name in reads]
             for number, share in enumerate(group.gates):
                 share = _upstream(by_name[share.name], share, units, group.name)
                 name = f"owner_{index}_{number}"
-                gates.register_buffer(name, share.owner.to(device))
+                gates.register_buffer(name, share.owner.to(device), persistent=False)
                 with graph.inserting_before(start):
-                    owner = _read(graph, name, gates)
-                _insert(by_name[share.name], gate, owner, share.dim)
+                    owner = _read(graph, name, gates, self.path)
+                _insert(by_name[share.name], found, owner, share.dim)
         graph.lint()
         graph_module.recompile()
         return graph_module
@@ -123,23 +198,23 @@ class GateUnits:
 
 def gates_of(graph_module: fx.GraphModule) -> UnitGates:
     """The gates that `GateUnits` has put into a graph."""
-    found = graph_module._modules[PATH]
-    assert isinstance(found, UnitGates)
-    return found
+    found = [m for m in graph_module._modules.values() if isinstance(m, UnitGates)]
+    return found[0]
 
 
-def _read(graph: fx.Graph, name: str, gates: UnitGates) -> fx.Node:
-    node = graph.create_node("get_attr", f"{PATH}.{name}", name=f"unit_{name}")
-    node.meta |= {"module": PATH, "val": gates.get_buffer(name)}
+def _read(graph: fx.Graph, name: str, gates: UnitGates, path: str) -> fx.Node:
+    node = graph.create_node("get_attr", f"{path}.{name}", name=f"unit_{name}")
+    node.meta |= {"module": path, "val": gates.get_buffer(name)}
     return node
 
 
-def _insert(node: fx.Node, gate: fx.Node, owner: fx.Node, dim: int) -> None:
+def _insert(node: fx.Node, reads: Sequence[fx.Node], owner: fx.Node, dim: int) -> None:
     users = list(node.users)
     with node.graph.inserting_after(node):
-        new = Writer(node.graph, str(node.meta.get("module", "")))(
-            gated, node, gate, owner, dim
-        )
+        write = Writer(node.graph, str(node.meta.get("module", "")))
+        gate, *scores = reads
+        target = scored if scores else gated
+        new = write(target, node, gate, owner, dim, *scores)
     for user in users:
         user.replace_input_with(node, new)
 

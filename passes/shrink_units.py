@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from sparsefx.errors import MaskError
 from sparsefx.passes.find_units import find_units
-from sparsefx.passes.gate_units import PATH, UnitGates, gated
+from sparsefx.passes.gate_units import UnitGates, gated, scored
 from sparsefx.passes.idle_units import Idle, idle_units
 from sparsefx.passes.interpret_tags import interpret
 from sparsefx.passes.plain_graph import plain_graph
@@ -156,10 +156,11 @@ class _Cuts:
 
 
 def _gates(graph_module: fx.GraphModule, units: UnitMap) -> dict[str, Tensor]:
-    found = graph_module._modules.get(PATH)
-    if not isinstance(found, UnitGates):
+    found = [m for m in graph_module._modules.values() if isinstance(m, UnitGates)]
+    if not found:
         return {}
-    return {name: found[name].detach() for name in found.names if name in units.groups}
+    gates = found[0]
+    return {name: gates[name].detach() for name in gates.names if name in units.groups}
 
 
 def _copied(graph_module: fx.GraphModule, lines: Lines) -> fx.Graph:
@@ -167,14 +168,13 @@ def _copied(graph_module: fx.GraphModule, lines: Lines) -> fx.Graph:
     graph = fx.Graph()
     twin: dict[Any, Any] = {}
     for node in graph_module.graph.nodes:
-        if node.target is gated:
+        if node.target in (gated, scored):
             twin[node] = twin[node.args[0]]
             continue
         twin[node] = graph.node_copy(node, lambda n: twin[n])
         resize(node, twin[node], lines)
     for node in reversed(list(graph.nodes)):
-        gate = node.op == "get_attr" and str(node.target).startswith(f"{PATH}.")
-        if gate and not node.users:
+        if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
     graph.lint()
     return graph

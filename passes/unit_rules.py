@@ -22,7 +22,7 @@ KEEPS = frozenset(
     "log log1p expm1 sqrt rsqrt square reciprocal sigmoid tanh relu relu6 gelu silu "
     "mish hardswish hardsigmoid hardtanh elu celu selu leaky_relu softplus erf "
     "softsign sin cos clamp clip dropout dropout1d dropout2d dropout3d "
-    "alpha_dropout requires_grad nan_to_num masked_weight gated data "
+    "alpha_dropout requires_grad nan_to_num masked_weight gated scored data "
     "logsigmoid threshold".split()
 )
 JOINS = frozenset(

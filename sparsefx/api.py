@@ -72,6 +72,8 @@ def transform(
             f"this {type(model).__name__} is already transformed; transform the "
             "original model, or finalize this one first"
         )
+    if settings.learner in UNIT_LEARNERS:
+        return build_units(model, settings, example_inputs, inplace=inplace)
     return build(model, settings, example_inputs, inplace=inplace, strict=strict)
 
 

@@ -21,10 +21,10 @@ from sparsefx.schedule import RAMP_SHAPES, Ramp, RampShape, Schedule, resolve
 FALLBACKS = ("error", "dense")
 # Settings that only some learners read; others warn where they are set.
 _READ_BY = {
-    "beta": ("soft_topk",),
-    "beta_initial": ("soft_topk",),
-    "drop_fraction": ("set", "rigl", "granet"),
-    "drop_fraction_final": ("set", "rigl", "granet"),
+    "beta": ("soft_topk", "units_soft_topk"),
+    "beta_initial": ("soft_topk", "units_soft_topk"),
+    "drop_fraction": ("set", "rigl", "granet", "units_taylor"),
+    "drop_fraction_final": ("set", "rigl", "granet", "units_taylor"),
     "dropped": ("magnitude",),
     "backward_density": ("dual_averaging",),
 }
@@ -160,7 +160,8 @@ class Policy:
                 f"{self.max_density:g}; lower min_density or raise max_density"
             )
         learner = KEPT.get(self.learner)
-        if learner is not None and learner.steady and self.budget_ramp != "constant":
+        steady = self.learner == "units_taylor" or (learner is not None and learner.steady)
+        if steady and self.budget_ramp != "constant":
             raise PolicyError(
                 f"the learner {self.learner} is sparse from the start, so a "
                 f"budget_ramp {self.budget_ramp!r} has no place; set budget_ramp: "

@@ -94,6 +94,7 @@ RANKS = {
     "rounding": 3,
     "several": 3,
     "learners": 4,
+    "unit_scores": 3,
     "passes": 5,
     "policies": 5,
     "policy": 6,

@@ -1,7 +1,8 @@
 """How masks move, one learner a file; the table of names.
 
 `soft_topk` computes masks from the weights at every forward pass. The others keep them:
-each is a pure function from a `Situation` to masks.
+each is a pure function from a `Situation` to masks. Those of `UNIT_LEARNERS` move gates
+of heads, neurons and channels.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 
 from sparsefx.learners import dual_averaging, fixed, magnitude, regrow
 from sparsefx.learners.situation import Learner
+from sparsefx.learners.units import UNIT_LEARNERS
 
 KEPT: Mapping[str, Learner] = {
     "magnitude": Learner(magnitude.decide),
@@ -20,4 +22,4 @@ KEPT: Mapping[str, Learner] = {
     "fixed": Learner(fixed.decide, steady=True),
 }
 
-LEARNERS = ("soft_topk", *KEPT)
+LEARNERS = ("soft_topk", *KEPT, *UNIT_LEARNERS)

@@ -1,0 +1,127 @@
+"""Which units stay: S2ViTE's drop and growth, magnitude, or Spartan's soft top-k.
+
+Units are to a group what entries are to a weight, so the learners of weights decide
+for them too: a group is a site, its prices are those of a unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sparsefx.errors import BudgetError
+from sparsefx.learners.choosing import affordable, randomly
+from sparsefx.learners.regrow import regrown
+from sparsefx.learners.situation import Situation
+from sparsefx.projection import project
+
+UNIT_LEARNERS: Mapping[str, str] = {
+    "units_taylor": "drop by first-order score, grow by gradient; steady counts",
+    "units_magnitude": "keep the largest weights per cost, over all groups",
+    "units_soft_topk": "the same, with soft gates on the way",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gates:
+    """What a learner answers: hard masks, and the gates to train with."""
+
+    masks: Sequence[Tensor]
+    gates: Sequence[Tensor]
+
+
+def even_counts(situation: Situation) -> list[int]:
+    r"""The same density for every group, as large as the budget allows, at least one.
+
+    The largest :math:`d` with
+    :math:`\sum_g p_g \max(l_g, \lfloor d n_g \rfloor) \le k`.
+
+    Raises:
+        BudgetError: the least counts cost more than the budget.
+
+    Example:
+        >>> s = Situation(names=["a", "b"], values=[torch.ones(4), torch.ones(10)],
+        ...     prices=[5.0, 1.0], worths=[1.0, 1.0], limits=[(1, 4), (1, 10)],
+        ...     budget=15.0)
+        >>> even_counts(s)
+        [2, 5]
+    """
+    sizes = [value.numel() for value in situation.values]
+    shares = sorted({k / n for n in sizes for k in range(n + 1)})
+
+    def counts(share: float) -> list[int]:
+        pairs = zip(sizes, situation.limits, strict=True)
+        return [
+            min(max(math.floor(share * n + 1e-9), low), high)
+            for n, (low, high) in pairs
+        ]
+
+    low, high = 0, len(shares) - 1
+    if situation.cost(counts(0.0)) > situation.budget * (1 + 1e-12):
+        raise BudgetError(
+            f"budget {situation.budget:.6g} is below the "
+            f"{situation.cost(counts(0.0)):.6g} that the least number of units costs; "
+            "raise the budget, or lower min_density"
+        )
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = situation.cost(counts(shares[middle])) <= situation.budget * (1 + 1e-12)
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return counts(shares[low])
+
+
+def start(situation: Situation, learner: str) -> Gates:
+    """Random units with even counts for S2ViTE; all units for the others."""
+    if learner == "units_taylor":
+        sizes = [value.numel() for value in situation.values]
+        masks = randomly(sizes, even_counts(situation), situation.seed)
+        return Gates(masks, [mask.float() for mask in masks])
+    return decide(situation, learner, 1.0)
+
+
+def decide(situation: Situation, learner: str, beta: float) -> Gates:
+    """The units to keep at an update.
+
+    Args:
+        situation: a site is a group; ``values`` are what its units are worth keeping
+            by, ``scores`` what is worth growing by.
+        learner: a name of `UNIT_LEARNERS`.
+        beta: inverse temperature of soft gates.
+
+    Example:
+        >>> s = Situation(names=["heads"], values=[torch.tensor([0.15, 0.25, 0.10])],
+        ...     prices=[1.0], worths=[1.0], limits=[(1, 3)], budget=2.0,
+        ...     masks=[torch.tensor([True, False, True])], drop_fraction=0.5,
+        ...     growth="gradient", scores=[torch.tensor([0.60, 0.65, 0.35])])
+        >>> decide(s, "units_taylor", 1.0).masks[0].tolist()
+        [True, True, False]
+    """
+    if learner == "units_taylor":
+        assert situation.masks is not None
+        masks = regrown(replace(situation, growth="gradient"), situation.masks)
+        return Gates(masks, [mask.float() for mask in masks])
+    masks = affordable(situation)
+    gates = [mask.float() for mask in masks]
+    if learner == "units_soft_topk":
+        gates = _soft(situation, masks, beta)
+    return Gates(masks, gates)
+
+
+def _soft(situation: Situation, masks: Sequence[Tensor], beta: float) -> list[Tensor]:
+    """Soft masks of the kept units, under the same budget."""
+    values, costs = [], []
+    rows = zip(situation.values, situation.prices, situation.worths, strict=True)
+    for value, price, worth in rows:
+        values.append(value.double().abs() * worth)
+        costs.append(torch.full(value.shape, price, dtype=torch.float64))
+    # worths are per unit of cost, so that beta has no unit
+    mask, _ = project(torch.cat(values), torch.cat(costs), situation.budget, beta)
+    parts = mask.split([len(m) for m in masks])
+    return [
+        torch.where(hard, soft.float(), 0.0)
+        for hard, soft in zip(masks, parts, strict=True)
+    ]
