@@ -81,7 +81,7 @@ class _Scored(torch.autograd.Function):
     """`gated`, and on the way back the units' scores."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, value: Tensor, gate: Tensor, owner: Tensor, dim: int, *scores: Tensor
     ) -> Tensor:
         ctx.save_for_backward(value, gate, owner)
@@ -89,7 +89,7 @@ class _Scored(torch.autograd.Function):
         return gated(value, gate, owner, dim)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         value, gate, owner = ctx.saved_tensors
         first, second, count = ctx.scores
         first += taylor(value, gradient, owner, len(gate), ctx.dim)

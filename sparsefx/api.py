@@ -14,7 +14,9 @@ from sparsefx.cost import CostTable
 from sparsefx.draw import draw as draw_graphs
 from sparsefx.errors import CaptureError, MaskError
 from sparsefx.example_inputs import offered
+from sparsefx.learners import UNIT_LEARNERS
 from sparsefx.masked_module import duplicate, program_of, restore
+from sparsefx.masked_module import unwrapped as unwrapped
 from sparsefx.passes.annotate_costs import cost_table
 from sparsefx.policy_source import PolicySource, load_policy
 from sparsefx.report import Report
@@ -23,6 +25,15 @@ from sparsefx.site import Site
 from sparsefx.state import CHILD, SparseState
 from sparsefx.step_report import StepReport
 from sparsefx.training import Trainer, advance, current_masks
+from sparsefx.unit_building import build_units
+from sparsefx.unit_life import (
+    advance_units,
+    finalize_units,
+    gated_graphs,
+    kept_units,
+    report_units,
+    units_by,
+)
 
 
 def transform(
@@ -77,6 +88,7 @@ def transform(
     return build(model, settings, example_inputs, inplace=inplace, strict=strict)
 
 
+@units_by(advance_units)
 def step(
     module: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> StepReport:
@@ -101,6 +113,7 @@ def step(
     return advance(state, trainer, optimizer)
 
 
+@units_by(kept_units)
 def masks(module: nn.Module) -> dict[str, Tensor]:
     """The hard masks (bool, True is kept) by parameter name.
 
@@ -127,6 +140,7 @@ def sites(module: nn.Module) -> tuple[Site, ...]:
     return tuple(trainer.plan.live(state.weights()))
 
 
+@units_by(gated_graphs)
 def graphs(module: nn.Module) -> dict[str, fx.GraphModule]:
     """The rewritten graphs by module path; the key "" is the whole model.
 
@@ -181,6 +195,7 @@ def costs(model: nn.Module, example_inputs: Any = None) -> CostTable:
     return cost_table(model, found.priced, found.observed)
 
 
+@units_by(report_units)
 def report(module: nn.Module) -> Report:
     """What is kept where, at what cost, and what is not masked and why.
 
@@ -194,6 +209,7 @@ def report(module: nn.Module) -> Report:
     return reported(state, trainer)
 
 
+@units_by(finalize_units)
 def finalize(module: nn.Module) -> nn.Module:
     """The plain model: original classes and keys, masks baked into the weights.
 
@@ -221,19 +237,6 @@ def finalize(module: nn.Module) -> nn.Module:
     restore(dense)
     trainer.finalized = True
     return dense
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The transformed model inside DDP and compiled wrappers."""
-    for _ in range(8):
-        for name in ("_orig_mod", "module"):
-            inner = module._modules.get(name)
-            if isinstance(inner, nn.Module) and CHILD not in module._modules:
-                module = inner
-                break
-        else:
-            break
-    return module
 
 
 def _find_state(model: nn.Module) -> SparseState | None:

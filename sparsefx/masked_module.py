@@ -101,6 +101,19 @@ def restore(root: nn.Module) -> None:
     root._modules.pop(CHILD, None)
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The transformed model inside DDP and compiled wrappers."""
+    for _ in range(8):
+        for name in ("_orig_mod", "module"):
+            inner = module._modules.get(name)
+            if isinstance(inner, nn.Module) and CHILD not in module._modules:
+                module = inner
+                break
+        else:
+            break
+    return module
+
+
 def _point_to(module: nn.Module, state: SparseState) -> None:
     if CHILD not in module._modules:
         module.__dict__[CHILD] = state

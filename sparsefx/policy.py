@@ -160,7 +160,9 @@ class Policy:
                 f"{self.max_density:g}; lower min_density or raise max_density"
             )
         learner = KEPT.get(self.learner)
-        steady = self.learner == "units_taylor" or (learner is not None and learner.steady)
+        steady = self.learner == "units_taylor" or (
+            learner is not None and learner.steady
+        )
         if steady and self.budget_ramp != "constant":
             raise PolicyError(
                 f"the learner {self.learner} is sparse from the start, so a "

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from sparsefx.learners import dual_averaging, fixed, magnitude, regrow
 from sparsefx.learners.situation import Learner
-from sparsefx.learners.units import UNIT_LEARNERS
+from sparsefx.learners.units import UNIT_LEARNERS as UNIT_LEARNERS
 
 KEPT: Mapping[str, Learner] = {
     "magnitude": Learner(magnitude.decide),

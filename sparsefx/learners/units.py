@@ -120,7 +120,7 @@ def _soft(situation: Situation, masks: Sequence[Tensor], beta: float) -> list[Te
         costs.append(torch.full(value.shape, price, dtype=torch.float64))
     # worths are per unit of cost, so that beta has no unit
     mask, _ = project(torch.cat(values), torch.cat(costs), situation.budget, beta)
-    parts = mask.split([len(m) for m in masks])
+    parts = torch.split(mask, [len(m) for m in masks])
     return [
         torch.where(hard, soft.float(), 0.0)
         for hard, soft in zip(masks, parts, strict=True)
