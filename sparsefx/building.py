@@ -72,7 +72,8 @@ def build(
             f"include and exclude leave no weight of {type(model).__name__} that can "
             f"be masked; those that can are {', '.join(list(weights)[:8])}"
         )
-    targets = targets_of(policy, tuple(made.values()), priced)
+    fixed = {cost: total["fixed"] for cost, total in table.totals().items()}
+    targets = targets_of(policy, tuple(made.values()), priced, fixed)
     covered = _coverage(model, table, weights, chosen, found)
     plan = Plan(policy, sites, dense, targets, table, covered)
     plan = replace(plan, sites=floored(plan))

@@ -136,6 +136,7 @@ class DeviceStep:
             phase.frozen
             or not phase.update
             or plan.policy.learner != "soft_topk"
+            or plan.policy.inclusive
             or plan.policy.allocation != "cost_budget"
             or plan.several
             or any(high < size for _, high, size in limits)

@@ -25,6 +25,7 @@ _READ_BY = {
     "beta_initial": ("soft_topk", "units_soft_topk"),
     "drop_fraction": ("set", "rigl", "granet", "units_taylor"),
     "drop_fraction_final": ("set", "rigl", "granet", "units_taylor"),
+    "inclusive": ("soft_topk",),
     "dropped": ("magnitude",),
     "backward_density": ("dual_averaging",),
 }
@@ -54,6 +55,8 @@ class Policy:
     """The cost that a bare budget such as 0.1 speaks of."""
     budget: float | str | Mapping[str, float | str] = field(default=0.1, hash=False)
     """Allowed cost: fraction, percent or absolute; a mapping names the cost."""
+    budget_of: Literal["maskable", "model"] = "maskable"
+    """Whether costs that no mask can save (biases, norms ...) are in the budget."""
     initial_budget: float = 1.0
     """Where the budget's ramp starts: fraction of dense, in (0, 1]."""
     budget_ramp: RampShape = "cubic"
@@ -86,6 +89,8 @@ class Policy:
     """How beta moves from step 0 to freeze_step; constant: final value at once."""
     freeze_step: int | float | None = 0.8
     """Position from which masks are frozen; None or 1.0 never freezes."""
+    inclusive: bool = False
+    """Keep also the entry that crosses the budget, and its ties: above the budget."""
     update_every: int = 1
     """Steps between two updates of the masks, at least 1."""
     normalize: Literal["layer", "global", "none"] = "layer"
@@ -117,6 +122,7 @@ class Policy:
         check.choice("budget_ramp", self.budget_ramp, RAMP_SHAPES)
         check.choice("beta_ramp", self.beta_ramp, RAMP_SHAPES)
         check.choice("learner", self.learner, LEARNERS)
+        check.choice("budget_of", self.budget_of, ("maskable", "model"))
         check.choice("drop_ramp", self.drop_ramp, RAMP_SHAPES)
         check.choice("dropped", self.dropped, ("zero", "hold"))
         check.choice("optimizer_state", self.optimizer_state, ("zero", "keep"))
@@ -137,6 +143,7 @@ class Policy:
             "exclude": check.patterns("exclude", self.exclude),
             "layers": check.layers("layers", self.layers),
             "keep_units": check.flag("keep_units", self.keep_units),
+            "inclusive": check.flag("inclusive", self.inclusive),
             "min_density": check.density("min_density", self.min_density),
             "max_density": check.density("max_density", self.max_density),
             "drop_fraction": check.density("drop_fraction", self.drop_fraction),
@@ -168,6 +175,11 @@ class Policy:
                 f"the learner {self.learner} is sparse from the start, so a "
                 f"budget_ramp {self.budget_ramp!r} has no place; set budget_ramp: "
                 "constant, or choose the learner granet or magnitude"
+            )
+        if self.inclusive and (self.keep_units or self.allocation != "cost_budget"):
+            raise PolicyError(
+                "inclusive draws one threshold through all layers; set allocation: "
+                "cost_budget and keep_units: false, or inclusive: false"
             )
         self._check_order()
         self._warn_unused()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 
 from sparsefx.budget import parse_budget
@@ -13,9 +14,16 @@ from sparsefx.site import Site
 
 
 def targets_of(
-    policy: Policy, sites: tuple[Site, ...], priced: bool
+    policy: Policy, sites: tuple[Site, ...], priced: bool, fixed: Mapping[str, float]
 ) -> tuple[Target, ...]:
-    """The policy's budgets as absolute costs of these sites."""
+    """The policy's budgets as absolute costs of these sites.
+
+    Args:
+        policy: the settings.
+        sites: the maskable weights.
+        priced: whether MACs are known.
+        fixed: by cost, what no mask can save; part of budgets of the whole model.
+    """
     targets: dict[str, Target] = {}
     for budget in parse_budget(policy.budget, policy.cost):
         cost = budget.cost
@@ -30,7 +38,8 @@ def targets_of(
                 "the budget counts parameters instead; give example_inputs=(x,)"
             )
             cost = "params"
-        total = sum(site.cost(cost) * site.numel for site in sites)
+        base = _base(policy, cost, fixed)
+        total = base + sum(site.cost(cost) * site.numel for site in sites)
         limit = budget.limit(total)
         if limit > total:
             _say(
@@ -39,8 +48,20 @@ def targets_of(
             )
             limit = total
         if cost not in targets or limit < targets[cost].limit:
-            targets[cost] = Target(cost, limit)
+            targets[cost] = Target(cost, limit, base)
     return tuple(targets.values())
+
+
+def _base(policy: Policy, cost: str, fixed: Mapping[str, float]) -> float:
+    if policy.budget_of == "maskable":
+        return 0.0
+    if cost not in fixed:
+        raise BudgetError(
+            f"budget_of 'model' needs the fixed part of {cost!r}, which is known for "
+            f"{', '.join(fixed)} only; choose one of these costs, or budget_of: "
+            "maskable"
+        )
+    return fixed[cost]
 
 
 def floored(plan: Plan) -> tuple[Site, ...]:

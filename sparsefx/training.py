@@ -15,6 +15,7 @@ from sparsefx.device_step import DeviceStep
 from sparsefx.hard_masks import counts as count
 from sparsefx.hard_masks import frozen_bits, hard_bits, hard_masks
 from sparsefx.kernels import kernels_for
+from sparsefx.learners.inclusive import inclusive
 from sparsefx.learners.joint_topk import solve_joint
 from sparsefx.learners.soft_topk import MaskParameters, look, solve
 from sparsefx.plan import Plan
@@ -116,6 +117,8 @@ def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameter
     flats = state.values()
     survey = look(flats, trainer.cuts)
     bounds = plan.bounds(allowed, weights)
+    worths = plan.worths(weights, survey.sums)
+    amount = allowed[0] - plan.reserved(plan.targets[0])
     if plan.several:
         found = solve_joint(
             flats,
@@ -132,9 +135,9 @@ def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameter
         found = solve(
             flats,
             plan.prices(),
-            plan.worths(weights, survey.sums),
+            worths,
             bounds,
-            allowed[0] - plan.reserved(plan.targets[0]),
+            amount,
             phase.beta,
             mu * phase.beta / beta if known else None,
             state.names,
@@ -142,6 +145,8 @@ def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameter
             (state.center - state.mu / state.slope).tolist() if known else None,
             plan.sharpness(),
         )
+    if plan.policy.inclusive:
+        found = inclusive(found, flats, worths, amount)
     state.assign(found, phase.beta)
     trainer.cuts = found.cuts
     return found
