@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from sparsefx.budget import parse_budget
 from sparsefx.errors import BudgetError, PolicyError
@@ -12,6 +13,7 @@ from sparsefx.policies import ALLOCATIONS
 from sparsefx.policies.allocation import Allocation, planned, prices
 from sparsefx.policy import Policy
 from sparsefx.policy_source import PolicySource, load_policy
+from sparsefx.pricing import with_costs
 from sparsefx.site import Site
 
 
@@ -49,7 +51,11 @@ def allocate(
     overrides = {name: value for name, value in given.items() if value is not None}
     chosen = load_policy(policy, **overrides)
     budgets = {}
-    for one in parse_budget(budget, chosen.cost):
+    masked = [True] * len(sites)
+    if budget is not chosen.budget:
+        chosen = replace(chosen, budget=budget)
+    sites = with_costs(sites, chosen, masked)
+    for one in parse_budget(budget, chosen.cost, tuple(chosen.costs)):
         row = prices(sites, one.cost)
         dense = math.fsum(p * s.numel for p, s in zip(row, sites, strict=True))
         budgets[one.cost] = one.limit(dense)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -172,12 +173,17 @@ def draw(module: nn.Module, path: str | Path) -> None:
     draw_graphs(graphs(module), path)
 
 
-def costs(model: nn.Module, example_inputs: Any = None) -> CostTable:
+def costs(
+    model: nn.Module,
+    example_inputs: Any = None,
+    sizes: Mapping[str, int] | None = None,
+) -> CostTable:
     """What any model costs, layer by layer, symbolic and in numbers.
 
     Args:
         model: a module; it is left as it was.
         example_inputs: as for `transform`.
+        sizes: other numbers for the symbols than the example's, ``{"batch": 32}``.
 
     Example:
         >>> table = costs(nn.Linear(4, 2), (torch.ones(3, 4),))
@@ -192,7 +198,7 @@ def costs(model: nn.Module, example_inputs: Any = None) -> CostTable:
             "224),), or a dict of keyword inputs"
         )
     found: Capture = capture(model, inputs, verify=False)
-    return cost_table(model, found.priced, found.observed)
+    return cost_table(model, found.priced, found.observed).at(sizes or {})
 
 
 @units_by(report_units)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from numbers import Real
 
 from sparsefx.cost import COSTS
 from sparsefx.errors import BudgetError
+from sparsefx.expression import is_expression, parse_expression
 
 _NAMES = (*COSTS, "flops", "latency_ms")
 _SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -49,7 +50,8 @@ class Budget:
     """How much of one cost may be kept.
 
     Attributes:
-        cost: ``"macs"``, ``"params"`` or ``"bytes"``.
+        cost: ``"macs"``, ``"params"``, ``"bytes"``, a name of the user's own, or an
+            expression in these.
         amount: a fraction of the dense cost, in (0, 1], or an amount in cost units.
         absolute: whether ``amount`` is in cost units.
 
@@ -71,7 +73,9 @@ class Budget:
         return self.amount if self.absolute else self.amount * dense
 
 
-def parse_budget(budget: object, default_cost: str = "macs") -> tuple[Budget, ...]:
+def parse_budget(
+    budget: object, default_cost: str = "macs", own: Collection[str] = ()
+) -> tuple[Budget, ...]:
     """Reads a budget as a user writes it.
 
     FLOPs are read as MACs: ``flops = 2 * macs``, so an amount is halved and a fraction
@@ -81,8 +85,11 @@ def parse_budget(budget: object, default_cost: str = "macs") -> tuple[Budget, ..
     Args:
         budget: a fraction in (0, 1]; ``"25%"``; ``"0.1"``; an amount with a unit,
             which then says what cost it is of; or a mapping from a cost's name to
-            one of these.
+            one of these. A name may also be an expression of costs, such as
+            ``"0.7*macs + 0.3*params"`` (`sparsefx.expression`); a fraction then.
         default_cost: the cost that a fraction without a name is of.
+        own: names of costs of the user's own; their amounts are written with the
+            name for a unit, ``"12 k energy"``.
 
     Returns:
         The budgets, in the order given; all of them hold.
@@ -101,12 +108,12 @@ def parse_budget(budget: object, default_cost: str = "macs") -> tuple[Budget, ..
         (Budget(cost='bytes', amount=5242880.0, absolute=True),)
     """
     if not isinstance(budget, Mapping):
-        return (_parse_one(budget, default_cost, named=False),)
+        return (_parse_one(budget, default_cost, False, own),)
     if not budget:
         raise BudgetError('budget {} is empty; give one, such as {"macs": 0.1}')
     found: dict[str, Budget] = {}
     for cost, value in budget.items():
-        one = _parse_one(value, cost, named=True)
+        one = _parse_one(value, cost, True, own)
         if one.cost in found:
             raise BudgetError(
                 f"budget {dict(budget)!r} limits {one.cost} twice (flops are macs); "
@@ -116,16 +123,24 @@ def parse_budget(budget: object, default_cost: str = "macs") -> tuple[Budget, ..
     return tuple(found.values())
 
 
-def _parse_one(value: object, cost: object, named: bool) -> Budget:
+def _parse_one(
+    value: object, cost: object, named: bool, own: Collection[str]
+) -> Budget:
     given = {cost: value} if named else value
-    if cost not in _NAMES or not isinstance(cost, str):
-        near = difflib.get_close_matches(str(cost).lower(), _NAMES, n=1, cutoff=0.5)
+    names = (*_NAMES, *own)
+    mixed = isinstance(cost, str) and is_expression(cost)
+    if isinstance(cost, str) and mixed:
+        parse_expression(cost, (*COSTS, *own))
+    elif cost not in names or not isinstance(cost, str):
+        near = difflib.get_close_matches(str(cost).lower(), names, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(_NAMES[:-1])
+        known = ", ".join((*_NAMES[:-1], *own))
         raise BudgetError(f"budget cost {cost!r} is not known; known: {known}{hint}")
     if cost == "latency_ms":
         raise _latency(given)
     if isinstance(value, str):
+        if mixed or cost in own:
+            return _parse_own(value, cost, given, mixed)
         return _parse_text(value, cost, named, given)
     if isinstance(value, Real) and not isinstance(value, bool):
         return _fraction(float(value), cost, given)
@@ -159,6 +174,26 @@ def _parse_text(text: str, cost: str, named: bool, given: object) -> Budget:
     return Budget(of, number * scale, absolute=True)
 
 
+def _parse_own(text: str, cost: str, given: object, mixed: bool) -> Budget:
+    """An amount of a cost that has no unit but its name, or none at all."""
+    match = _NUMBER.fullmatch("".join(text.lower().split()))
+    number, unit = (float(match[1]), match[2]) if match else (math.nan, "")
+    if match is not None and unit in ("", "%"):
+        return _fraction(number / 100 if unit else number, cost, given)
+    if mixed:
+        raise BudgetError(
+            f"budget {given!r} is an amount of a mixture of costs, which has no unit; "
+            "give a fraction of the dense cost in (0, 1], for example 0.1"
+        )
+    prefix = unit.removesuffix(cost.lower())
+    if prefix == unit or prefix not in _SCALES or not 0 < number < math.inf:
+        raise BudgetError(
+            f"budget {given!r} is not understood; give a fraction in (0, 1], a "
+            f'percentage, or an amount with the cost\'s name, such as "12 k {cost}"'
+        )
+    return Budget(cost, number * _SCALES[prefix], absolute=True)
+
+
 def _read_unit(unit: str, given: object) -> tuple[float, str]:
     for word, cost in _WORDS.items():
         prefix = unit.removesuffix(word)
@@ -185,7 +220,7 @@ def _fraction(number: float, cost: str, given: object) -> Budget:
         raise BudgetError(
             f"budget {given!r} is above 1; a number is a fraction of the dense cost, "
             "in (0, 1]; for an amount write a string with its unit, such as "
-            f'"{_EXAMPLES[cost]}"'
+            f'"{_EXAMPLES.get(cost, "12 k " + cost)}"'
         )
     return Budget("macs" if cost == "flops" else cost, number)
 

@@ -24,6 +24,7 @@ from sparsefx.passes.annotate_costs import (
 from sparsefx.passes.insert_masks import InsertMasks
 from sparsefx.plan import Plan
 from sparsefx.policy import Policy
+from sparsefx.pricing import with_costs
 from sparsefx.report import Coverage
 from sparsefx.rewiring import keeps_masks, wide
 from sparsefx.selection import Selection, select
@@ -44,6 +45,7 @@ def build(
     """Builds the sparse model; see `sparsefx.transform`."""
     found, priced = _captured(model, example_inputs)
     table = cost_table(model, found.priced if priced else {}, found.observed)
+    table = table.at(policy.sizes)
     weights = {row.name: row for row in table if row.maskable}
     if not weights:
         raise MaskError(_nothing(model, table))
@@ -63,6 +65,9 @@ def build(
     }
     if policy.fallback == "dense":
         chosen, made = without_misfits(chosen, made)
+    masked = [chosen[name].selected for name in made]
+    priced_sites = with_costs(tuple(made.values()), policy, masked)
+    made = {site.name: site for site in priced_sites}
     sites = tuple(site for name, site in made.items() if chosen[name].selected)
     for site in sites:
         _ = site.groups  # refuse what cannot be cut before anything else
@@ -73,7 +78,7 @@ def build(
             f"be masked; those that can are {', '.join(list(weights)[:8])}"
         )
     fixed = {cost: total["fixed"] for cost, total in table.totals().items()}
-    targets = targets_of(policy, tuple(made.values()), priced, fixed)
+    targets = targets_of(policy, sites, dense, priced, fixed)
     covered = _coverage(model, table, weights, chosen, found)
     plan = Plan(policy, sites, dense, targets, table, covered)
     plan = replace(plan, sites=floored(plan))

@@ -22,6 +22,7 @@ from sparsefx.table import text_table
 
 MODEL = "package.module:name of a callable that returns the model, or of the model"
 INPUT = "shape of an input, such as 1,3,224,224 or 1,128:int64; once an input"
+SIZE = "a size that costs are counted at, such as batch=32; once a size"
 BUDGET = "allowed cost: 0.1, 25%%, or with a cost's name macs=0.1, bytes='5 MB'"
 
 
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     costs = commands.add_parser("costs", help="what a model costs, by layer")
     costs.add_argument("model", help=MODEL)
     costs.add_argument("--input", action="append", default=[], help=INPUT)
+    costs.add_argument("--size", action="append", default=[], help=SIZE)
     costs.set_defaults(run=_costs)
 
     plan = commands.add_parser("transform", help="what a policy would keep")
@@ -94,7 +96,15 @@ def _policies(_: argparse.Namespace) -> None:
 
 def _costs(arguments: argparse.Namespace) -> None:
     inputs = example_inputs(arguments.input)
-    print(sparsefx.costs(load_model(arguments.model), inputs))
+    sizes = dict(map(_size, arguments.size))
+    print(sparsefx.costs(load_model(arguments.model), inputs, sizes))
+
+
+def _size(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if not name or not number.isdigit() or not int(number):
+        raise SparsefxError(f"size {text!r} is not understood; write batch=32")
+    return name, int(number)
 
 
 def _transform(arguments: argparse.Namespace) -> None:

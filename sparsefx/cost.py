@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sparsefx.amount import Amount, integer, product
+from sparsefx.errors import PolicyError
 from sparsefx.table import percent, shape_text, share, text_table
 
 if TYPE_CHECKING:
@@ -220,6 +221,25 @@ class CostTable:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.rows)
+
+    def at(self, sizes: Mapping[str, int]) -> CostTable:
+        """The table at other sizes than the example's.
+
+        Raises:
+            PolicyError: no cost depends on such a size.
+        """
+        known = dict.fromkeys(name for row in self for name in row.sizes)
+        for name in sizes:
+            if name not in known:
+                raise PolicyError(
+                    f"sizes has {name!r}, which no cost depends on; known: "
+                    f"{', '.join(known) or 'none, without example inputs'}"
+                )
+        rows = [
+            replace(row, sizes={n: sizes.get(n, size) for n, size in row.sizes.items()})
+            for row in self
+        ]
+        return CostTable(tuple(rows))
 
     def totals(self) -> dict[str, dict[str, int]]:
         """For each cost, what can be dropped, what cannot, and their sum."""

@@ -10,6 +10,7 @@ from typing import Never, TypeGuard
 from sparsefx.errors import PolicyError
 from sparsefx.granularity import Granularity
 
+_TAKEN = ("macs", "flops", "params", "bytes", "latency_ms")
 LAYER_KEYS = ("min_density", "max_density", "density", "granularity")
 
 
@@ -175,6 +176,51 @@ def patterns(field: str, value: object) -> tuple[str, ...]:
     if isinstance(value, Mapping) or not isinstance(value, Iterable):
         refuse(field, value, "a list of patterns of module names")
     return tuple(text(f"a pattern in {field}", pattern) for pattern in value)
+
+
+def costs(field: str, value: object) -> dict[str, dict[str, float]]:
+    """Costs of the user's own: numbers of at least 0 by pattern, by name.
+
+    Example:
+        >>> costs("costs", {"energy": {"*": 1}})
+        {'energy': {'*': 1.0}}
+    """
+    if not isinstance(value, Mapping):
+        refuse(field, value, "a mapping from names to costs by pattern")
+    found = {}
+    for name, patterns in value.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in _TAKEN:
+            refuse(
+                f"a name in {field}",
+                name,
+                f"a word that is none of {', '.join(_TAKEN)}",
+            )
+        if not isinstance(patterns, Mapping) or not patterns:
+            refuse(f"{field}[{name!r}]", patterns, "a mapping from patterns to numbers")
+        found[name] = {}
+        for pattern, number in patterns.items():
+            place = f"{field}[{name!r}][{pattern!r}]"
+            if not (_is_number(number) and 0 <= number < math.inf):
+                refuse(place, number, "the cost of a kept weight, a number from 0 on")
+            found[name][text(f"a pattern in {field}[{name!r}]", pattern)] = float(
+                number
+            )
+    return found
+
+
+def sizes(field: str, value: object) -> dict[str, int]:
+    """Numbers for the symbols of costs.
+
+    Example:
+        >>> sizes("sizes", {"batch": 32})
+        {'batch': 32}
+    """
+    if not isinstance(value, Mapping):
+        refuse(field, value, "a mapping from names of sizes to whole numbers")
+    return {
+        text(f"a name in {field}", name): count(f"{field}[{name!r}]", number)
+        for name, number in value.items()
+    }
 
 
 def layers(field: str, value: object) -> dict[str, dict[str, float | str]]:

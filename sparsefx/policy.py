@@ -17,6 +17,7 @@ from sparsefx.policies import ALLOCATIONS
 from sparsefx.policies.allocation import Allocation
 from sparsefx.policies.worths import NORMALIZATIONS
 from sparsefx.schedule import RAMP_SHAPES, Ramp, RampShape, Schedule, resolve
+from sparsefx.storage import STORAGES
 
 FALLBACKS = ("error", "dense")
 # Settings that only some learners read; others warn where they are set.
@@ -52,7 +53,7 @@ class Policy:
     allocation: str | Callable[..., Allocation | Mapping[str, float]] = "cost_budget"
     """Who decides how much where: a built-in name, or a function `(sites, budget)`."""
     cost: str = "macs"
-    """The cost that a bare budget such as 0.1 speaks of."""
+    """The cost that a bare budget such as 0.1 speaks of; may be 0.7*macs + 0.3*params."""
     budget: float | str | Mapping[str, float | str] = field(default=0.1, hash=False)
     """Allowed cost: fraction, percent or absolute; a mapping names the cost."""
     budget_of: Literal["maskable", "model"] = "maskable"
@@ -107,6 +108,12 @@ class Policy:
         default_factory=dict, hash=False
     )
     """By pattern: min_density, max_density, density, granularity."""
+    storage: str = "values"
+    """How bytes are counted: values, dense, csr, bitmask, 2:4 or bsr."""
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
+    """Costs of your own: by name, the cost of a kept weight by pattern."""
+    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Sizes that costs are counted at, such as batch; others are the example's."""
     min_density: float = 0.0
     """Least kept fraction of every site, in [0, 1]."""
     max_density: float = 1.0
@@ -127,6 +134,7 @@ class Policy:
         check.choice("dropped", self.dropped, ("zero", "hold"))
         check.choice("optimizer_state", self.optimizer_state, ("zero", "keep"))
         check.choice("normalize", self.normalize, NORMALIZATIONS)
+        check.choice("storage", self.storage, STORAGES)
         check.choice("fallback", self.fallback, FALLBACKS)
         Granularity.parse(check.text("granularity", self.granularity))
         checked = {
@@ -142,6 +150,8 @@ class Policy:
             "include": check.patterns("include", self.include),
             "exclude": check.patterns("exclude", self.exclude),
             "layers": check.layers("layers", self.layers),
+            "costs": check.costs("costs", self.costs),
+            "sizes": check.sizes("sizes", self.sizes),
             "keep_units": check.flag("keep_units", self.keep_units),
             "inclusive": check.flag("inclusive", self.inclusive),
             "min_density": check.density("min_density", self.min_density),

@@ -102,6 +102,35 @@ def select(
     return chosen
 
 
+def most_specific(
+    field: str, names: Sequence[tuple[str, str]], values: Mapping[str, float]
+) -> dict[str, float]:
+    """The value of each weight from the most specific pattern that matches it.
+
+    Args:
+        field: what messages call the patterns.
+        names: pairs of parameter name and path of the owning module.
+        values: by pattern; among equally specific ones the last counts.
+
+    Raises:
+        PolicyError: a pattern matches nothing.
+
+    Example:
+        >>> names = [("a.weight", "a"), ("b.weight", "b")]
+        >>> most_specific("costs", names, {"a": 3.0, "*": 1.0})
+        {'a.weight': 3.0, 'b.weight': 1.0}
+    """
+    for pattern in values:
+        _require_match(field, pattern, names)
+    ranked = sorted(values, key=_specificity)
+    found = {}
+    for name, module in names:
+        for pattern in ranked:
+            if _matches(pattern, name, module):
+                found[name] = values[pattern]
+    return found
+
+
 def _matches(pattern: str, name: str, module: str) -> bool:
     if pattern.startswith("re:"):
         regex = _regex(pattern)

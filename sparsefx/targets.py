@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from sparsefx.budget import parse_budget
 from sparsefx.errors import BudgetError
+from sparsefx.expression import is_expression, mentioned
 from sparsefx.plan import Plan, Target
 from sparsefx.policy import Policy
+from sparsefx.pricing import itemsize, overhead
 from sparsefx.site import Site
 
 
 def targets_of(
-    policy: Policy, sites: tuple[Site, ...], priced: bool, fixed: Mapping[str, float]
+    policy: Policy,
+    sites: tuple[Site, ...],
+    dense: tuple[Site, ...],
+    priced: bool,
+    fixed: Mapping[str, float],
 ) -> tuple[Target, ...]:
-    """The policy's budgets as absolute costs of these sites.
+    """The policy's budgets as absolute costs.
+
+    A fraction is one of the dense model, stored dense.
 
     Args:
-        policy: the settings.
-        sites: the maskable weights.
+        policy: whose ``budget``, ``storage`` and ``budget_of`` count.
+        sites: the masked weights.
+        dense: maskable weights that are not masked.
         priced: whether MACs are known.
         fixed: by cost, what no mask can save; part of budgets of the whole model.
     """
     targets: dict[str, Target] = {}
-    for budget in parse_budget(policy.budget, policy.cost):
+    for budget in parse_budget(policy.budget, policy.cost, tuple(policy.costs)):
         cost = budget.cost
-        if cost == "macs" and not priced:
-            if budget.absolute:
+        if "macs" in _parts(cost) and not priced:
+            if budget.absolute or cost != "macs":
                 raise BudgetError(
                     f"budget {policy.budget!r} is a number of MACs, which are unknown "
                     "without example inputs; give example_inputs=(x,), or a fraction"
@@ -38,15 +47,27 @@ def targets_of(
                 "the budget counts parameters instead; give example_inputs=(x,)"
             )
             cost = "params"
-        base = _base(policy, cost, fixed)
-        total = base + sum(site.cost(cost) * site.numel for site in sites)
-        limit = budget.limit(total)
-        if limit > total:
-            _say(
-                f"budget {policy.budget!r} is above what the dense model costs "
-                f"({total:.6g} {cost}), so nothing is dropped; lower it"
+        stored = overhead(sites, policy, cost)
+        base = stored + _base(policy, cost, fixed)
+        total = sum(site.cost(cost) * site.numel for site in (*sites, *dense))
+        plain = base - stored + total
+        if cost == "bytes":
+            whole = sum(itemsize(site) * site.numel for site in (*sites, *dense))
+            plain = base - stored + whole
+        limit = budget.limit(plain)
+        if limit > total + base:
+            if limit > plain:
+                _say(
+                    f"budget {policy.budget!r} is above what the dense model costs "
+                    f"({plain:.6g} {cost}), so nothing is dropped; lower it"
+                )
+            limit = total + base
+        if limit <= stored:
+            raise BudgetError(
+                f"budget {limit:.6g} {cost} is not above the {stored:.6g} that storage "
+                f"{policy.storage!r} takes whatever is kept; raise it, or choose "
+                "another storage"
             )
-            limit = total
         if cost not in targets or limit < targets[cost].limit:
             targets[cost] = Target(cost, limit, base)
     return tuple(targets.values())
@@ -62,6 +83,13 @@ def _base(policy: Policy, cost: str, fixed: Mapping[str, float]) -> float:
             "maskable"
         )
     return fixed[cost]
+
+
+def _parts(cost: str) -> Collection[str]:
+    """The costs that a cost is made of."""
+    if not is_expression(cost):
+        return (cost,)
+    return mentioned(cost)
 
 
 def floored(plan: Plan) -> tuple[Site, ...]:

@@ -1,0 +1,159 @@
+"""Costs made of other costs: ``0.7*macs + 0.3*params``, read without running it.
+
+Only numbers, names, ``+ - * / **`` and parentheses are understood. What is read must be
+linear in the costs, since a cost per kept weight is.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from sparsefx.errors import PolicyError
+
+if TYPE_CHECKING:
+    import sympy
+
+# Sizes that a coefficient may be made of, beside those given as sizes=.
+SIZES = ("batch", "tokens", "height", "width", "depth", "length", "heads", "positions")
+_LONGEST = 500
+
+
+def is_expression(text: str) -> bool:
+    """Whether a cost is written as an expression, not as a name.
+
+    Example:
+        >>> is_expression("macs"), is_expression("macs + params")
+        (False, True)
+    """
+    return not text.isidentifier()
+
+
+def mentioned(text: str) -> frozenset[str]:
+    """Names that an expression has; flops count as macs.
+
+    Example:
+        >>> sorted(mentioned("flops + 2*params"))
+        ['macs', 'params']
+    """
+    nodes = ast.walk(ast.parse(text.strip(), mode="eval"))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return frozenset("macs" if name == "flops" else name for name in names)
+
+
+def parse_expression(
+    text: str, costs: Collection[str], sizes: Collection[str] = SIZES
+) -> Mapping[str, sympy.Expr]:
+    """Coefficients of a cost that is linear in others, by their names.
+
+    Args:
+        text: an expression in the names of costs and sizes.
+        costs: names of costs; ``flops`` is read as ``2 * macs``.
+        sizes: names that coefficients may use, such as ``batch``.
+
+    Returns:
+        A sympy expression in the sizes for each cost that occurs.
+
+    Raises:
+        PolicyError: the text is not such an expression, has a name that is not known,
+            or a term that is not linear in the costs, constant, or negative; the
+            message names it.
+
+    Example:
+        >>> parse_expression("0.7*macs + 0.3*params", ("macs", "params"))
+        {'macs': 0.7, 'params': 0.3}
+        >>> print(parse_expression("flops / batch", ("macs", "flops"))["macs"])
+        2/batch
+    """
+    import sympy
+
+    expr = sympy.expand(_tree(text, {*costs, "flops", *sizes}))
+    if "flops" not in sizes:
+        expr = sympy.expand(expr.subs(sympy.Symbol("flops"), 2 * sympy.Symbol("macs")))
+    symbols = {sympy.Symbol(name) for name in costs}
+    found: dict[str, sympy.Expr] = {}
+    for term in sympy.Add.make_args(expr):
+        inside = term.free_symbols & symbols
+        if not inside:
+            raise PolicyError(
+                f"cost {text!r} has the constant term {term}, which no mask changes; "
+                "leave it out"
+            )
+        cost = next(iter(inside))
+        rest = sympy.simplify(term / cost)
+        if len(inside) > 1 or cost in rest.free_symbols:
+            raise PolicyError(
+                f"cost {text!r} is not linear in the costs: the term {term} is not a "
+                "number times one cost; write a sum of such terms"
+            )
+        found[cost.name] = found.get(cost.name, sympy.Integer(0)) + rest
+    for name, rest in found.items():
+        if rest.is_negative or rest.is_zero or rest.is_finite is False:
+            raise PolicyError(
+                f"cost {text!r} has the coefficient {rest} of {name}; it must be above "
+                "0: a budget limits what is spent"
+            )
+    return found
+
+
+def _tree(text: str, names: Collection[str]) -> sympy.Expr:
+    import sympy
+
+    def refuse(what: str) -> PolicyError:
+        return PolicyError(
+            f"cost {text!r} has {what}; write numbers, names of costs and + - * / **, "
+            "such as 0.7*macs + 0.3*params"
+        )
+
+    def read(node: ast.expr) -> sympy.Expr:
+        match node:
+            case ast.Constant(value=bool()):
+                pass
+            case ast.Constant(value=int() | float() as number):
+                return sympy.Integer(number) if isinstance(number, int) else (
+                    sympy.Float(number))  # fmt: skip
+            case ast.Name(id=name):
+                if name in names:
+                    return sympy.Symbol(name)
+                near = difflib.get_close_matches(name, sorted(names), n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise PolicyError(
+                    f"cost {text!r} has the name {name!r}, which is not known{hint}; "
+                    f"known: {', '.join(sorted(names))}"
+                )
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -read(operand)
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return read(operand)
+            case ast.BinOp(left=left, op=operator, right=right):
+                a, b = read(left), read(right)
+                match operator:
+                    case ast.Add():
+                        return a + b
+                    case ast.Sub():
+                        return a - b
+                    case ast.Mult():
+                        return a * b
+                    case ast.Div():
+                        if b.is_zero:
+                            raise refuse("a division by 0")
+                        return a / b
+                    case ast.Pow():
+                        if not (b.is_Integer and abs(int(b)) <= 8):
+                            raise refuse(f"the power {b}, which is no small integer")
+                        return a**b
+            case _:
+                pass
+        raise refuse(f"{ast.unparse(node)!r}, which is not understood")
+
+    if len(text) > _LONGEST:
+        raise PolicyError(
+            f"a cost of {len(text)} characters is too long; write at most {_LONGEST}"
+        )
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise refuse("a mistake in its syntax") from None
+    return read(tree.body)
