@@ -187,7 +187,7 @@ def costs(field: str, value: object) -> dict[str, dict[str, float]]:
     """
     if not isinstance(value, Mapping):
         refuse(field, value, "a mapping from names to costs by pattern")
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for name, patterns in value.items():
         if not isinstance(name, str) or not name.isidentifier() or name in _TAKEN:
             refuse(

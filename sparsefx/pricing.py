@@ -1,4 +1,4 @@
-"""What a policy says costs are: storage, costs of the user's own, expressions, sizes."""
+"""What a policy says costs are: storage, costs of the user's own, expressions."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def with_costs(
         for text in mixed:
             known = (*COSTS, *own)
             parts = parse_expression(text, known, {*SIZES, *sizes})
-            costs[text] = sympy.Add(*(k * costs[name] for name, k in parts.items()))
+            if parts.keys() <= costs.keys():
+                terms = (k * costs[name] for name, k in parts.items())
+                costs[text] = sympy.Add(*terms)
         found.append(replace(site, costs=costs, sizes={**sizes, **site.sizes}))
     return tuple(found)
 
@@ -80,11 +82,9 @@ def overhead(sites: Sequence[Site], policy: Policy, cost: str) -> float:
     """
     weight = 1.0
     if is_expression(cost):
-        parts: Mapping[str, sympy.Expr] = parse_expression(
-            cost,
-            (*COSTS, *policy.costs),
-            {*SIZES, *(n for s in sites for n in s.sizes)},
-        )
+        sizes = {*SIZES, *(name for site in sites for name in site.sizes)}
+        known = (*COSTS, *policy.costs)
+        parts: Mapping[str, sympy.Expr] = parse_expression(cost, known, sizes)
         part = parts.get("bytes")
         weight = float(part.subs(dict(sites[0].sizes))) if part is not None else 0.0
     elif cost != "bytes":

@@ -123,6 +123,7 @@ def test_a_policy_with_costs_reads_back():
     assert sparsefx.load_policy(yaml.safe_load(text)) == policy
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
 def test_stored_bytes_are_those_of_torch():
     torch.manual_seed(0)
     weight = torch.randn(12, 16) * (torch.rand(12, 16) < 0.3)
