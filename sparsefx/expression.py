@@ -62,8 +62,8 @@ def parse_expression(
             message names it.
 
     Example:
-        >>> parse_expression("0.7*macs + 0.3*params", ("macs", "params"))
-        {'macs': 0.7, 'params': 0.3}
+        >>> parse_expression("2*macs + params/4", ("macs", "params"))
+        {'macs': 2, 'params': 1/4}
         >>> print(parse_expression("flops / batch", ("macs", "flops"))["macs"])
         2/batch
     """
