@@ -28,6 +28,7 @@ __all__ = [
     "TorchFunctionMode",
     "TreeSpec",
     "after_backward",
+    "aoti_package",
     "backward_number",
     "fake_input",
     "fake_mode",
@@ -144,3 +145,15 @@ def register_node(
 def transforming() -> bool:
     """Whether `torch.func` (vmap, grad, jvp) is transforming the caller."""
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def aoti_package(program: torch.export.ExportedProgram, path: str) -> str:
+    """Compiles an exported program into a package of AOTInductor."""
+    import warnings
+
+    import torch._inductor
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of its own functions
+        made: str = torch._inductor.aoti_compile_and_package(program, package_path=path)
+    return made

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 import sparsefx
 from sparsefx.lowering import lower as lower_function
+from sparsefx.lowering.attention import feature_major_attention
+from sparsefx.lowering.graph_search import lower_graph
 from sparsefx.lowering.layers import Dense, Window, columns_of, of_module, result_of
 from sparsefx.lowering.operators import compressed
 from sparsefx.lowering.patterns import block_size, is_two_of_four
@@ -28,6 +30,7 @@ from sparsefx.lowering.timing import interleaved
 from sparsefx.lowering.trial import try_layer
 
 CPU = torch.device("cpu")
+DOUBLE = {"fused": 2.0, "ours": 1.0}
 
 
 def thinned(module, density=0.2, seed=0):
@@ -336,6 +339,31 @@ def test_interleaved_times():
     slow, quick = torch.randn(200, 200), torch.randn(2, 2)
     times = interleaved({"a": lambda: slow @ slow, "b": lambda: quick @ quick}, CPU, 3)
     assert times["a"] > times["b"] > 0
+
+
+# -- attention -------------------------------------------------------------------------
+
+
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.integers(1, 5))
+def test_feature_major_attention(heads, queries, keys, features):
+    q = torch.randn(2, heads, queries, features, dtype=torch.float64)
+    k, v = torch.randn(2, 2, heads, keys, features, dtype=torch.float64)
+    for scale in (None, 0.3):
+        torch.testing.assert_close(
+            feature_major_attention(q, k, v, scale),
+            functional.scaled_dot_product_attention(q, k, v, scale=scale),
+        )
+
+
+def test_attention_follows_the_sparse_products(block, monkeypatch):
+    model, x = block
+    monkeypatch.setattr("sparsefx.lowering.attention.interleaved", lambda *_: DOUBLE)
+    module, _ = graph_of(model, (x,))
+    for target, taken in (("csr", True), ("dense", False)):
+        made, _, _ = lower_graph(module, [x], target, 1, fused=True)
+        targets = {node.target for node in made.graph.nodes}
+        assert (feature_major_attention in targets) == taken
+        torch.testing.assert_close(made(x), model(x), atol=1e-5, rtol=1e-4)
 
 
 # -- whole models ----------------------------------------------------------------------

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
+from sparsefx.lowering.attention import feature_major_attention, is_faster
 from sparsefx.lowering.graph_layers import layer_at
 from sparsefx.lowering.plain_graph import assembled, held_by
+from sparsefx.lowering.products import CompressedLayer
 from sparsefx.lowering.removal import cut_chains
 from sparsefx.lowering.trial import Trial, against_uncut, try_layer
 
@@ -49,6 +53,8 @@ def lower_graph(
     dense = held_by(module)
     if target in ("auto", "removal"):
         module, before = cut_chains(module)
+    else:
+        module = assembled(copy.deepcopy(module.graph), dense)
     search = _Search(module, target, rounds, fused, {k: dense[k] for k in before})
     with torch.no_grad():
         search.run(*inputs)
@@ -73,6 +79,7 @@ class _Search(fx.Interpreter):
         self.dense = dense
         self.held = held_by(module)
         self.trials: list[Trial] = []
+        self.attentions: list[fx.Node] = []
         self.nodes: list[tuple[fx.Node, fx.Node, nn.Module]] = []
 
     def run_node(self, n: fx.Node) -> Any:
@@ -88,6 +95,10 @@ class _Search(fx.Interpreter):
             self.trials.append(trial)
             if trial.module is not None:
                 self.nodes.append((n, found.input, trial.module))
+        elif n.target is functional.scaled_dot_product_attention and self.fused:
+            q, k, v = (self.env[x] for x in n.all_input_nodes[:3])
+            if len(n.all_input_nodes) == 3 and is_faster(n, q, k, v, self.rounds):
+                self.attentions.append(n)
         return super().run_node(n)
 
     def rewritten(self) -> fx.GraphModule:
@@ -103,4 +114,7 @@ class _Search(fx.Interpreter):
             made.meta = dict(node.meta)
             node.replace_all_uses_with(made)
             graph.erase_node(node)
+        compressed = any(isinstance(x[2], CompressedLayer) for x in self.nodes)
+        for node in self.attentions if compressed else ():
+            node.target = feature_major_attention
         return assembled(graph, held)
