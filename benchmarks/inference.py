@@ -134,6 +134,7 @@ def measure(name, zeros, batch, threads, rounds):
         "memory": held / sum(t.nbytes for t in model.state_dict().values()),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device": device(),
+        "date": time.strftime("%Y-%m-%d"),
     }
     print(json.dumps(row), flush=True)
     return row
