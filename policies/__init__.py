@@ -18,13 +18,17 @@ from types import ModuleType
 from sparsefx.policies.allocation import Allocation
 from sparsefx.policies.cost_budget import cost_budget
 from sparsefx.policies.erk import erk
+from sparsefx.policies.layerwise import layerwise
 from sparsefx.policies.presets import preset_names
+from sparsefx.policies.sensitivity import sensitivity
 from sparsefx.policies.uniform import uniform
 
 ALLOCATIONS: Mapping[str, Callable[..., Allocation]] = {
     "cost_budget": cost_budget,
     "uniform": uniform,
     "erk": erk,
+    "layerwise": layerwise,
+    "sensitivity": sensitivity,
 }
 
 

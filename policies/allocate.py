@@ -93,6 +93,7 @@ def run(
     )
     cost, limit = next(iter(budgets.items()))
     known = {"cost": cost, "normalize": policy.normalize, "budgets": dict(budgets)}
+    known = {**known, "densities": policy.densities}
     answer = function(sites, limit, **_accepted(function, known))
     if isinstance(answer, Mapping):
         answer = planned(answer, sites, limit, cost, budgets)

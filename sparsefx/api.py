@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from sparsefx.learners import UNIT_LEARNERS
 from sparsefx.masked_module import duplicate, program_of, restore
 from sparsefx.masked_module import unwrapped as unwrapped
 from sparsefx.passes.annotate_costs import cost_table
+from sparsefx.policies.sensitivity import measure_sensitivity
 from sparsefx.policy_source import PolicySource, load_policy
 from sparsefx.report import Report
 from sparsefx.reporting import reported
@@ -28,7 +30,6 @@ from sparsefx.step_report import StepReport
 from sparsefx.training import Trainer, advance, current_masks
 from sparsefx.unit_building import build_units
 from sparsefx.unit_life import (
-    advance_units,
     finalize_units,
     gated_graphs,
     kept_units,
@@ -44,6 +45,8 @@ def transform(
     example_inputs: Any = None,
     inplace: bool = False,
     strict: bool = False,
+    calibration: Sequence[tuple[Any, Any]] = (),
+    loss: Callable[[Any, Any], Tensor] | None = None,
     **overrides: Any,
 ) -> nn.Module:
     """Makes a model train sparse: its weights are masked under an exact budget.
@@ -58,6 +61,9 @@ def transform(
             the first). Without them, what the model offers is used.
         inplace: transform the model itself.
         strict: raise if a selected weight cannot be masked, instead of warning.
+        calibration: a few batches, pairs of input and target, for the policy
+            ``sensitivity``; and the ``loss`` of output and target they are judged by.
+        loss: see ``calibration``.
         overrides: fields of `Policy`: ``budget=``, ``total_steps=``, ``exclude=`` ...
 
     Returns:
@@ -86,10 +92,15 @@ def transform(
         )
     if settings.learner in UNIT_LEARNERS:
         return build_units(model, settings, example_inputs, inplace=inplace)
-    return build(model, settings, example_inputs, inplace=inplace, strict=strict)
+    measured = None
+    if calibration and loss is not None:
+        measured = functools.partial(
+            measure_sensitivity, model, calibration=calibration, loss=loss
+        )
+    options: dict[str, Any] = {"inplace": inplace, "strict": strict}
+    return build(model, settings, example_inputs, measure=measured, **options)
 
 
-@units_by(advance_units)
 def step(
     module: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> StepReport:

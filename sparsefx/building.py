@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from sparsefx.passes.annotate_costs import (
 )
 from sparsefx.passes.insert_masks import InsertMasks
 from sparsefx.plan import Plan
+from sparsefx.policies.sensitivity import Sensitivity
 from sparsefx.policy import Policy
 from sparsefx.pricing import with_costs
 from sparsefx.report import Coverage
@@ -41,6 +42,7 @@ def build(
     *,
     inplace: bool,
     strict: bool,
+    measure: Callable[[Sequence[Site]], Sensitivity] | None = None,
 ) -> nn.Module:
     """Builds the sparse model; see `sparsefx.transform`."""
     found, priced = _captured(model, example_inputs)
@@ -80,6 +82,8 @@ def build(
     fixed = {cost: total["fixed"] for cost, total in table.totals().items()}
     targets = targets_of(policy, sites, dense, priced, fixed)
     covered = _coverage(model, table, weights, chosen, found)
+    if policy.allocation == "sensitivity" and measure is not None:
+        policy = replace(policy, allocation=measure(sites))
     plan = Plan(policy, sites, dense, targets, table, covered)
     plan = replace(plan, sites=floored(plan))
     # refuse before touching

@@ -208,6 +208,21 @@ def costs(field: str, value: object) -> dict[str, dict[str, float]]:
     return found
 
 
+def densities(field: str, value: object) -> dict[str, float]:
+    """Kept fractions by pattern.
+
+    Example:
+        >>> densities("densities", {"*": 1})
+        {'*': 1.0}
+    """
+    if not isinstance(value, Mapping):
+        refuse(field, value, "a mapping from patterns to kept fractions")
+    return {
+        text(f"a pattern in {field}", pattern): density(f"{field}[{pattern!r}]", number)
+        for pattern, number in value.items()
+    }
+
+
 def sizes(field: str, value: object) -> dict[str, int]:
     """Numbers for the symbols of costs.
 

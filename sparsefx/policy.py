@@ -108,6 +108,8 @@ class Policy:
         default_factory=dict, hash=False
     )
     """By pattern: min_density, max_density, density, granularity."""
+    densities: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """Kept fractions by pattern, for the allocation layerwise."""
     storage: str = "values"
     """How bytes are counted: values, dense, csr, bitmask, 2:4 or bsr."""
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
@@ -151,6 +153,7 @@ class Policy:
             "exclude": check.patterns("exclude", self.exclude),
             "layers": check.layers("layers", self.layers),
             "costs": check.costs("costs", self.costs),
+            "densities": check.densities("densities", self.densities),
             "sizes": check.sizes("sizes", self.sizes),
             "keep_units": check.flag("keep_units", self.keep_units),
             "inclusive": check.flag("inclusive", self.inclusive),
@@ -214,16 +217,13 @@ class Policy:
             for pattern, options in self.layers.items()
             if not options
         ]
-        if self.budget_ramp == "constant" and self.initial_budget != 1:
-            unused.append(
-                f"initial_budget {self.initial_budget:g} has no effect with "
-                "budget_ramp 'constant'; choose linear, cosine or cubic"
-            )
-        if self.beta_ramp == "constant" and self.beta_initial != 1:
-            unused.append(
-                f"beta_initial {self.beta_initial:g} has no effect with beta_ramp "
-                "'constant'; choose linear, cosine or cubic"
-            )
+        for ramp, name in (("budget_ramp", "initial_budget"),
+                           ("beta_ramp", "beta_initial")):  # fmt: skip
+            if getattr(self, ramp) == "constant" and getattr(self, name) != 1:
+                unused.append(
+                    f"{name} {getattr(self, name):g} has no effect with {ramp} "
+                    "'constant'; choose linear, cosine or cubic"
+                )
         default = {f.name: f.default for f in fields(Policy)}
         unused += [
             f"{name} {getattr(self, name)} has no effect with the learner "

@@ -12,6 +12,7 @@ from sparsefx.expression import is_expression, mentioned
 from sparsefx.plan import Plan, Target
 from sparsefx.policy import Policy
 from sparsefx.pricing import itemsize, overhead
+from sparsefx.selection import most_specific
 from sparsefx.site import Site
 
 
@@ -62,6 +63,8 @@ def targets_of(
                     f"({plain:.6g} {cost}), so nothing is dropped; lower it"
                 )
             limit = total + base
+        if policy.allocation == "layerwise":
+            limit = _given(policy, (*sites, *dense), cost, limit, base)
         if limit <= stored:
             raise BudgetError(
                 f"budget {limit:.6g} {cost} is not above the {stored:.6g} that storage "
@@ -83,6 +86,20 @@ def _base(policy: Policy, cost: str, fixed: Mapping[str, float]) -> float:
             "maskable"
         )
     return fixed[cost]
+
+
+def _given(
+    policy: Policy, sites: tuple[Site, ...], cost: str, limit: float, base: float
+) -> float:
+    """What the densities that are given cost: then that is the budget."""
+    names = [(site.name, site.module) for site in sites]
+    asked = most_specific("densities", names, policy.densities)
+    spent = base
+    for site in sites:
+        density = asked.get(site.name, site.max_density)
+        density = min(max(density, site.min_density), site.max_density)
+        spent += site.cost(cost) * site.numel * density
+    return min(limit, spent) if spent > base else limit
 
 
 def _parts(cost: str) -> Collection[str]:
