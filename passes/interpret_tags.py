@@ -100,8 +100,9 @@ def _tags(
 ) -> Any:
     value = values[node]
     if node.op == "get_attr":
-        known = isinstance(value, Tensor) and value.ndim > 0
-        return ledger.parameter(str(node.target), value) if known else None
+        if isinstance(value, Tensor) and value.ndim > 0:
+            return ledger.parameter(str(node.target), value)
+        return _zeros(value)
     if node.op == "placeholder":
         return torch.zeros((), dtype=torch.int64).expand(value.shape)
 

@@ -50,7 +50,9 @@ def plain_graph(
             owner = _container(root, source, path)
             value = _found(source, str(node.target))
             if not isinstance(value, Tensor):
-                continue  # a flag: the container has its own
+                if leaf != "training":  # the container has that flag of its own
+                    setattr(owner, leaf, value)
+                continue
             if id(value) not in made:
                 made[id(value)] = _own(value, sliced(str(node.target), value.detach()))
             new = made[id(value)]

@@ -195,14 +195,14 @@ def _of_graph(name: str, self: nn.Module) -> Any:
 
 
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    twin = type(self).__new__(type(self))
+    twin = object.__new__(type(self))  # a GraphModule would make a class of its own
     memo[id(self)] = twin
     twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
     return twin
 
 
 def _shallow_copy(self: nn.Module) -> nn.Module:
-    twin = type(self).__new__(type(self))
+    twin = object.__new__(type(self))  # a GraphModule would make a class of its own
     twin.__dict__.update(self.__dict__)
     return twin
 

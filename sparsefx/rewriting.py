@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from sparsefx.merge import by_mode
-from sparsefx.private import FakeTensor, tree_flatten
+from sparsefx.private import FakeTensor, FakeTensorMode, tree_flatten
 
 
 def _value(node: fx.Node) -> Any:
@@ -26,10 +26,11 @@ def value_of(argument: Any) -> Any:
     return fx.node.map_arg(argument, _value)
 
 
-def note_value(node: fx.Node) -> None:
+def note_value(node: fx.Node, mode: FakeTensorMode | None = None) -> None:
     """Writes what a node's call gives on recorded values into ``meta["val"]``.
 
-    Nothing is written where its arguments carry none.
+    Nothing is written where its arguments carry none. ``mode`` is that of the graph's
+    inputs, for calls that take a size of theirs and a parameter.
     """
     args, kwargs = value_of((node.args, node.kwargs))
     leaves, _ = tree_flatten((args, kwargs))
@@ -37,8 +38,8 @@ def note_value(node: fx.Node) -> None:
     if not known and node.target is not by_mode:
         return
     fakes = [leaf for leaf in known if isinstance(leaf, FakeTensor)]
-    mode = fakes[0].fake_mode if fakes else nullcontext()
-    with mode, torch.no_grad():
+    mode = fakes[0].fake_mode if fakes else mode
+    with mode or nullcontext(), torch.no_grad():
         if node.op == "call_method":
             node.meta["val"] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
         else:

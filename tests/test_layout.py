@@ -97,6 +97,7 @@ RANKS = {
     "several": 3,
     "learners": 4,
     "unit_scores": 3,
+    "token_selection": 3,
     "passes": 5,
     "policies": 5,
     "policy": 6,

@@ -1,0 +1,147 @@
+"""Puts a token selection into a graph, anywhere in the stack of blocks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from sparsefx.amount import hint
+from sparsefx.errors import CaptureError, MaskError
+from sparsefx.passes.token_dims import free_tokens
+from sparsefx.private import FakeTensor
+from sparsefx.rewriting import note_value
+from sparsefx.token_selection import TokenScorer, select_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class SelectTokens:
+    """Keeps the best tokens in front of a module; everything behind has fewer.
+
+    Before, and after (each selection has a scorer of its own)::
+
+        y = block(x)                          scores = F.linear(x, tokens_0.weight, ...)
+        z = y.reshape(b, 197, 3, 6, 64)       kept = select_tokens(x, scores, tau,
+                                                  training, enabled, count=98, prefix=1)
+                                              n = kept.size(1)
+                                              y = block(kept)
+                                              z = y.reshape(b, n, 3, 6, 64)
+
+    Costs that are read from the graph afterwards are those of the shorter sequence.
+
+    Attributes:
+        before: path of the module whose input is shortened, such as ``"blocks.3"``.
+        keep: fraction of the tokens behind the prefix, or their number.
+        prefix: first tokens that are never dropped.
+
+    Raises:
+        MaskError: ``keep`` is not a number of tokens, or ``before`` names no module
+            that takes (batch, tokens, width).
+        CaptureError: what follows needs the number of tokens it was recorded with
+            (windows, masks or position tables of a fixed length).
+
+    Example:
+        >>> from sparsefx.capture import capture
+        >>> net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        >>> graph = capture(net, (torch.ones(3, 9, 4),)).graphs[""]
+        >>> SelectTokens("1", keep=0.5)(graph)(torch.ones(3, 9, 4)).shape
+        torch.Size([3, 5, 2])
+    """
+
+    before: str
+    keep: int | float
+    prefix: int = 1
+
+    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+        """Rewrites in place, recompiles, and returns the same module."""
+        graph = graph_module.graph
+        graph.lint()
+        anchor, first = self._anchor(graph)
+        tokens, width = (hint(s) for s in anchor.meta["val"].shape[1:])
+        count = self._count(tokens - self.prefix)
+        number = sum(isinstance(m, TokenScorer) for m in graph_module._modules.values())
+        path, scorer = f"tokens_{number}", TokenScorer(width)
+        scorer.to(anchor.meta["val"].dtype)
+        graph_module._modules[path] = scorer.to(_device(graph_module))
+        with graph.inserting_before(first):
+            reads = {
+                name: graph.create_node("get_attr", f"{path}.{name}")
+                for name in ("weight", "bias", "tau", "training", "enabled")
+            }
+            for name in ("weight", "bias", "tau"):
+                reads[name].meta["val"] = getattr(scorer, name)
+            reads["enabled"].meta["val"] = True
+            weights = reads["weight"], reads["bias"]
+            scores = graph.call_function(F.linear, (anchor, *weights))
+            switches = reads["tau"], reads["training"], reads["enabled"]
+            kept = graph.call_function(
+                select_tokens, (anchor, scores, *switches, count, self.prefix)
+            )
+            size = graph.call_method("size", (kept, 1))
+        for node in (*reads.values(), scores, kept, size):
+            node.meta["module"] = path
+        anchor.replace_all_uses_with(
+            kept, delete_user_cb=lambda user: user not in (scores, kept)
+        )
+        kept.meta["val"] = anchor.meta["val"]
+        free_tokens(kept, size, tokens)
+        _note(graph)
+        graph.lint()
+        graph_module.recompile()
+        return graph_module
+
+    def _count(self, others: int) -> int:
+        keep = self.keep
+        count = math.floor(keep * others + 0.5) if isinstance(keep, float) else keep
+        if isinstance(keep, bool) or not 1 <= count <= others:
+            raise MaskError(
+                f"keep is {self.keep!r}; give a fraction in (0, 1] or a number of "
+                f"tokens from 1 to {others} ({self.prefix} more always stay)"
+            )
+        return count
+
+    def _anchor(self, graph: fx.Graph) -> tuple[fx.Node, fx.Node]:
+        """What enters the module, and the first node that reads it."""
+        for node in graph.nodes:
+            if not _inside(node, self.before) or node.op == "get_attr":
+                continue
+            for used in node.all_input_nodes:
+                value = used.meta.get("val")
+                plain = used.op != "get_attr" and not _inside(used, self.before)
+                if plain and isinstance(value, Tensor) and value.ndim == 3:
+                    return used, used.next
+        raise MaskError(
+            f"before={self.before!r} is no module of this graph that takes "
+            "(batch, tokens, width); give the path of a block, such as 'blocks.3'"
+        )
+
+
+def _inside(node: fx.Node, path: str) -> bool:
+    where = str(node.meta.get("module") or "")
+    return where == path or where.startswith(f"{path}.")
+
+
+def _device(module: nn.Module) -> torch.device | None:
+    return next((p.device for p in module.parameters()), None)
+
+
+def _note(graph: fx.Graph) -> None:
+    """Recorded values anew, so that costs speak of the shorter sequence."""
+    values = (node.meta.get("val") for node in graph.nodes)
+    fakes = [value for value in values if isinstance(value, FakeTensor)]
+    mode = fakes[0].fake_mode if fakes else None
+    for node in graph.nodes:
+        if node.op == "call_module":
+            used = node.args[0]
+            assert isinstance(used, fx.Node)
+            node.meta["val"] = used.meta.get("val")
+        elif node.op in ("call_function", "call_method"):
+            try:
+                note_value(node, mode)
+            except Exception as error:
+                raise CaptureError(
+                    f"{node.name} does not work for fewer tokens: {error}"
+                ) from error
