@@ -50,7 +50,7 @@ def moments(activation: fx.Node | None) -> tuple[float, float]:
         >>> graph = fx.Graph()
         >>> node = graph.call_function(torch.relu, (graph.placeholder("x"),))
         >>> [round(x, 3) for x in moments(node)]
-        [0.5, 0.341]
+        [0.5, 0.34]
     """
     if activation is None:
         return 1.0, 1.0

@@ -82,6 +82,8 @@ def _getitem(flow: Widths, node: fx.Node) -> Any:
     source, index = node.args
     assert isinstance(source, fx.Node)
     value = flow.values[source]
+    if value is None:  # an argument of the model that holds several tensors
+        return flow.fixed(node)
     if isinstance(value, tuple):
         return value[index] if isinstance(index, int) else tuple(value[index])  # type: ignore
     items: list[Any] = list(index) if isinstance(index, tuple) else [index]

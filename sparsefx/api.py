@@ -24,6 +24,7 @@ from sparsefx.policies.sensitivity import measure_sensitivity
 from sparsefx.policy_source import PolicySource, load_policy
 from sparsefx.report import Report
 from sparsefx.reporting import reported
+from sparsefx.restructure import rebuild
 from sparsefx.site import Site
 from sparsefx.state import CHILD, SparseState
 from sparsefx.step_report import StepReport
@@ -67,7 +68,8 @@ def transform(
         overrides: fields of `Policy`: ``budget=``, ``total_steps=``, ``exclude=`` ...
 
     Returns:
-        A module of the model's class with the same parameter names and signature.
+        A module of the model's class with the same parameter names and signature; with
+        a policy that rewrites the structure, a graph module with the signature.
 
     Raises:
         PolicyError: the policy or one of its fields is not understood.
@@ -98,6 +100,8 @@ def transform(
             measure_sensitivity, model, calibration=calibration, loss=loss
         )
     options: dict[str, Any] = {"inplace": inplace, "strict": strict}
+    if settings.rewrite != "none":
+        return rebuild(model, settings, example_inputs, **options)
     return build(model, settings, example_inputs, measure=measured, **options)
 
 

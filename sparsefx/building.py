@@ -43,8 +43,12 @@ def build(
     inplace: bool,
     strict: bool,
     measure: Callable[[Sequence[Site]], Sensitivity] | None = None,
+    original: Mapping[str, float] | None = None,
 ) -> nn.Module:
-    """Builds the sparse model; see `sparsefx.transform`."""
+    """Builds the sparse model; see `sparsefx.transform`.
+
+    ``original`` is what the maskable part cost before a rewrite, by cost name.
+    """
     found, priced = _captured(model, example_inputs)
     table = cost_table(model, found.priced if priced else {}, found.observed)
     table = table.at(policy.sizes)
@@ -84,7 +88,7 @@ def build(
     covered = _coverage(model, table, weights, chosen, found)
     if policy.allocation == "sensitivity" and measure is not None:
         policy = replace(policy, allocation=measure(sites))
-    plan = Plan(policy, sites, dense, targets, table, covered)
+    plan = Plan(policy, sites, dense, targets, table, covered, original or {})
     plan = replace(plan, sites=floored(plan))
     # refuse before touching
     plan.bounds(plan.allowed(1.0), [parameters[s.name] for s in sites])

@@ -13,7 +13,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sparsefx.errors import MaskError
 from sparsefx.private import is_compiling
@@ -91,6 +91,10 @@ def restore(root: nn.Module) -> None:
         original = getattr(type(module), "_sparsefx_original", None)
         if original is not None:
             module.__class__ = original
+        if isinstance(module, fx.GraphModule):
+            # its class holds its code: a copy must not share it
+            module.__class__ = type(fx.GraphModule.__new__(fx.GraphModule))
+            module.recompile()
         if isinstance(module, nn.RNNBase):
             raw: Any = module
             raw._flat_weights = [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -48,6 +48,7 @@ class Plan:
         targets: the budgets, the first of which reports speak of first.
         table: costs of the whole model.
         coverage: one row a parameter.
+        original: maskable cost before a structural rewrite, by cost name, if any.
     """
 
     policy: Policy
@@ -56,6 +57,7 @@ class Plan:
     targets: tuple[Target, ...]
     table: CostTable
     coverage: tuple[Coverage, ...]
+    original: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def several(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -18,18 +18,9 @@ from sparsefx.policies.allocation import Allocation
 from sparsefx.policies.worths import NORMALIZATIONS
 from sparsefx.schedule import RAMP_SHAPES, Ramp, RampShape, Schedule, resolve
 from sparsefx.storage import STORAGES
+from sparsefx.unused_settings import READ_BY, REWRITES, unused
 
 FALLBACKS = ("error", "dense")
-# Settings that only some learners read; others warn where they are set.
-_READ_BY = {
-    "beta": ("soft_topk", "units_soft_topk"),
-    "beta_initial": ("soft_topk", "units_soft_topk"),
-    "drop_fraction": ("set", "rigl", "granet", "units_taylor"),
-    "drop_fraction_final": ("set", "rigl", "granet", "units_taylor"),
-    "inclusive": ("soft_topk",),
-    "dropped": ("magnitude",),
-    "backward_density": ("dual_averaging",),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +113,12 @@ class Policy:
     """Greatest kept fraction of every site, in [0, 1]."""
     keep_units: bool = True
     """Let no layer die: at least as many weights as it has output units."""
+    rewrite: str = "none"
+    """Layers made larger and sparser at equal cost before anything is masked."""
+    density: float = 0.5
+    """Kept fraction of a rewrite's larger layers, in (0, 1]."""
+    rewrite_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Other fields of the rewrite, such as activation, init, iso or select."""
     total_steps: int | None = None
     """Optimizer steps the schedule spans; None is at the target at once."""
 
@@ -138,6 +135,7 @@ class Policy:
         check.choice("normalize", self.normalize, NORMALIZATIONS)
         check.choice("storage", self.storage, STORAGES)
         check.choice("fallback", self.fallback, FALLBACKS)
+        check.choice("rewrite", self.rewrite, REWRITES)
         Granularity.parse(check.text("granularity", self.granularity))
         checked = {
             "name": check.text("name", self.name),
@@ -159,6 +157,7 @@ class Policy:
             "inclusive": check.flag("inclusive", self.inclusive),
             "min_density": check.density("min_density", self.min_density),
             "max_density": check.density("max_density", self.max_density),
+            "density": check.positive("density", self.density, 1),
             "drop_fraction": check.density("drop_fraction", self.drop_fraction),
             "drop_fraction_final": check.density(
                 "drop_fraction_final", self.drop_fraction_final
@@ -211,27 +210,8 @@ class Policy:
             self.schedule()  # Refuses ramps and a freeze out of order.
 
     def _warn_unused(self) -> None:
-        unused = [
-            f"layers[{pattern!r}] is empty; set {', '.join(check.LAYER_KEYS)} or "
-            "remove it"
-            for pattern, options in self.layers.items()
-            if not options
-        ]
-        for ramp, name in (("budget_ramp", "initial_budget"),
-                           ("beta_ramp", "beta_initial")):  # fmt: skip
-            if getattr(self, ramp) == "constant" and getattr(self, name) != 1:
-                unused.append(
-                    f"{name} {getattr(self, name):g} has no effect with {ramp} "
-                    "'constant'; choose linear, cosine or cubic"
-                )
-        default = {f.name: f.default for f in fields(Policy)}
-        unused += [
-            f"{name} {getattr(self, name)} has no effect with the learner "
-            f"{self.learner}; it is for {', '.join(learners)}"
-            for name, learners in _READ_BY.items()
-            if self.learner not in learners and getattr(self, name) != default[name]
-        ]
-        for message in unused:
+        values = {f.name: getattr(self, f.name) for f in fields(Policy)}
+        for message in unused(values, {f.name: f.default for f in fields(Policy)}):
             # The frames above: __post_init__, __init__, the caller.
             warnings.warn(message, UserWarning, stacklevel=4)
 
@@ -248,7 +228,7 @@ class Policy:
             1.02375
         """
         total = self.total_steps
-        drops = self.learner in _READ_BY["drop_fraction"]
+        drops = self.learner in READ_BY["drop_fraction"]
         share = self.drop_fraction if drops else 0.0
         if total is None:
             return Schedule.constant(self.beta, self.update_every, share)

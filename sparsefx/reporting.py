@@ -42,7 +42,8 @@ def reported(state: SparseState, trainer: Trainer) -> Report:
     for name in names:
         kept = sum(row.costs[name].kept for row in rows)
         dense = sum(row.costs[name].dense for row in rows)
-        totals[name] = Total(kept, dense, fixed.get(name, 0), dense)
+        given = plan.original.get(name, dense)
+        totals[name] = Total(kept, dense, fixed.get(name, 0), given)
     budgets = {}
     for target in plan.targets:
         kept = totals[target.cost].kept + target.fixed
