@@ -30,18 +30,19 @@ _WORDS = {
     "mac": "macs",
     "b": "bytes",
 }
-_TIMES = ("s", "ms", "us")
+_TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf))(.*)")
 _EXAMPLES = {
     "macs": "1.2 GMACs",
     "flops": "300 MFLOPs",
     "params": "12000 params",
     "bytes": "5 MB",
+    "latency_ms": "3 ms",
 }
 _FORMS = (
     'a fraction of the dense cost in (0, 1], a percentage such as "25%", or an '
-    'amount with its unit such as "1.2 GMACs", "300 MFLOPs", "5 MB", "5 MiB" or '
-    '"12000 params"'
+    'amount with its unit such as "1.2 GMACs", "300 MFLOPs", "5 MB", "5 MiB", '
+    '"3 ms" or "12000 params"'
 )
 
 
@@ -134,10 +135,8 @@ def _parse_one(
     elif cost not in names or not isinstance(cost, str):
         near = difflib.get_close_matches(str(cost).lower(), names, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = ", ".join((*_NAMES[:-1], *own))
+        known = ", ".join((*_NAMES, *own))
         raise BudgetError(f"budget cost {cost!r} is not known; known: {known}{hint}")
-    if cost == "latency_ms":
-        raise _latency(given)
     if isinstance(value, str):
         if mixed or cost in own:
             return _parse_own(value, cost, given, mixed)
@@ -156,8 +155,6 @@ def _parse_text(text: str, cost: str, named: bool, given: object) -> Budget:
         return _fraction(number, cost, given)
     if unit == "%":
         return _fraction(number / 100, cost, given)
-    if unit in _TIMES:
-        raise _latency(given)
     scale, of = _read_unit(unit, given)
     if named and {of, cost} - {"macs", "flops"} and of != cost:
         raise BudgetError(
@@ -195,6 +192,8 @@ def _parse_own(text: str, cost: str, given: object, mixed: bool) -> Budget:
 
 
 def _read_unit(unit: str, given: object) -> tuple[float, str]:
+    if unit in _TIMES:
+        return _TIMES[unit], "latency_ms"
     for word, cost in _WORDS.items():
         prefix = unit.removesuffix(word)
         if prefix == unit:
@@ -204,7 +203,7 @@ def _read_unit(unit: str, given: object) -> tuple[float, str]:
             return scales[prefix], cost
     raise BudgetError(
         f"budget {given!r} has the unknown unit {unit!r}; known: MACs, FLOPs, params "
-        "and B after k, M, G or T, and KiB, MiB, GiB, TiB"
+        "and B after k, M, G or T, KiB, MiB, GiB, TiB, and s, ms, us"
     )
 
 
@@ -223,10 +222,3 @@ def _fraction(number: float, cost: str, given: object) -> Budget:
             f'"{_EXAMPLES.get(cost, "12 k " + cost)}"'
         )
     return Budget("macs" if cost == "flops" else cost, number)
-
-
-def _latency(given: object) -> BudgetError:
-    return BudgetError(
-        f"budget {given!r}: latency budgets are not available yet; limit "
-        f"{', '.join(COSTS)} or flops instead"
-    )

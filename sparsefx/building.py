@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from sparsefx.budget import parse_budget
 from sparsefx.capture import Capture, capture
 from sparsefx.cost import CostRow, CostTable
 from sparsefx.errors import CaptureError, MaskError
 from sparsefx.example_inputs import offered
 from sparsefx.granularity import Granularity
+from sparsefx.latency import timed
 from sparsefx.masked_module import mask_module, mirror, restore, run_graph
 from sparsefx.misfits import without_misfits
 from sparsefx.passes.annotate_costs import (
@@ -84,7 +86,9 @@ def build(
             f"be masked; those that can are {', '.join(list(weights)[:8])}"
         )
     fixed = {cost: total["fixed"] for cost, total in table.totals().items()}
-    targets = targets_of(policy, sites, dense, priced, fixed)
+    asked = parse_budget(policy.budget, policy.cost, tuple(policy.costs))
+    sites, dense, times = timed(model, example_inputs, asked, sites, dense)
+    targets = targets_of(policy, sites, dense, priced, fixed, times)
     covered = _coverage(model, table, weights, chosen, found)
     if policy.allocation == "sensitivity" and measure is not None:
         policy = replace(policy, allocation=measure(sites))

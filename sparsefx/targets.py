@@ -22,6 +22,7 @@ def targets_of(
     dense: tuple[Site, ...],
     priced: bool,
     fixed: Mapping[str, float],
+    times: tuple[float, float] | None = None,
 ) -> tuple[Target, ...]:
     """The policy's budgets as absolute costs.
 
@@ -33,6 +34,7 @@ def targets_of(
         dense: maskable weights that are not masked.
         priced: whether MACs are known.
         fixed: by cost, what no mask can save; part of budgets of the whole model.
+        times: milliseconds that no mask can save, and of the dense model.
     """
     targets: dict[str, Target] = {}
     for budget in parse_budget(policy.budget, policy.cost, tuple(policy.costs)):
@@ -49,12 +51,15 @@ def targets_of(
             )
             cost = "params"
         stored = overhead(sites, policy, cost)
-        base = stored + _base(policy, cost, fixed)
+        base = times[0] if cost == "latency_ms" and times else (
+            stored + _base(policy, cost, fixed))  # fmt: skip
         total = sum(site.cost(cost) * site.numel for site in (*sites, *dense))
         plain = base - stored + total
         if cost == "bytes":
             whole = sum(itemsize(site) * site.numel for site in (*sites, *dense))
             plain = base - stored + whole
+        if cost == "latency_ms" and times:
+            plain = times[1]
         limit = budget.limit(plain)
         if limit > total + base:
             if limit > plain:

@@ -27,6 +27,9 @@ from sparsefx.errors import BudgetError
         ("5 MB", "bytes", 5e6, True),
         ("5 MiB", "bytes", 5 * 2**20, True),
         ({"bytes": "7 bytes"}, "bytes", 7.0, True),
+        ("3 ms", "latency_ms", 3.0, True),
+        ({"latency_ms": "0.5 s"}, "latency_ms", 500.0, True),
+        ({"latency_ms": 0.6}, "latency_ms", 0.6, False),
         ("12k params", "params", 12e3, True),
         ({"params": "12000 parameters"}, "params", 12e3, True),
     ],
@@ -64,18 +67,18 @@ def test_every_fraction_reads_back_as_itself(fraction):
 
 FORMS = (
     'a fraction of the dense cost in (0, 1], a percentage such as "25%", or an '
-    'amount with its unit such as "1.2 GMACs", "300 MFLOPs", "5 MB", "5 MiB" or '
-    '"12000 params"'
+    'amount with its unit such as "1.2 GMACs", "300 MFLOPs", "5 MB", "5 MiB", '
+    '"3 ms" or "12000 params"'
 )
 SMALL = "is not positive; give a fraction of the dense cost in (0, 1], for example 0.1"
 LARGE = (
     "is above 1; a number is a fraction of the dense cost, in (0, 1]; for an amount "
     "write a string with its unit, such as"
 )
-COSTS = "is not known; known: macs, params, bytes, flops"
-UNITS = "known: MACs, FLOPs, params and B after k, M, G or T, and KiB, MiB, GiB, TiB"
-LATENCY = (
-    "latency budgets are not available yet; limit macs, params, bytes or flops instead"
+COSTS = "is not known; known: macs, params, bytes, flops, latency_ms"
+UNITS = (
+    "known: MACs, FLOPs, params and B after k, M, G or T, KiB, MiB, GiB, TiB, and s, "
+    "ms, us"
 )
 
 
@@ -108,8 +111,12 @@ LATENCY = (
         ({"mac": 0.1}, f"budget cost 'mac' {COSTS}; did you mean 'macs'?"),
         ({"zzz": 0.1}, f"budget cost 'zzz' {COSTS}"),
         ({3: 0.1}, f"budget cost 3 {COSTS}"),
-        ("3 ms", f"budget '3 ms': {LATENCY}"),
-        ({"latency_ms": 3}, f"budget {{'latency_ms': 3}}: {LATENCY}"),
+        ({"latency_ms": 3}, f"budget {{'latency_ms': 3}} {LARGE} \"3 ms\""),
+        (
+            {"macs": "3 ms"},
+            "budget {'macs': '3 ms'} limits macs but its unit is of latency_ms; write "
+            "{'latency_ms': '3 ms'}, or an amount of macs",
+        ),
         ("5 XB", f"budget '5 XB' has the unknown unit 'xb'; {UNITS}"),
         ("5 KiMACs", f"budget '5 KiMACs' has the unknown unit 'kimacs'; {UNITS}"),
         (
