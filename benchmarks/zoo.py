@@ -113,7 +113,7 @@ def work(name: str, compiled: bool, send: object) -> None:
 
 
 def summary(row: Row) -> str:
-    parts = [str(row["name"]), str(row["status"]), str(row.get("captured", ""))]
+    parts = [str(row.get(key, "")) for key in ("name", "status", "captured")]
     parts += [f"{key}={value}" for key, value in dict(row.get("equal", {})).items()]
     parts += [f"{key}={row[key]}" for key in ("fullgraph", "wall") if key in row]
     if row.get("error") or row.get("reason"):
