@@ -117,6 +117,8 @@ def ran(sparse: nn.Module, call: Call, training: bool) -> bool:
     """Whether the graph, not the Python, answers this call."""
     sparse.train(training)
     buffers = [b.detach().clone() for b in sparse.buffers()]
+    with torch.no_grad():  # a switch of mode may have cleared caches the graph reads
+        sparse(*fresh(call[0]), **fresh(call[1]))
     program = program_of(sparse)
     done = program.run(sparse, fresh(call[0]), fresh(call[1]))[0]
     with torch.no_grad():
