@@ -12,12 +12,13 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 
-def sparsifier(path: str, model: nn.Module, density: float, beta: float) -> object:
-    """Their `Sparsifier` on a model, which it changes, at constant density and beta."""
+def package(path: str) -> Any:
+    """Their module with the `Sparsifier`, from a checkout."""
     sys.path.insert(0, path)
     try:
         with warnings.catch_warnings():
@@ -26,6 +27,19 @@ def sparsifier(path: str, model: nn.Module, density: float, beta: float) -> obje
     finally:
         sys.path.remove(path)
     logging.disable(logging.INFO)
+    return module
+
+
+def trained(path: str, model: nn.Module, density: float, steps: int) -> Any:
+    """Their `Sparsifier` on a model, which it changes, with their schedule."""
+    module = package(path)
+    config = module.SparsifierConfig(cost_frac_target=density, adjust_cost_frac=False)
+    return module.Sparsifier(model, config, steps, verbose=False)
+
+
+def sparsifier(path: str, model: nn.Module, density: float, beta: float) -> object:
+    """Their `Sparsifier` on a model, which it changes, at constant density and beta."""
+    module = package(path)
     config = module.SparsifierConfig(
         cost_frac_init=density,
         cost_frac_target=density,
