@@ -395,3 +395,32 @@ def test_two_ranks_have_the_same_masks(tmp_path):
         )
         one.pop("_sparsefx._extra_state"), other.pop("_sparsefx._extra_state")
         assert_same(one, other)
+
+
+# -- dual averaging ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_chosen_backward_density(share):
+    """Gradients for the largest weights of a wider budget, no others."""
+    sparse = sparse_of("topkast", backward_density=share, total_steps=None)
+    named = dict(sparse.named_parameters())
+    for _ in range(3):
+        masks = sparsefx.masks(sparse)
+        backward(sparse)
+        got = dict(zip(masks, map(sparse._sparsefx.kept.reach, range(2)), strict=True))
+        assert all(not named[key].grad[~reach].any() for key, reach in got.items())
+        assert share == 0.3 or any(named[k].grad[~m].any() for k, m in masks.items())
+        total = sum(mask.numel() for mask in masks.values())
+        assert sum(int(g.sum()) for g in got.values()) == math.floor(share * total)
+        assert all((got[key] | ~mask).all() for key, mask in masks.items())
+        weights = torch.cat([named[key].detach().flatten() for key in masks]).abs()
+        wide = torch.cat([g.flatten() for g in got.values()])
+        assert weights[wide].min() >= weights[~wide].max()
+        step(sparse, SGD(sparse.parameters(), lr=0.1))
+    assert "reach_0" in sparse.code
+
+
+def test_a_backward_density_for_others_warns():
+    with pytest.warns(UserWarning, match="backward_density 0.5 has no effect"):
+        sparse_of("gmp", backward_density=0.5)
