@@ -397,7 +397,7 @@ def test_two_ranks_have_the_same_masks(tmp_path):
         assert_same(one, other)
 
 
-# -- dual averaging ---------------------------------------------------------------------
+# -- dual averaging --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6])
