@@ -31,6 +31,7 @@ from sparsefx.step_report import StepReport
 from sparsefx.training import Trainer, advance, current_masks
 from sparsefx.unit_building import build_units
 from sparsefx.unit_life import (
+    advance_units,
     finalize_units,
     gated_graphs,
     kept_units,
@@ -105,6 +106,7 @@ def transform(
     return build(model, settings, example_inputs, measure=measured, **options)
 
 
+@units_by(advance_units)
 def step(
     module: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> StepReport:
