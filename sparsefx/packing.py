@@ -4,7 +4,8 @@ A tensor with many zeros is stored as two: its non-zero entries in order, and ei
 bit for every place (``bits``) or, where entries are rarer than one in sixteen or so,
 the rows' lengths and each entry's column (``csr``). The smaller one is taken, and the
 dense tensor where neither is smaller. What comes back has the same bits: a negative
-zero counts as an entry.
+zero counts as an entry, or, where multiplying by a mask left many, has a bit in a
+second set (``signs``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 BITS = "sparsefx.bits/"
+SIGNS = "sparsefx.signs/"
 LENGTHS = "sparsefx.lengths/"
 COLUMNS = "sparsefx.columns/"
 VALUES = "sparsefx.values/"
@@ -89,7 +91,7 @@ def expand(
         >>> torch.signbit(expand(*compress({"w": weight}))["w"]).tolist()
         [[False, True, False]]
     """
-    heads = (BITS, LENGTHS, COLUMNS, VALUES)
+    heads = (BITS, SIGNS, LENGTHS, COLUMNS, VALUES)
     found = {k: v for k, v in stored.items() if not k.startswith(heads)}
     for key, shape in shapes.items():
         values = stored[VALUES + key]
@@ -99,6 +101,8 @@ def expand(
         else:
             kept = _places(stored[LENGTHS + key], stored[COLUMNS + key], dense)
         dense[kept] = values
+        if SIGNS + key in stored:
+            dense[unpack(stored[SIGNS + key], tuple(shape))] = -0.0
         found[key] = dense
     return found
 
@@ -110,6 +114,10 @@ def _smallest(key: str, value: Tensor) -> dict[str, Tensor]:
     kept = value.view(width) != 0
     values = value[kept]
     forms = [{key: value}, {BITS + key: pack(kept), VALUES + key: values}]
+    zero = value == 0
+    if bool((kept & zero).any()):
+        parts = {BITS + key: pack(~zero), VALUES + key: value[~zero]}
+        forms.append({**parts, SIGNS + key: pack(kept & zero)})
     if value.ndim > 1 and value.numel():
         rows = kept.flatten(1)
         columns = rows.nonzero()[:, 1]

@@ -230,6 +230,16 @@ def test_compressed_tensors_come_back_bit_for_bit(density, dtype):
     assert size <= sum(tensor.nbytes for tensor in tensors.values())
 
 
+def test_negative_zeros_take_a_bit():
+    """Multiplying a weight by a mask leaves half of its zeros negative."""
+    weight = torch.randn(200, 300)
+    masked = weight * (torch.rand(200, 300) < 0.05)
+    stored, shapes = compress({"w": masked})
+    assert sum(part.nbytes for part in stored.values()) < 0.13 * masked.nbytes
+    found = expand(stored, shapes)["w"]
+    assert torch.equal(found.view(torch.int32), masked.view(torch.int32))
+
+
 def sparse_net():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.Linear(512, 256))
