@@ -86,7 +86,8 @@ def lower(
     before: dict[str, tuple[int, ...]] = {}
     model.eval()
     try:
-        found = graph_of(model, example_inputs)
+        cut = target in ("auto", "removal")
+        found = graph_of(model, example_inputs, shrink=cut)
         if isinstance(found, str):
             module, trials = lower_modules(model, call, target, rounds, fused=compile)
             signature = None
@@ -94,7 +95,12 @@ def lower(
             graph, signature = found
             tensors = signature.tensors(*call)
             module, trials, before = lower_graph(
-                graph, tensors, target, rounds, fused=compile
+                graph,
+                tensors,
+                target,
+                rounds,
+                fused=compile,
+                original=dict(model.named_parameters(remove_duplicate=False)),
             )
         rows = tuple(choice(trial, before) for trial in trials)
         made = _Model(module, signature, rows)

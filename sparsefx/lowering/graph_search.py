@@ -27,6 +27,7 @@ def lower_graph(
     rounds: int,
     *,
     fused: bool = False,
+    original: Mapping[str, Tensor] | None = None,
 ) -> tuple[fx.GraphModule, list[Trial], Shapes]:
     """The graph with each layer in its fastest form, and how that came about.
 
@@ -36,6 +37,7 @@ def lower_graph(
         target: ``auto`` or the form to force.
         rounds: samples of each timing.
         fused: as for `try_layer`.
+        original: weights by name, where the graph has lost some of them already.
 
     Returns:
         The graph, a trial for each layer, and the shapes that cut weights had before.
@@ -49,12 +51,16 @@ def lower_graph(
         >>> trials[0].chosen, torch.allclose(made(x), net(x))
         ('csr', True)
     """
-    before: Shapes = {}
-    dense = held_by(module)
+    dense = {**held_by(module), **(original or {})}
     if target in ("auto", "removal"):
-        module, before = cut_chains(module)
+        module, _ = cut_chains(module)
     else:
-        module = assembled(copy.deepcopy(module.graph), dense)
+        module = assembled(copy.deepcopy(module.graph), held_by(module))
+    before = {
+        name: tuple(dense[name].shape)
+        for name, value in held_by(module).items()
+        if isinstance(value, Tensor) and value.shape != dense[name].shape
+    }
     search = _Search(module, target, rounds, fused, {k: dense[k] for k in before})
     with torch.no_grad():
         search.run(*inputs)

@@ -19,6 +19,7 @@ from sparsefx.calls import Call, as_call
 from sparsefx.capture import capture
 from sparsefx.errors import SparsefxError
 from sparsefx.node_values import attribute
+from sparsefx.passes.shrink_units import ShrinkUnits
 from sparsefx.private import TreeSpec, tree_flatten, tree_unflatten
 from sparsefx.program import Program
 
@@ -67,13 +68,15 @@ class Signature:
 
 
 def graph_of(
-    model: nn.Module, example_inputs: Any
+    model: nn.Module, example_inputs: Any, *, shrink: bool = False
 ) -> tuple[fx.GraphModule, Signature] | str:
     """A model as one plain graph for inference, or why it is none.
 
     Args:
         model: any module; it is left as it was, and shares its tensors.
         example_inputs: a tuple of positional inputs or a dict of keyword inputs.
+        shrink: without the heads and neurons whose weights are zero, as `ShrinkUnits`
+            finds them; what is left of cut weights is new memory.
 
     Example:
         >>> module, _ = graph_of(nn.Linear(2, 3), (torch.ones(4, 2),))
@@ -87,16 +90,20 @@ def graph_of(
     training = model.training
     model.eval()  # flags that the graph reads become constants
     try:
-        return _plain(program, model, as_call(example_inputs))
+        return _plain(program, model, as_call(example_inputs), shrink)
     finally:
         model.train(training)
 
 
 def _plain(
-    program: Program, root: nn.Module, example: Call
+    program: Program, root: nn.Module, example: Call, shrink: bool
 ) -> tuple[fx.GraphModule, Signature]:
     part = list(program.parts())[-1][1]
-    graph = copy.deepcopy(part.graph)
+    if shrink and any(map(_has_zero_line, root.parameters())):
+        bound = _shrunk(part.module(root))
+        root, graph = bound, copy.deepcopy(bound.graph)
+    else:
+        graph = copy.deepcopy(part.graph)
     held: dict[str, Any] = {}
     for node in list(graph.nodes):
         node.meta = {"module": node.meta.get("module", "")}
@@ -159,6 +166,22 @@ def held_by(module: fx.GraphModule) -> dict[str, Any]:
         elif node.op == "call_module":
             found[node.target] = module.get_submodule(node.target)
     return found
+
+
+def _has_zero_line(weight: Tensor) -> bool:
+    """Whether a row or a column of a matrix, or a channel of a kernel, is zero."""
+    if weight.ndim < 2:
+        return False
+    kept = weight.detach() != 0
+    rows, columns = kept.flatten(1).any(1), kept.transpose(0, 1).flatten(1).any(1)
+    return not bool(rows.all() and columns.all())
+
+
+def _shrunk(module: fx.GraphModule) -> fx.GraphModule:
+    try:
+        return ShrinkUnits()(module)
+    except Exception:  # a graph it cannot follow keeps its units; chains are cut still
+        return module
 
 
 def _numbered(spec: TreeSpec) -> Any:
