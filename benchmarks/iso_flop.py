@@ -1,0 +1,127 @@
+"""Rewrites at equal cost on the networks of torchvision, timm and transformers.
+
+    python benchmarks/iso_flop.py                       # needs the extra "zoo"
+    python benchmarks/iso_flop.py resnet18 vit_b_16     # some of them
+
+For each network and member: multiply-accumulates of the maskable part before and after,
+which must be equal, and those of the whole model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import RESULTS
+from torch import nn
+
+import sparsefx
+from sparsefx.passes import (
+    SparseDoped,
+    SparseFactorized,
+    SparseParallel,
+    SparseWide,
+)
+from sparsefx.passes.iso_flop import record_of
+
+MEMBERS = (SparseWide, SparseParallel, SparseFactorized, SparseDoped)
+
+
+def vision(name: str) -> Callable[[], tuple[nn.Module, Any]]:
+    """A torchvision network without weights, at its usual size."""
+
+    def make() -> tuple[nn.Module, Any]:
+        import torchvision
+
+        return torchvision.models.get_model(name), (torch.zeros(2, 3, 224, 224),)
+
+    return make
+
+
+def language(name: str, **sizes: Any) -> Callable[[], tuple[nn.Module, Any]]:
+    """A small transformers network from its configuration."""
+
+    def make() -> tuple[nn.Module, Any]:
+        import transformers
+
+        config = getattr(transformers, f"{name}Config")(**sizes, use_cache=False)
+        kind = "LMHeadModel" if name == "GPT2" else "ForCausalLM"
+        model = getattr(transformers, name + kind)(config)
+        return model, {"input_ids": torch.zeros(2, 16, dtype=torch.int64)}
+
+    return make
+
+
+NETWORKS = {
+    **{
+        name: vision(name)
+        for name in (
+            "resnet18",
+            "resnet34",
+            "resnet50",
+            "mobilenet_v2",
+            "shufflenet_v2_x1_0",
+            "densenet121",
+            "vit_b_16",
+        )
+    },
+    "gpt2": language("GPT2", n_layer=2, n_embd=192, n_head=3, vocab_size=512),
+    "llama": language(
+        "Llama",
+        num_hidden_layers=2,
+        hidden_size=192,
+        intermediate_size=512,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        vocab_size=512,
+    ),
+}
+
+
+def check(name: str, density: float) -> list[dict[str, Any]]:
+    """One row a member; a failure is a row with its reason."""
+    model, inputs = NETWORKS[name]()
+    found = sparsefx.capture(model, inputs, verify=False)
+    rows = []
+    for member in MEMBERS:
+        row: dict[str, Any] = {"network": name, "member": member.__name__}
+        try:
+            record = record_of(member(density=density)(found.graphs[""]))
+            row |= dict(record.macs)
+            row["exact"] = record.macs["before"] == record.macs["after"]
+            row["masked"], row["left"] = len(record.kept), len(record.left)
+        except (sparsefx.SparsefxError, KeyError) as error:
+            row |= {"exact": False, "reason": str(error)}
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Checks the networks that are asked for and writes a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--density", type=float, default=0.25)
+    parser.add_argument("--out", type=Path, default=RESULTS / "iso_flop.json")
+    given = parser.parse_args()
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    rows = json.loads(given.out.read_text()) if given.out.exists() else []
+    for name in given.networks:
+        rows = [row for row in rows if row["network"] != name] + check(
+            name, given.density
+        )
+        for row in rows[-len(MEMBERS) :]:
+            print(row)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
