@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import zoo_preload  # noqa: F401 - before torchvision
 from measure import RESULTS
 from torch import nn
 
