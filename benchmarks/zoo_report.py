@@ -32,7 +32,7 @@ def render(rows: list[Row]) -> str:
         "part that cannot be masked, and the error names it. *untouched* is the model",
         "that was given, bit by bit; *keys* are those of `finalize(...).state_dict()`.",
         "",
-        *_summary(real),
+        *_summary(real, rows),
         *_revisions(rows),
         "",
         "| family | models | masked without error | refused | one graph | two | parts "
@@ -56,19 +56,19 @@ def render(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _summary(rows: list[Row]) -> list[str]:
+def _summary(rows: list[Row], everything: list[Row]) -> list[str]:
     """The share of whole graphs and the slowest capture, of all but the traps."""
     good = [row for row in rows if row["status"] == "ok"]
     if not good:
         return []
     whole = sum(row["captured"] in ("whole", "two") for row in good)
     slow = max(good, key=lambda row: float(row["seconds"]))
-    tried = sum("fullgraph" in row for row in rows)
+    tried = sum("fullgraph" in row for row in everything)
     return [
         f"Of {len(rows)} models, the traps apart, {whole} ({whole / len(rows):.1%})",
         f"are one graph, or one for each mode; {len(good)} are masked without error.",
         f"The slowest, {slow['name']}, took {slow['seconds']} s.",
-        f"`torch.compile(fullgraph=True)` was tried on {tried} of them.",
+        f"`torch.compile(fullgraph=True)` was tried on {tried} of all.",
     ]
 
 
