@@ -46,15 +46,15 @@ def capture_module(
             raise CaptureError(f"submodule {path!r} has hooks, whose Python must run")
     reason = ""
     for dynamic in (True, False):
-        args, kwargs = doubled(call) if dynamic else call
+        tried = doubled(call) if dynamic else call
         try:
-            program = _program(module, args, kwargs, dynamic, verify, caches)
+            program = _program(module, *tried, dynamic, verify, caches)
         except CaptureError as error:
             if str(error) != reason:
                 fixed = "; with a fixed batch, " if reason else ""
                 reason = f"{reason}{fixed}{error}"
             continue
-        if args is not call[0]:
+        if tried is not call:
             program.speak_of(1)
         return program
     raise CaptureError(reason)

@@ -288,3 +288,12 @@ def test_scaled_dot_product_attention_by_hand():
     assert str(row.macs) == "10*batch*heads*tokens*tokens_kv"
     assert row.number() == 3 * 2 * 7 * 7 * (4 + 6)
     assert not row.maskable
+
+
+def test_a_batch_of_one_given_by_name_counts_once():
+    net = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 4))
+    ids = torch.zeros(1, 16, dtype=torch.long)
+    wanted = 16 * 8 * 4
+    assert sparsefx.costs(net, (ids,)).totals()["macs"]["total"] == wanted
+    found = sparsefx.costs(net, {"input": ids})
+    assert found.totals()["macs"]["total"] == wanted

@@ -106,7 +106,7 @@ def pairs():
             yield pytest.param(name, member, marks=marks)
 
 
-@pytest.mark.parametrize(("name", "member"), pairs())
+@pytest.mark.parametrize(("name", "member"), list(pairs()))
 def test_macs_are_equal_to_the_last_one(name, member):
     net, x, graph, dense = recorded(name)
     found = member(density=0.3)(graph)
