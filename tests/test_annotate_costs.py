@@ -14,6 +14,7 @@ from torch.fx.experimental.symbolic_shapes import (
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils.flop_counter import FlopCounterMode
 
+import sparsefx
 from sparsefx.passes.annotate_costs import cost_table
 
 
