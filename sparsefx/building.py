@@ -66,6 +66,7 @@ def build(
         min_density=policy.min_density,
         max_density=policy.max_density,
         granularity=policy.granularity,
+        round_to=policy.round_to,
     )
     made = {
         name: _site(row, chosen[name], parameters[name])
@@ -136,6 +137,7 @@ def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
         costs=row.per_weight(),
         sizes=dict(row.sizes),
         granularity=granularity if chosen.selected else Granularity(),
+        round_to=chosen.round_to,
         min_density=low,
         max_density=high,
         weight=parameter,

@@ -11,7 +11,7 @@ from sparsefx.errors import PolicyError
 from sparsefx.granularity import Granularity
 
 _TAKEN = ("macs", "flops", "params", "bytes", "latency_ms")
-LAYER_KEYS = ("min_density", "max_density", "density", "granularity")
+LAYER_KEYS = ("min_density", "max_density", "density", "granularity", "round_to")
 
 
 def refuse(field: str, value: object, allowed: str) -> Never:
@@ -239,7 +239,7 @@ def sizes(field: str, value: object) -> dict[str, int]:
 
 
 def layers(field: str, value: object) -> dict[str, dict[str, float | str]]:
-    """Settings by pattern: min_density, max_density, density, granularity.
+    """Settings by pattern: densities, granularity, round_to.
 
     Example:
         >>> layers("layers", {"head": {"min_density": 1}})
@@ -262,6 +262,8 @@ def _layer(field: str, options: object) -> dict[str, float | str]:
             unknown(f"key of {field}", key, LAYER_KEYS)
         if key == "granularity":
             checked[key] = str(Granularity.parse(text(f"{field}[{key!r}]", value)))
+        elif key == "round_to":
+            checked[key] = count(f"{field}[{key!r}]", value)
         else:
             checked[key] = density(f"{field}[{key!r}]", value)
     return checked

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsefx.cost import CostTable
 from sparsefx.limits import Limits
+from sparsefx.multiples import multiples, stepped
 from sparsefx.policies.allocate import run
 from sparsefx.policies.bounds import base_cost, bounds, unit_share
 from sparsefx.policies.cost_budget import cost_budget
@@ -161,12 +162,15 @@ class Plan:
         budgets = self.budgets(allowed)
         for cost, budget in budgets.items():
             check_feasible([*self.sites, *self.dense], budget, cost, budgets)
-        if self.policy.allocation == "cost_budget":
-            return [bounds(site) for site in self.sites]
-        everything = [*self.live(weights), *self.dense]
-        allocation = run(self.policy, everything, budgets)
-        found = counts(allocation, everything, budgets)
-        return list(found[: len(self.sites)])
+        own = limits = [stepped(site, bounds(site)) for site in self.sites]
+        if self.policy.allocation != "cost_budget":
+            everything = [*self.live(weights), *self.dense]
+            allocation = run(self.policy, everything, budgets)
+            limits = list(counts(allocation, everything, budgets)[: len(self.sites)])
+        if all(site.round_to == 1 for site in self.sites):
+            return limits
+        fixed = self._settled(limits, allowed, weights)
+        return multiples(self.sites, own, fixed, self.limits(allowed))
 
     def starts(self, allowed: Sequence[float], weights: Sequence[Tensor]) -> list[int]:
         """Numbers of weights of random masks, one a site.
@@ -190,7 +194,15 @@ class Plan:
 
         For learners that watch one budget: with counts, all budgets are met.
         """
-        limits = self.bounds(allowed, weights)
+        fixed = self._settled(self.bounds(allowed, weights), allowed, weights)
+        return [(count, count) for count in fixed]
+
+    def _settled(
+        self,
+        limits: Sequence[tuple[int, int]],
+        allowed: Sequence[float],
+        weights: Sequence[Tensor],
+    ) -> list[int]:
         everything = [
             replace(site, min_density=site.density(low), max_density=site.density(high))
             for site, (low, high) in zip(self.live(weights), limits, strict=True)
@@ -201,5 +213,4 @@ class Plan:
             [*everything, *self.dense], budget, cost, self.policy.normalize, budgets
         )
         pairs = [(s, plan.densities[s.name]) for s in self.sites]
-        found = [round(unit_share(site, d) * site.units) for site, d in pairs]
-        return [(count, count) for count in found]
+        return [round(unit_share(site, d) * site.units) for site, d in pairs]

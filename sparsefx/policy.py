@@ -89,6 +89,8 @@ class Policy:
     """What magnitudes are divided by before weights are compared."""
     granularity: str = "unstructured"
     """What is kept or dropped: unstructured, block:HxW, N:M, channel or kernel."""
+    round_to: int = 1
+    """Layers keep multiples of so many units, or all of them."""
     fallback: Literal["error", "dense"] = "error"
     """What happens to layers that cannot have their granularity."""
     include: tuple[str, ...] = ()
@@ -98,7 +100,7 @@ class Policy:
     layers: Mapping[str, Mapping[str, float | str]] = field(
         default_factory=dict, hash=False
     )
-    """By pattern: min_density, max_density, density, granularity."""
+    """By pattern: min_density, max_density, density, granularity, round_to."""
     densities: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Kept fractions by pattern, for the allocation layerwise."""
     storage: str = "values"
@@ -147,6 +149,7 @@ class Policy:
             "beta": check.positive("beta", self.beta),
             "beta_initial": check.positive("beta_initial", self.beta_initial),
             "update_every": check.count("update_every", self.update_every),
+            "round_to": check.count("round_to", self.round_to),
             "include": check.patterns("include", self.include),
             "exclude": check.patterns("exclude", self.exclude),
             "layers": check.layers("layers", self.layers),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,6 +91,13 @@ def restructured(model: nn.Module, policy: Policy, example_inputs: Any) -> Restr
     """
     member = MEMBERS[policy.rewrite]
     options = dict(policy.rewrite_options)
+    if policy.budget != Policy().budget:
+        warnings.warn(
+            f"budget {policy.budget!r} has no effect with rewrite {policy.rewrite!r}, "
+            "which keeps the dense model's cost; set density instead",
+            UserWarning,
+            stacklevel=4,
+        )
     if policy.include:
         options["select"] = policy.include
     for name in ("exclude", "layers"):

@@ -22,6 +22,7 @@ class Selection:
         min_density: least kept fraction, in [0, 1].
         max_density: greatest kept fraction, in [0, 1].
         granularity: the unit that is kept or dropped.
+        round_to: so many units, or a multiple, or all are kept.
     """
 
     selected: bool
@@ -29,6 +30,7 @@ class Selection:
     min_density: float = 0.0
     max_density: float = 1.0
     granularity: str = "unstructured"
+    round_to: int = 1
 
 
 def select(
@@ -40,6 +42,7 @@ def select(
     min_density: float = 0.0,
     max_density: float = 1.0,
     granularity: str = "unstructured",
+    round_to: int = 1,
 ) -> dict[str, Selection]:
     """Applies the patterns of a policy to the weights of a model.
 
@@ -54,10 +57,11 @@ def select(
         include: patterns of the modules to mask; empty means all.
         exclude: patterns of the modules that stay dense; they win over ``include``.
         layers: settings by pattern: ``min_density``, ``max_density``, ``density``
-            (both bounds at once), ``granularity``.
+            (both bounds at once), ``granularity``, ``round_to``.
         min_density: least kept fraction where no pattern says otherwise.
         max_density: greatest kept fraction where no pattern says otherwise.
         granularity: unit kept or dropped where no pattern says otherwise.
+        round_to: units are kept in multiples of it where no pattern says otherwise.
 
     Returns:
         A `Selection` by parameter name, in the order of ``names``.
@@ -88,6 +92,7 @@ def select(
         "min_density": min_density,
         "max_density": max_density,
         "granularity": granularity,
+        "round_to": round_to,
     }
     chosen = {}
     for name, module in pairs:
@@ -208,7 +213,8 @@ def _settled(
                 f"max_density {high:g}{asked}; change one of them"
             )
         low = high = density
-    return Selection(True, "", low, high, str(found["granularity"]))
+    steps = int(found["round_to"])
+    return Selection(True, "", low, high, str(found["granularity"]), steps)
 
 
 def _check_used(

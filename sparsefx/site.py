@@ -36,6 +36,7 @@ class Site:
         granularity: the unit that is kept or dropped.
         min_density: the least kept fraction, in [0, 1].
         max_density: the greatest kept fraction, in [0, 1].
+        round_to: units are kept in multiples of it, or all of them.
         weight: the live parameter (not copied).
     """
 
@@ -48,6 +49,7 @@ class Site:
     granularity: Granularity = UNSTRUCTURED
     min_density: float = 0.0
     max_density: float = 1.0
+    round_to: int = 1
     weight: Tensor | None = field(default=None, repr=False)
 
     @property

@@ -1,6 +1,7 @@
 """Groups of weights: cut out, valued, solved, masked and differentiated exactly."""
 
 import copy
+import dataclasses
 import itertools
 import math
 
@@ -14,9 +15,11 @@ from torch import nn
 
 import sparsefx
 from sparsefx.dual import Layer, hard_mask, soft_mask, solve_hard, solve_soft
-from sparsefx.errors import MaskError, PolicyError
+from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.granularity import Granularity
 from sparsefx.grouping import grouping
+from sparsefx.limits import Limits
+from sparsefx.multiples import multiples
 from sparsefx.n_of_m import NOfM, soft_top
 from tests.reference import bisect, sigmoid
 
@@ -549,3 +552,41 @@ def test_equal_weights_are_kept_by_index(granularity, value):
     again = sparsefx.masks(sparse_of(granularity, model))
     for name, mask in sparsefx.masks(sparse).items():
         assert torch.equal(mask, again[name])
+
+
+@pytest.mark.parametrize("policy", ["cost_budget", "uniform", "rigl"])
+def test_kept_channels_are_multiples(policy):
+    with pytest.raises(BudgetError, match="satisfiable"):
+        sparse_of("channel", budget=0.3, round_to=4)
+    for budget in (0.45, 0.55, 0.8, 1.0):
+        more = {"optimizer_state": "keep"} if policy == "rigl" else {"beta": 3.0}
+        sparse = sparsefx.transform(
+            net(),
+            example_inputs=(X,),
+            granularity="channel",
+            policy=policy,
+            budget={"macs": budget},
+            round_to=4,
+            layers={"2": {"round_to": 3}},
+            **more,
+        )
+        info = sparsefx.step(sparse)
+        assert info.hard_cost <= info.budget
+        masks = sparsefx.masks(sparse)
+        kept = [int(mask.any(1).sum()) for mask in masks.values()]
+        assert kept[0] % 4 == 0
+        assert kept[1] % 3 == 0 or kept[1] == 8
+    assert kept == [12, 8]
+
+
+def test_multiples_spend_what_rounding_frees():
+    sites = sparsefx.sites(sparse_of("channel"))
+    sites = [dataclasses.replace(s, round_to=4) for s in sites]
+    budget = Limits(((1.0, 1.0),), (15.0,), ("macs",))
+    found = multiples(sites, [(0, 12), (0, 8)], [7, 7], budget)
+    assert found == [(8, 8), (4, 4)]
+
+
+def test_a_multiple_that_bounds_forbid_is_refused():
+    with pytest.raises(BudgetError, match=r"no multiple of round_to 5 lies between"):
+        sparse_of("channel", layers={"2": {"round_to": 5, "density": 0.5}})

@@ -91,6 +91,7 @@ RANKS = {
     "limits": 3,
     "masking": 3,
     "misfits": 4,
+    "multiples": 4,
     "nested": 3,
     "problem": 3,
     "purchase": 3,

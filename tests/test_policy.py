@@ -200,7 +200,7 @@ def test_an_empty_file_is_the_default(tmp_path):
         (
             {"layers": {"a": 0.5}},
             "layers['a'] is 0.5; give a mapping with the keys min_density, "
-            "max_density, density, granularity",
+            "max_density, density, granularity, round_to",
         ),
         (
             {"layers": {"a": {"min_densty": 0.5}}},
