@@ -17,7 +17,7 @@ test: $(STAMP)
 	$(RUN) ruff format --check
 	$(RUN) ruff check
 	$(RUN) mypy
-	$(RUN) pytest
+	$(RUN) pytest -n 2
 
 # What takes minutes, or builds a wheel from the package index.
 test-slow: $(STAMP)
