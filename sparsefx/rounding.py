@@ -35,8 +35,6 @@ def whole_counts(
         >>> pair = [Layer(torch.ones(4), 1.0, 1.0, 0, 4) for _ in range(2)]
         >>> limits = Limits(((1.0, 1.0), (1.0, 2.0)), (3.0, 4.5), ("a", "b"))
         >>> whole_counts(pair, limits, scope(pair, limits), {0: 1.4, 1: 1.55})
-        [1, 1]
-        >>> whole_counts(pair, limits, scope(pair, limits), {0: 1.6, 1: 1.2})
         [2, 1]
     """
     counts = [found.held.get(i, layer.lower) for i, layer in enumerate(layers)]
