@@ -70,7 +70,7 @@ def test_function_transforms_are_noticed():
 def test_containers_of_our_own_are_flattened():
     from sparsefx.boxes import Box
 
-    leaves, spec = private.tree_flatten([Box(dict, [1, 2])])
+    leaves, spec = private.tree_flatten([Box(dict, ("a", "b"), [1, 2])])
     assert leaves == [1, 2]
     assert private.tree_unflatten(leaves, spec)[0].values == [1, 2]
     assert private.tree_is_leaf(object())

@@ -153,6 +153,7 @@ def test_costs_count_the_shorter_sequence() -> None:
     assert dense - short == batch * (per_token * (tokens - kept) + products) - scorer
 
 
+@pytest.mark.slow
 def test_units_and_tokens_together() -> None:
     _, own = selected(("blocks.1", 2))
     x = images()

@@ -87,6 +87,7 @@ def recorded(name):
     return net, x, graph_of(net, x), dense
 
 
+@pytest.mark.slow
 def test_counts_hold_for_the_rewritten_module_by_itself():
     """Counted anew, from nothing but the module and the counts."""
     _, x, graph, dense = recorded("vit")

@@ -33,7 +33,13 @@ def growth(found, net):
     return sum(p.numel() for p in found.parameters()) / old
 
 
-@pytest.mark.parametrize("name", ZOO)
+LONG = ("resnet34", "resnet50")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in ZOO],
+)
 def test_macs_are_equal_to_the_last_one(name):
     net, x, graph, dense = recorded(name)
     found = SparseWide(density=0.5)(graph)
@@ -120,6 +126,7 @@ def test_worked_examples(density):
     assert record_of(found).kept["1.weight"] == 73728
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet", "vit"])
 def test_the_whole_model_at_equal_cost(name):
     net, x, graph, dense = recorded(name)
@@ -133,6 +140,7 @@ def test_the_whole_model_at_equal_cost(name):
         assert record.macs["after"] < record.macs["before"]
 
 
+@pytest.mark.slow
 def test_attention_grows_by_size_or_by_count():
     _, _, graph, _ = recorded("vit")
     sizes = SparseWide(density=0.5, heads="size")(graph)

@@ -82,6 +82,7 @@ def run(script: Path, **more: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_hopper(tmp_path: Path) -> None:
     script = tmp_path / "compile_kernels.py"
     script.write_text(SCRIPT)
