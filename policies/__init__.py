@@ -20,6 +20,7 @@ from sparsefx.policies.cost_budget import cost_budget
 from sparsefx.policies.erk import erk
 from sparsefx.policies.layerwise import layerwise
 from sparsefx.policies.presets import preset_names
+from sparsefx.policies.same_latency import same_latency
 from sparsefx.policies.sensitivity import sensitivity
 from sparsefx.policies.uniform import uniform
 
@@ -29,6 +30,7 @@ ALLOCATIONS: Mapping[str, Callable[..., Allocation]] = {
     "erk": erk,
     "layerwise": layerwise,
     "sensitivity": sensitivity,
+    "same_latency": same_latency,
 }
 
 

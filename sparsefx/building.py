@@ -15,7 +15,7 @@ from sparsefx.cost import CostRow, CostTable
 from sparsefx.errors import CaptureError, MaskError
 from sparsefx.example_inputs import offered
 from sparsefx.granularity import Granularity
-from sparsefx.latency import timed
+from sparsefx.latency_costs import timed
 from sparsefx.masked_module import mask_module, mirror, restore, run_graph
 from sparsefx.misfits import without_misfits
 from sparsefx.passes.annotate_costs import (
@@ -25,6 +25,7 @@ from sparsefx.passes.annotate_costs import (
 )
 from sparsefx.passes.insert_masks import InsertMasks
 from sparsefx.plan import Plan
+from sparsefx.policies.same_latency import SameLatency
 from sparsefx.policies.sensitivity import Sensitivity
 from sparsefx.policy import Policy
 from sparsefx.pricing import with_costs
@@ -88,7 +89,12 @@ def build(
         )
     fixed = {cost: total["fixed"] for cost, total in table.totals().items()}
     asked = parse_budget(policy.budget, policy.cost, tuple(policy.costs))
-    sites, dense, times = timed(model, example_inputs, asked, sites, dense)
+    same = policy.allocation == "same_latency"
+    times = timed(model, example_inputs, asked, sites, dense, every=same)
+    if times is not None:
+        sites, dense = times.sites, times.dense
+        if same:
+            policy = replace(policy, allocation=SameLatency(times.latencies.lines))
     targets = targets_of(policy, sites, dense, priced, fixed, times)
     covered = _coverage(model, table, weights, chosen, found)
     if policy.allocation == "sensitivity" and measure is not None:

@@ -9,7 +9,9 @@ from dataclasses import replace
 from sparsefx.budget import parse_budget
 from sparsefx.errors import BudgetError
 from sparsefx.expression import is_expression, mentioned
+from sparsefx.latency_costs import Timed
 from sparsefx.plan import Plan, Target
+from sparsefx.policies.same_latency import SameLatency
 from sparsefx.policy import Policy
 from sparsefx.pricing import itemsize, overhead
 from sparsefx.selection import most_specific
@@ -22,7 +24,7 @@ def targets_of(
     dense: tuple[Site, ...],
     priced: bool,
     fixed: Mapping[str, float],
-    times: tuple[float, float] | None = None,
+    times: Timed | None = None,
 ) -> tuple[Target, ...]:
     """The policy's budgets as absolute costs.
 
@@ -34,7 +36,7 @@ def targets_of(
         dense: maskable weights that are not masked.
         priced: whether MACs are known.
         fixed: by cost, what no mask can save; part of budgets of the whole model.
-        times: milliseconds that no mask can save, and of the dense model.
+        times: what was measured, where a budget is of ``latency_ms``.
     """
     targets: dict[str, Target] = {}
     for budget in parse_budget(policy.budget, policy.cost, tuple(policy.costs)):
@@ -51,7 +53,7 @@ def targets_of(
             )
             cost = "params"
         stored = overhead(sites, policy, cost)
-        base = times[0] if cost == "latency_ms" and times else (
+        base = times.fixed if cost == "latency_ms" and times else (
             stored + _base(policy, cost, fixed))  # fmt: skip
         total = sum(site.cost(cost) * site.numel for site in (*sites, *dense))
         plain = base - stored + total
@@ -59,7 +61,7 @@ def targets_of(
             whole = sum(itemsize(site) * site.numel for site in (*sites, *dense))
             plain = base - stored + whole
         if cost == "latency_ms" and times:
-            plain = times[1]
+            plain = times.latencies.total
         limit = budget.limit(plain)
         if limit > total + base:
             if limit > plain:
@@ -116,7 +118,9 @@ def _parts(cost: str) -> Collection[str]:
 
 def floored(plan: Plan) -> tuple[Site, ...]:
     """The sites with room for one weight an output unit, if half the budget pays it."""
-    if not plan.policy.keep_units or plan.policy.allocation != "cost_budget":
+    allocation = plan.policy.allocation
+    measured = isinstance(allocation, SameLatency)  # could leave a layer with nothing
+    if not plan.policy.keep_units or not (measured or allocation == "cost_budget"):
         return plan.sites
     raised = []
     for site in plan.sites:

@@ -8,14 +8,21 @@ import torch
 from torch import nn
 
 import sparsefx
-from sparsefx import latency
-from sparsefx.errors import BudgetError
-from sparsefx.latency import Latencies, Line, measure, measure_layer, with_latency
-from sparsefx.lowering import timing
+from sparsefx import latency, latency_costs
+from sparsefx.errors import BudgetError, PolicyError
+from sparsefx.latency import Latencies, measure, measure_layer
+from sparsefx.latency_costs import fewest, through, timed
+from sparsefx.latency_line import Line
+from sparsefx.lowering import trial
 from sparsefx.lowering.layers import Dense
+from sparsefx.policies.same_latency import SameLatency
 from sparsefx.site import Site
 
 X = torch.linspace(-1, 1, 64 * 96).reshape(64, 96).sin()
+PAIR = {
+    "0.weight": Line(4.0, 0.5, 20.0, 0.0, "csr"),
+    "2.weight": Line(2.0, 0.5, 20.0, 0.0, "csr"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +36,16 @@ def net():
     return nn.Sequential(nn.Linear(96, 128), nn.ReLU(), nn.Linear(128, 64))
 
 
-def known(monkeypatch, lines, total):
-    """As if a machine had taken these times."""
-    monkeypatch.setattr(latency, "measure", lambda *_: Latencies(total, lines))
+def known(monkeypatch, lines, total, *, more=0.0, times=1.0):
+    """As if a machine had taken these times, and ``more`` and ``times`` as a whole."""
+
+    def share(model, inputs, found, chosen, share):
+        picked = [lines[site.name] for site in chosen]
+        spent = sum(x.fixed + times * x.slope * share * x.even for x in picked)
+        return (total - sum(x.dense for x in picked) + spent + more) / total
+
+    monkeypatch.setattr(latency_costs, "measure", lambda *_: Latencies(total, lines))
+    monkeypatch.setattr(latency_costs, "lowered_share", share)
 
 
 def sites(names=("0.weight", "2.weight")):
@@ -40,20 +54,37 @@ def sites(names=("0.weight", "2.weight")):
     ]
 
 
+def asked(text):
+    return sparsefx.budget.parse_budget(text, "macs", ())
+
+
 def test_a_line_fits_what_was_measured(monkeypatch):
     def clock(calls, device, rounds):
         return {
-            name: 2.0 if name == "dense" else 0.5 + 4.0 * float(name.split("@")[1])
-            + (name.startswith("csr"))
+            name: 2.0 if name == "dense" else 0.5 + (name == "csr 1")
             for name in calls
         }  # fmt: skip
 
-    monkeypatch.setattr(timing, "interleaved", clock)
+    monkeypatch.setattr(trial, "interleaved", clock)
     line = measure_layer(Dense("w", torch.randn(16, 16), None), torch.randn(3, 16))
-    assert (line.dense, line.kernel) == (2.0, "gather")
-    assert (line.fixed, line.slope) == pytest.approx((0.5, 4.0))
+    assert (line.dense, line.form) == (2.0, "csr")
+    assert (line.fixed, line.slope) == pytest.approx((0.5, 0.0))
     assert line.residual < 1e-9
-    assert line.even == pytest.approx(0.375)
+    assert line.even == 1.0
+    fitted = latency._fitted([0.7, 0.9, 1.3], [0.05, 0.1, 0.2], 2.0, "csr")
+    assert (fitted.fixed, fitted.slope) == pytest.approx((0.5, 4.0))
+    assert fitted.even == pytest.approx(0.375)
+    assert fitted.at(1.3) == pytest.approx(0.2)
+
+
+def test_blocks_are_timed_as_blocks():
+    site = Site("w", "", "linear", (64, 64), {}, granularity=sparsefx.site.Granularity(
+        "block", (16, 16)))  # fmt: skip
+    mask = latency.largest(torch.rand(64, 64), 0.25, site)
+    assert mask.sum() == 4 * 256
+    assert (
+        mask[::16, ::16].repeat_interleave(16, 0).repeat_interleave(16, 1).equal(mask)
+    )
 
 
 def test_as_few_layers_as_possible_become_sparse():
@@ -62,23 +93,46 @@ def test_as_few_layers_as_possible_become_sparse():
         "2.weight": Line(3.0, 0.5, 10.0, 0.0, "csr"),
     }
     found = Latencies(9.0, lines)
-    one, fixed = with_latency(sites(), found, 7.0)
-    assert [site.cost("latency_ms") for site in one] == pytest.approx([0.1, 0.0])
-    assert (one[0].max_density, one[1].max_density) == pytest.approx((0.45, 1.0))
-    assert fixed == 9.0 - 4.5
-    both, fixed = with_latency(sites(), found, 4.0)
-    assert [site.cost("latency_ms") for site in both] == pytest.approx([0.1, 0.1])
-    assert fixed == 2.0
-    with pytest.raises(BudgetError, match="not above the 2 ms that the model takes"):
-        with_latency(sites(), found, 1.9)
+    assert fewest(sites(), found, 7.0) == {"0.weight"}
+    assert fewest(sites(), found, 4.0) == set(lines)
+
+
+def test_the_costs_are_the_lines(monkeypatch):
+    known(monkeypatch, PAIR, 8.0)
+    one = timed(net(), (X,), asked("6.5 ms"), sites(), [])
+    assert [site.cost("latency_ms") for site in one.sites] == pytest.approx([0.2, 0])
+    assert [site.max_density for site in one.sites] == pytest.approx([0.175, 1.0])
+    assert one.fixed == pytest.approx(8.0 - 3.5)
+    both = timed(net(), (X,), asked("5 ms"), sites(), [])
+    assert [site.cost("latency_ms") for site in both.sites] == pytest.approx([0.2] * 2)
+    assert both.fixed == pytest.approx(3.0)
+    with pytest.raises(BudgetError, match="not above the 3 ms that the lowered model"):
+        timed(net(), (X,), asked("2.9 ms"), sites(), [])
+
+
+@pytest.mark.parametrize(("more", "times"), [(0.5, 1.0), (-0.5, 0.5), (0.2, 1.7)])
+def test_the_costs_go_through_what_the_lowered_model_takes(monkeypatch, more, times):
+    known(monkeypatch, PAIR, 8.0, more=more, times=times)
+    found = timed(net(), (X,), asked("5 ms"), sites(), [])
+    assert found.fixed == pytest.approx(3.0 + more)
+    assert found.sites[0].cost("latency_ms") == pytest.approx(0.2 * times)
+
+
+def test_more_layers_where_the_model_gains_less_than_its_layers(monkeypatch):
+    known(monkeypatch, PAIR, 8.0, more=2.0)
+    found = timed(net(), (X,), asked("6.4 ms"), sites(), [])
+    assert all(site.cost("latency_ms") > 0 for site in found.sites)
+
+
+def test_noise_cannot_turn_the_line_around():
+    times = iter([3.0, 3.5, 3.2])
+    fixed, scale = through(lambda share: next(times), 1.0, 2.0, 2.0)
+    assert scale > 0
+    assert fixed < 3.5
 
 
 def test_the_budget_counts_what_is_fixed(monkeypatch):
-    lines = {
-        "0.weight": Line(4.0, 0.5, 20.0, 0.0, "csr"),
-        "2.weight": Line(2.0, 0.5, 20.0, 0.0, "csr"),
-    }
-    known(monkeypatch, lines, 8.0)
+    known(monkeypatch, PAIR, 8.0)
     for budget, limit in (({"latency_ms": 0.5}, 4.0), ("4 ms", 4.0)):
         sparse = sparsefx.transform(net(), budget=budget, example_inputs=(X,))
         info = sparsefx.step(sparse)
@@ -99,7 +153,73 @@ def test_with_another_budget(monkeypatch):
     assert all(hard <= limit for limit, _, hard in info.budgets.values())
 
 
+def test_same_latency_makes_every_layer_as_much_faster(monkeypatch):
+    known(monkeypatch, PAIR, 8.0)
+    sparse = sparsefx.transform(
+        net(), "same_latency", budget="4.4 ms", example_inputs=(X,)
+    )
+    info = sparsefx.step(sparse)
+    assert 4.39 < info.hard_cost <= 4.4
+    kept = sparsefx.masks(sparse)
+    taken = [
+        (line.fixed + line.slope * float(kept[name].float().mean())) / line.dense
+        for name, line in PAIR.items()
+    ]
+    assert taken == pytest.approx([0.4, 0.4], abs=2e-3)
+
+
+def test_same_latency_leaves_no_layer_without_weights(monkeypatch):
+    slow = Line(2.0, 1.9, 2.0, 0.0, "csr")  # cannot be twice as fast
+    known(monkeypatch, {**PAIR, "2.weight": slow}, 8.0)
+    sparse = sparsefx.transform(
+        net(), "same_latency", budget="5 ms", example_inputs=(X,)
+    )
+    kept = sparsefx.masks(sparse)["2.weight"]
+    assert kept.sum() == 64  # one a unit
+    assert sparsefx.step(sparse).hard_cost <= 5
+
+
+def test_a_layer_that_saves_next_to_nothing_stays_dense(monkeypatch):
+    known(monkeypatch, {**PAIR, "2.weight": Line(0.1, 0.03, 0.1, 0.0, "csr")}, 8.0)
+    sparse = sparsefx.transform(net(), budget="5 ms", example_inputs=(X,))
+    assert sparsefx.masks(sparse)["2.weight"].all()
+
+
+def test_same_latency_under_another_cost(monkeypatch):
+    known(monkeypatch, PAIR, 8.0)
+    sparse = sparsefx.transform(
+        net(), "same_latency", budget={"macs": 0.1}, example_inputs=(X,)
+    )
+    info = sparsefx.step(sparse)
+    assert info.hard_cost <= info.budget
+    assert info.hard_cost > 0.99 * info.budget
+
+
+def test_same_latency_needs_a_model():
+    with pytest.raises(PolicyError, match=r"give it to sparsefx\.transform"):
+        sparsefx.allocate(sites(), {"macs": 0.5}, policy="same_latency")
+
+
+@pytest.mark.parametrize("low", [0.0, 0.05])
+def test_same_latency_never_keeps_less_for_more(low):
+    lines = {"0.weight": PAIR["0.weight"]}  # the other was not measured
+    one = {"params": sympy.Integer(1)}
+    pair = [
+        Site("0.weight", "0", "linear", (10, 10), one, min_density=low),
+        Site("2.weight", "2", "linear", (10, 10), one, max_density=0.5),
+    ]
+    before = 0.0
+    for budget in (60.0, 65.0, 90.0, 150.0):
+        found = SameLatency(lines)(pair, budget, "params")
+        assert found.cost <= budget
+        assert found.densities["2.weight"] == 0.5
+        assert found.densities["0.weight"] >= max(before, low)
+        before = found.densities["0.weight"]
+    assert before == 1.0
+
+
 def test_measurements_are_remembered(cache, monkeypatch):
+    monkeypatch.setattr(latency, "can_compile", lambda device: False)
     found = measure(net(), (X,))
     assert set(found.lines) == {"0.weight", "2.weight"}
     assert all(line.dense > 0 for line in found.lines.values())
@@ -111,6 +231,20 @@ def test_measurements_are_remembered(cache, monkeypatch):
     cache.write_text("no json")
     with pytest.raises(TypeError):
         measure(net(), (X,))
+
+
+def test_the_lowered_model_is_timed_once(cache, monkeypatch):
+    for place in (latency, latency_costs):
+        monkeypatch.setattr(place, "can_compile", lambda device: False)
+    model = net()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    found = Latencies(1.0, PAIR, {"0.weight": "a", "2.weight": "b"})
+    share = latency_costs.lowered_share(model, (X,), found, sites(), 0.5)
+    assert share > 0
+    monkeypatch.setattr(latency_costs, "lower", None)  # would fail if called
+    assert latency_costs.lowered_share(model, (X,), found, sites(), 0.5) == share
+    assert all(p.equal(before[name]) for name, p in model.named_parameters())
+    assert model.training
 
 
 def test_it_needs_inputs():

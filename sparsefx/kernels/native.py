@@ -27,7 +27,7 @@ _PATIENCE = 120  # seconds for one attempt; it takes about two
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where no C++ compiler can make them."""
-    compiler = _compiler()
+    compiler = compiler_path()
     if compiler is None:
         return None
     cache = os.environ.get("XDG_CACHE_HOME")
@@ -40,7 +40,13 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def _compiler() -> str | None:
+def compiler_path() -> str | None:
+    """The machine's C++ compiler, or None.
+
+    Example:
+        >>> compiler_path() is None or compiler_path().startswith("/")
+        True
+    """
     names = (os.environ.get("CXX"), "g++", "clang++", "c++")
     return next((found for n in names if n and (found := shutil.which(n))), None)
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsefx.api import unwrapped
 from sparsefx.calls import Call, as_call
 from sparsefx.errors import MaskError, SparsefxError
 from sparsefx.lowering.graph_search import lower_graph
@@ -26,7 +25,7 @@ from sparsefx.lowering.trial import (
     TARGETS,
     largest_difference,
 )
-from sparsefx.masked_module import duplicate
+from sparsefx.masked_module import duplicate, unwrapped
 from sparsefx.private import tree_flatten
 from sparsefx.state import CHILD
 

@@ -185,7 +185,7 @@ def _fastest(
         for number, one in enumerate(made):
             key = f"{form} {number}"
             found[key] = one
-            calls[key] = _call(one, x, fused)
+            calls[key] = timed_call(one, x, fused)
     if not found:
         return _trial(layer, DENSE, {}, lost)
     measured = interleaved(calls, x.device, rounds)
@@ -206,8 +206,13 @@ def _fastest(
     return _trial(layer, chosen, times, lost, found.get(best[chosen]))
 
 
-def _call(module: nn.Module, x: Tensor, fused: bool) -> Callable[[], object]:
-    """What is timed of a candidate."""
+def timed_call(module: nn.Module, x: Tensor, fused: bool) -> Callable[[], object]:
+    """What is timed of a candidate; see `try_layer`.
+
+    Example:
+        >>> timed_call(nn.Identity(), torch.ones(2), fused=True)()
+        tensor([1., 1.])
+    """
     if not fused or not isinstance(module, CompressedLayer):
         return lambda: module(x)
     if module.window is None or module.window.is_point:

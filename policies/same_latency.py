@@ -1,0 +1,103 @@
+"""The policy that makes every layer faster by the same factor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sparsefx.errors import PolicyError
+from sparsefx.latency_line import Line
+from sparsefx.policies.allocation import Allocation, planned, prices
+from sparsefx.policies.feasible import check_feasible
+from sparsefx.site import Site
+
+_HALVINGS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class SameLatency:
+    """Every layer takes the same share of its own dense time; a policy function.
+
+    Attributes:
+        lines: what was measured, by site name; other sites stay as dense as they may.
+    """
+
+    lines: Mapping[str, Line]
+
+    def __call__(
+        self,
+        sites: Sequence[Site],
+        budget: float,
+        cost: str = "latency_ms",
+        budgets: Mapping[str, float] | None = None,
+    ) -> Allocation:
+        """The densities at which all layers are as much faster as the budgets ask.
+
+        Finds the largest ``t`` in [0, 1] that every budget pays, with
+
+            density_l = clip((t dense_l - fixed_l) / slope_l, lower_l, upper_l)
+
+        where a layer takes ``fixed_l + slope_l density_l`` milliseconds.
+
+        Raises:
+            BudgetError: a budget is below what the lower bounds cost.
+
+        Example:
+            >>> import sympy
+            >>> one = {"params": sympy.Integer(1)}
+            >>> pair = [Site(name, name, "linear", (10, 10), one) for name in "ab"]
+            >>> slow, quick = Line(4, 1, 10, 0, "csr"), Line(2, 0, 10, 0, "csr")
+            >>> same = SameLatency({"a": slow, "b": quick})
+            >>> found = same(pair, 20, "params").densities
+            >>> [round(found[name], 6) for name in "ab"]  # half the time of each
+            [0.1, 0.1]
+        """
+        every = {cost: budget, **(budgets or {})}
+        for name, amount in every.items():
+            check_feasible(sites, amount, name, every)
+        rows = {name: prices(sites, name) for name in every}
+
+        def paid(densities: Sequence[float]) -> bool:
+            return all(
+                math.fsum(
+                    p * s.numel * d
+                    for p, s, d in zip(rows[name], sites, densities, strict=True)
+                )
+                <= amount
+                for name, amount in every.items()
+            )
+
+        low, high = 0.0, 1.0
+        if not paid(self._at(sites, high)):
+            for _ in range(_HALVINGS):
+                middle = (low + high) / 2
+                low, high = (
+                    (middle, high) if paid(self._at(sites, middle)) else (low, middle)
+                )
+            high = low
+        return planned(self._at(sites, high), sites, budget, cost, budgets)
+
+    def _at(self, sites: Sequence[Site], share: float) -> list[float]:
+        found = []
+        for site in sites:
+            line = self.lines.get(site.name)
+            density = 1.0
+            if line is not None:
+                density = 1.0 if share >= 1 else line.at(share * line.dense)
+            found.append(min(max(density, site.min_density), site.max_density))
+        return found
+
+
+def same_latency(
+    sites: Sequence[Site], budget: float, cost: str = "latency_ms"
+) -> Allocation:
+    """Stands for a `SameLatency` until `sparsefx.transform` has measured one.
+
+    Raises:
+        PolicyError: always; there is nothing measured.
+    """
+    raise PolicyError(
+        "the policy same_latency is measured on a model; give it to "
+        "sparsefx.transform, or pass SameLatency(lines) as policy"
+    )
