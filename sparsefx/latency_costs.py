@@ -31,6 +31,7 @@ _MATTERS = 0.01  # of the model's time, that the layer could save
 _LEAST = 0.05  # of the way to breaking even: less is noise
 _NEAR = 0.2  # a share this close to one that was timed is known well enough
 _MOST = 3  # models lowered and timed
+_ROUNDS = 15  # samples of each: a wrong one shifts every cost
 
 _log = logging.getLogger("sparsefx")
 
@@ -244,7 +245,7 @@ def lowered_share(
             weight = cut.get_parameter(site.name)
             weight.mul_(largest(weight, densities[site.name], site))
         device = next(cut.parameters()).device
-        fast = lower(cut, inputs, compile=can_compile(device))
+        fast = lower(cut, inputs, compile=can_compile(device), rounds=_ROUNDS)
         known[key] = 1 / fast.report.gain
         write(path, known)
     return float(known[key])
