@@ -59,11 +59,12 @@ class SelectTokens:
         """Rewrites in place, recompiles, and returns the same module."""
         graph = graph_module.graph
         graph.lint()
-        anchor, first = self._anchor(graph)
+        anchor, first = anchor_of(graph, self.before)
         tokens, width = (hint(s) for s in anchor.meta["val"].shape[1:])
         count = self._count(tokens - self.prefix)
         number = sum(isinstance(m, TokenScorer) for m in graph_module._modules.values())
         path, scorer = f"tokens_{number}", TokenScorer(width)
+        scorer.counts = count, tokens - self.prefix
         scorer.to(anchor.meta["val"].dtype)
         graph_module._modules[path] = scorer.to(_device(graph_module))
         with graph.inserting_before(first):
@@ -80,6 +81,9 @@ class SelectTokens:
             kept = graph.call_function(
                 select_tokens, (anchor, scores, *switches, count, self.prefix)
             )
+            kept.meta["is_wrapped"] = (
+                True  # its code is not traced when it is unpickled
+            )
             size = graph.call_method("size", (kept, 1))
         for node in (*reads.values(), scores, kept, size):
             node.meta["module"] = path
@@ -95,28 +99,35 @@ class SelectTokens:
 
     def _count(self, others: int) -> int:
         keep = self.keep
-        count = math.floor(keep * others + 0.5) if isinstance(keep, float) else keep
-        if isinstance(keep, bool) or not 1 <= count <= others:
+        count: int | float = keep
+        if isinstance(keep, float) and 0 < keep <= 1:
+            count = max(math.floor(keep * others + 0.5), 1)
+        if not (type(count) is int and 1 <= count <= others):
             raise MaskError(
                 f"keep is {self.keep!r}; give a fraction in (0, 1] or a number of "
                 f"tokens from 1 to {others} ({self.prefix} more always stay)"
             )
         return count
 
-    def _anchor(self, graph: fx.Graph) -> tuple[fx.Node, fx.Node]:
-        """What enters the module, and the first node that reads it."""
-        for node in graph.nodes:
-            if not _inside(node, self.before) or node.op == "get_attr":
-                continue
-            for used in node.all_input_nodes:
-                value = used.meta.get("val")
-                plain = used.op != "get_attr" and not _inside(used, self.before)
-                if plain and isinstance(value, Tensor) and value.ndim == 3:
-                    return used, used.next
-        raise MaskError(
-            f"before={self.before!r} is no module of this graph that takes "
-            "(batch, tokens, width); give the path of a block, such as 'blocks.3'"
-        )
+
+def anchor_of(graph: fx.Graph, before: str) -> tuple[fx.Node, fx.Node]:
+    """The tokens that enter a module, and the first node that reads them.
+
+    Raises:
+        MaskError: the path names no module that takes (batch, tokens, width).
+    """
+    for node in graph.nodes:
+        if not _inside(node, before) or node.op == "get_attr":
+            continue
+        for used in node.all_input_nodes:
+            value = used.meta.get("val")
+            plain = used.op != "get_attr" and not _inside(used, before)
+            if plain and isinstance(value, Tensor) and value.ndim == 3:
+                return used, used.next
+    raise MaskError(
+        f"before={before!r} is no module of this graph that takes "
+        "(batch, tokens, width); give the path of a block, such as 'blocks.3'"
+    )
 
 
 def _inside(node: fx.Node, path: str) -> bool:

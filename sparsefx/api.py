@@ -28,6 +28,8 @@ from sparsefx.restructure import rebuild
 from sparsefx.site import Site
 from sparsefx.state import CHILD, SparseState
 from sparsefx.step_report import StepReport
+from sparsefx.token_building import build_tokens
+from sparsefx.token_life import cools_tokens, reports_tokens
 from sparsefx.training import Trainer, advance, current_masks
 from sparsefx.unit_building import build_units
 from sparsefx.unit_life import (
@@ -70,7 +72,8 @@ def transform(
 
     Returns:
         A module of the model's class with the same parameter names and signature; with
-        a policy that rewrites the structure, a graph module with the signature.
+        a policy that rewrites the structure or drops tokens, a graph module with the
+        signature and tensors of its own.
 
     Raises:
         PolicyError: the policy or one of its fields is not understood.
@@ -93,6 +96,10 @@ def transform(
             f"this {type(model).__name__} is already transformed; transform the "
             "original model, or finalize this one first"
         )
+    if settings.tokens:
+        return build_tokens(
+            model, settings, example_inputs, inplace=inplace, strict=strict
+        )
     if settings.learner in UNIT_LEARNERS:
         return build_units(model, settings, example_inputs, inplace=inplace)
     measured = None
@@ -106,6 +113,7 @@ def transform(
     return build(model, settings, example_inputs, measure=measured, **options)
 
 
+@cools_tokens
 @units_by(advance_units)
 def step(
     module: nn.Module, optimizer: torch.optim.Optimizer | None = None
@@ -218,6 +226,7 @@ def costs(
     return cost_table(model, found.priced, found.observed).at(sizes or {})
 
 
+@reports_tokens
 @units_by(report_units)
 def report(module: nn.Module) -> Report:
     """What is kept where, at what cost, and what is not masked and why.

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import yaml
 
 from sparsefx import fields as check
+from sparsefx import token_options
 from sparsefx.errors import PolicyError
 from sparsefx.granularity import Granularity
-from sparsefx.learners import KEPT, LEARNERS
+from sparsefx.learners import KEPT, LEARNERS, TOKENS_ONLY
 from sparsefx.policies import ALLOCATIONS
 from sparsefx.policies.allocation import Allocation
 from sparsefx.policies.worths import NORMALIZATIONS
@@ -115,6 +116,8 @@ class Policy:
     """Greatest kept fraction of every site, in [0, 1]."""
     keep_units: bool = True
     """Let no layer die: at least as many weights as it has output units."""
+    tokens: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Where tokens are dropped, and how many: `sparsefx.token_options.TokenOptions`."""
     rewrite: str = "none"
     """Layers made larger and sparser at equal cost before anything is masked."""
     density: float = 0.5
@@ -156,6 +159,7 @@ class Policy:
             "costs": check.costs("costs", self.costs),
             "densities": check.densities("densities", self.densities),
             "sizes": check.sizes("sizes", self.sizes),
+            "tokens": token_options.plain(self.tokens),
             "keep_units": check.flag("keep_units", self.keep_units),
             "inclusive": check.flag("inclusive", self.inclusive),
             "min_density": check.density("min_density", self.min_density),
@@ -180,6 +184,10 @@ class Policy:
             raise PolicyError(
                 f"min_density {self.min_density:g} is above max_density "
                 f"{self.max_density:g}; lower min_density or raise max_density"
+            )
+        if self.learner == TOKENS_ONLY and not self.tokens:
+            raise PolicyError(
+                "the learner tokens needs to know where; set tokens: {before: 0}"
             )
         learner = KEPT.get(self.learner)
         steady = self.learner == "units_taylor" or (

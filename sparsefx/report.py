@@ -240,7 +240,10 @@ class Report:
     def _budget_lines(self) -> Iterator[str]:
         for name, budget in self.budgets.items():
             verdict = "met" if budget.met else "NOT met"
-            of_dense = percent(share(budget.kept, self.totals[name].dense), digits=3)
+            total = self.totals[name]
+            whole = budget.kept > total.kept * (1 + 1e-9)  # with what is fixed
+            dense = total.original + total.fixed if whole else total.dense
+            of_dense = percent(share(budget.kept, dense), digits=3)
             yield (
                 f"{name}: {human(budget.kept)} of {human(budget.limit)} allowed "
                 f"({of_dense} of dense): {verdict}"

@@ -12,14 +12,9 @@ import torch
 from torch import fx, nn
 
 from sparsefx.building import build
-from sparsefx.call_signature import with_signature
-from sparsefx.calls import as_call
-from sparsefx.capture import capture
-from sparsefx.errors import CaptureError, MaskError, PolicyError
+from sparsefx.errors import MaskError, PolicyError
 from sparsefx.example_inputs import offered
-from sparsefx.passes.annotate_costs import cost_table
 from sparsefx.passes.iso_flop import KEY, IsoFlop, record_of
-from sparsefx.passes.own_graph import own_graph
 from sparsefx.passes.sparse_doped import SparseDoped
 from sparsefx.passes.sparse_factorized import SparseFactorized
 from sparsefx.passes.sparse_parallel import SparseParallel
@@ -27,6 +22,7 @@ from sparsefx.passes.sparse_wide import SparseWide
 from sparsefx.policy import Policy
 from sparsefx.state import CHILD, SparseState
 from sparsefx.training import start
+from sparsefx.whole_graph import whole_graph
 
 MEMBERS: Mapping[str, Any] = {
     "sparse_wide": SparseWide,
@@ -110,7 +106,7 @@ def restructured(model: nn.Module, policy: Policy, example_inputs: Any) -> Restr
         rewrite = member(density=policy.density, **options)
     except TypeError as error:
         raise PolicyError(f"rewrite_options of {policy.rewrite}: {error}") from None
-    graph, table = _whole(model, example_inputs)
+    graph, totals = whole_graph(model, example_inputs)
     made = rewrite(graph)
     record = record_of(made)
     settled = replace(
@@ -122,30 +118,8 @@ def restructured(model: nn.Module, policy: Policy, example_inputs: Any) -> Restr
             for name, count in record.kept.items()
         },
     )
-    return Restructured(made, settled, table)
-
-
-def _whole(
-    model: nn.Module, example_inputs: Any
-) -> tuple[fx.GraphModule, Mapping[str, float]]:
-    inputs = offered(model) if example_inputs is None else example_inputs
-    if inputs is None:
-        raise CaptureError(
-            f"rewriting {type(model).__name__} needs example_inputs, to follow the "
-            "sizes of its layers; give a tuple of inputs such as (x,), or a dict"
-        )
-    found = capture(model, inputs)
-    if not found.whole or len(found.graphs) > 1:
-        reason = next(iter(found.reasons.values()), "its modes run different code")
-        raise CaptureError(
-            f"{type(model).__name__} is not one graph ({reason}), which a rewrite of "
-            "its structure needs; transform it without rewrite"
-        )
-    totals = cost_table(model, found.priced, found.observed).totals()
     original = {cost: float(total["maskable"]) for cost, total in totals.items()}
-    call = as_call(inputs)
-    graph = own_graph(found.graphs[""])
-    return with_signature(graph, found.programs[""].output, model, call), original
+    return Restructured(made, settled, original)
 
 
 def calibrate(root: nn.Module) -> None:

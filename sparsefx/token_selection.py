@@ -17,6 +17,8 @@ whose selector also counts the class token, draws noise in eval mode, and zeroes
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -89,6 +91,25 @@ def select_tokens(
     return torch.cat([first, chosen], 1)
 
 
+@dataclass(frozen=True, slots=True)
+class TokenChoice:
+    """What a selection was made for.
+
+    Attributes:
+        before: path of the module in front of which tokens are dropped.
+        kept: tokens that stay, without the prefix.
+        tokens: tokens there were, without the prefix.
+        macs: cost of the whole model with this selection and those before it.
+        without: cost without this one.
+    """
+
+    before: str
+    kept: int
+    tokens: int
+    macs: float
+    without: float
+
+
 class TokenScorer(nn.Module):
     """The scorer of one selection, its temperature and its switch.
 
@@ -98,6 +119,10 @@ class TokenScorer(nn.Module):
         bias: (1,).
         tau: temperature, set by `anneal`.
         enabled: False keeps every token.
+        counts: tokens that stay and tokens there were, without the prefix.
+        choice: what a policy made it for, or None.
+        steps: optimizer steps the temperature takes; None is at the last one.
+        ends: temperatures at step 0 and at the last step.
 
     Example:
         >>> scorer = TokenScorer(8)
@@ -115,6 +140,10 @@ class TokenScorer(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
         self.register_buffer("tau", torch.tensor(10.0))
         self.enabled = True
+        self.counts = (0, 0)
+        self.choice: TokenChoice | None = None
+        self.steps: int | None = None
+        self.ends = (10.0, 0.1)
 
 
 def anneal(
@@ -132,3 +161,45 @@ def anneal(
     for name, buffer in module.named_buffers():
         if name.rpartition(".")[2] == "tau":
             buffer.fill_(first + (last - first) * share)
+
+
+def scorers(module: nn.Module) -> list[TokenScorer]:
+    """The scorers of a model's selections, in the order in which they run."""
+    return [part for part in module.modules() if isinstance(part, TokenScorer)]
+
+
+def cool(module: nn.Module, step: int) -> None:
+    """Sets every temperature to what its schedule says of a step.
+
+    Args:
+        module: a model whose policy dropped tokens.
+        step: optimizer steps taken so far.
+
+    Example:
+        >>> scorer = TokenScorer(8)
+        >>> scorer.steps = 100
+        >>> cool(scorer, 50)
+        >>> round(float(scorer.tau), 4)
+        5.05
+    """
+    for scorer in scorers(module):
+        progress = 1.0 if scorer.steps is None else step / scorer.steps
+        first, last = scorer.ends
+        anneal(scorer, progress, first=first, last=last)
+
+
+def switch_tokens(module: nn.Module, on: bool) -> None:
+    """Switches every selection of a model off, so that all tokens stay, or on again.
+
+    Args:
+        module: anything that holds selections, also after `sparsefx.finalize`.
+        on: False keeps every token.
+
+    Example:
+        >>> scorer = TokenScorer(8)
+        >>> switch_tokens(scorer, False)
+        >>> scorer.enabled
+        False
+    """
+    for scorer in scorers(module):
+        scorer.enabled = on

@@ -12,6 +12,7 @@ from sparsefx.budget import parse_budget
 from sparsefx.capture import capture
 from sparsefx.errors import BudgetError, CaptureError, MaskError
 from sparsefx.example_inputs import offered
+from sparsefx.learners import TOKENS_ONLY
 from sparsefx.learners.units import start
 from sparsefx.masked_module import mask_module, mirror, restore, run_graph
 from sparsefx.passes.annotate_costs import cost_table
@@ -26,9 +27,17 @@ from sparsefx.units import UnitGroup
 
 
 def build_units(
-    model: nn.Module, policy: Policy, example_inputs: Any, *, inplace: bool
+    model: nn.Module,
+    policy: Policy,
+    example_inputs: Any,
+    *,
+    inplace: bool,
+    given: Mapping[str, Mapping[str, float]] | None = None,
 ) -> nn.Module:
     """Puts gates on the units of a model; see `sparsefx.transform`.
+
+    With the learner of tokens there are no gates, only what counts and reports them.
+    ``given`` is what the model cost before tokens were dropped, by cost name.
 
     Raises:
         CaptureError: the model is not one graph, or no inputs are known.
@@ -54,15 +63,20 @@ def build_units(
     groups = tuple(
         g
         for g in maps[-1].groups.values()
-        if _chosen(g, policy) and all(g.name in units.groups for units in maps)
+        if policy.learner != TOKENS_ONLY
+        and _chosen(g, policy)
+        and all(g.name in units.groups for units in maps)
     )
-    if not groups:
+    if not groups and policy.learner != TOKENS_ONLY:
         why = "; ".join(f"{n}: {r}" for n, r in list(maps[-1].refused.items())[:4])
         raise MaskError(
             f"{type(model).__name__} has no units that include and exclude leave and "
             f"that can be removed by themselves ({why or 'none were found'})"
         )
-    trainer = _trainer(policy, groups, totals)
+    before = {
+        cost: (given or {}).get(cost, {}).get("total", totals[cost]) for cost in COSTS
+    }
+    trainer = _trainer(policy, groups, totals, before)
     device = next((p.device for p in root.parameters()), None)
     state = UnitState(groups, device)
     state.__dict__["trainer"] = trainer
@@ -77,8 +91,9 @@ def build_units(
             one.rebind()
             GateUnits(units, gates=state, path=CHILD)(one.module(root))
         phase = policy.schedule().at(0)
-        first = situation(root, state, trainer, phase.budget_progress, 0.0)
-        assign(state, start(first, policy.learner))
+        if groups:
+            first = situation(root, state, trainer, phase.budget_progress, 0.0)
+            assign(state, start(first, policy.learner))
     except BaseException:
         restore(root)
         raise
@@ -95,7 +110,10 @@ def _chosen(group: UnitGroup, policy: Policy) -> bool:
 
 
 def _trainer(
-    policy: Policy, groups: tuple[UnitGroup, ...], totals: Mapping[str, float]
+    policy: Policy,
+    groups: tuple[UnitGroup, ...],
+    totals: Mapping[str, float],
+    given: Mapping[str, float],
 ) -> UnitTrainer:
     budget = parse_budget(policy.budget, policy.cost)[0]
     if budget.cost not in COSTS:
@@ -103,8 +121,8 @@ def _trainer(
             f"budget of units is in {budget.cost}; units have {' and '.join(COSTS)}"
         )
     total = float(totals[budget.cost])
-    limit = min(budget.limit(total), total)
-    trainer = UnitTrainer(policy, groups, budget.cost, limit, total, totals)
+    limit = min(budget.limit(total), given[budget.cost])
+    trainer = UnitTrainer(policy, groups, budget.cost, limit, total, totals, given)
     least = trainer.reserved + sum(
         trainer.price(g) * limits(g, policy)[0] for g in groups
     )

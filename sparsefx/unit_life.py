@@ -83,7 +83,7 @@ def advance_units(
     policy = trainer.policy
     phase = policy.schedule().at(int(state.step) + 1)
     before = state.masks()
-    if phase.update and not bool(state.frozen):
+    if phase.update and trainer.groups and not bool(state.frozen):
         found = situation(
             root, state, trainer, phase.budget_progress, phase.drop_fraction
         )
@@ -94,7 +94,7 @@ def advance_units(
     state.step += 1
     masks = state.masks()
     hard, budget = trainer.spent(masks), trainer.allowed(phase.budget_progress)
-    gates = torch.cat([state[g.name].cpu() for g in trainer.groups])
+    gates = torch.cat([torch.zeros(0), *(state[n].cpu() for n in state.names)])
     soft = hard - math.fsum(
         trainer.price(g) * float((masks[g.name].float() - state[g.name]).sum())
         for g in trainer.groups
@@ -111,7 +111,7 @@ def advance_units(
         beta=phase.beta,
         mu=0.0,
         sweeps=0,
-        changed=moved / len(gates),
+        changed=moved / max(len(gates), 1),
         kept_mask_mean=float(gates.sum() / max(int((gates != 0).sum()), 1)),
         densities={n: float(m.float().mean()) for n, m in masks.items()},
         frozen=bool(state.frozen),
@@ -140,7 +140,8 @@ def report_units(root: nn.Module, state: UnitState) -> Report:
         kept_cost = sum(row.costs[cost].kept for row in rows)
         dense = sum(row.costs[cost].dense for row in rows)
         fixed = trainer.dense[cost] - dense
-        totals[cost] = Total(kept_cost, dense, fixed, dense)
+        given = trainer.given[cost] - fixed
+        totals[cost] = Total(kept_cost, dense, fixed, given)
     spent = trainer.spent(masks)
     met = spent <= trainer.limit * (1 + 1e-12)
     owned = {s.name for g in trainer.groups for s in g.tensors}

@@ -31,6 +31,7 @@ class UnitTrainer:
         limit: the target cost of the whole model.
         total: its cost with all units.
         dense: by cost name, the cost of the whole model.
+        given: that cost before tokens were dropped.
         history: points of the budget curve.
         finalized: `sparsefx.finalize` has been called.
     """
@@ -41,6 +42,7 @@ class UnitTrainer:
     limit: float
     total: float
     dense: Mapping[str, float]
+    given: Mapping[str, float]
     history: list[HistoryPoint] = field(default_factory=list)
     finalized: bool = False
 

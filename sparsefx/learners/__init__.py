@@ -22,4 +22,6 @@ KEPT: Mapping[str, Learner] = {
     "fixed": Learner(fixed.decide, steady=True),
 }
 
-LEARNERS = ("soft_topk", *KEPT, *UNIT_LEARNERS)
+TOKENS_ONLY = "tokens"  # no weight and no unit moves
+
+LEARNERS = ("soft_topk", *KEPT, *UNIT_LEARNERS, TOKENS_ONLY)
