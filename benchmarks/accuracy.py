@@ -1,8 +1,9 @@
 """Every learner on real data: accuracy, cost and time at several sparsities.
 
-    python benchmarks/accuracy.py --quick            # about an hour on two CPU cores
-    python benchmarks/accuracy.py                    # long: meant for a GPU
-    python benchmarks/accuracy.py --quick --report   # only the table and the figure
+    python benchmarks/accuracy.py                    # about two hours on a CPU core
+    python benchmarks/accuracy.py --scale longer     # the same networks, four times
+    python benchmarks/accuracy.py --scale full       # for a GPU
+    python benchmarks/accuracy.py --report           # only the table and the figure
     python benchmarks/accuracy.py --reference PATH   # also the authors' Spartan
 
 Each run is one file under --out and is not made again. Same network, data, recipe and
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accuracy_report import write
-from accuracy_tasks import FULL, QUICK, Scale, Task, task_of
+from accuracy_tasks import SCALES, Scale, Task, task_of
 from measure import RESULTS
 from torch import nn
 from tqdm import tqdm
@@ -161,7 +162,7 @@ def run(
 def main() -> None:
     """Makes the runs that are missing, then the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--scale", choices=tuple(SCALES), default="quick")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", action="store_true", help="make no runs")
     parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST")
@@ -174,8 +175,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="the page that gets table and figure")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    scales = QUICK if given.quick else FULL
-    out = given.out or RESULTS / f"accuracy-{'quick' if given.quick else 'full'}"
+    scales = SCALES[given.scale]
+    out = given.out or RESULTS / f"accuracy-{given.scale}"
     out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     learners = [*given.learners, *(["reference"] if given.reference else [])]
@@ -203,7 +204,7 @@ def main() -> None:
         part = path.with_suffix(".part")
         part.write_text(json.dumps(result, indent=1) + "\n")
         part.replace(path)
-    write(out, given.page)
+    write(out, given.page, given.scale)
 
 
 if __name__ == "__main__":

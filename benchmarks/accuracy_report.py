@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
+MARKS = ("<!-- {scale}: begin -->", "<!-- {scale}: end -->")
 COLOURS = ("#3b7dd8", "#d9822b", "#2a9d6f", "#c0392b", "#7b4fb5", "#8a6d3b", "#c2519c",
            "#777777", "#1f9ea8", "#a3a81f")  # fmt: skip
 TITLES = {
@@ -140,7 +140,7 @@ def figure(path: Path, found: dict[str, Rows]) -> None:
     )
 
 
-def write(folder: Path, page: Path | None) -> None:
+def write(folder: Path, page: Path | None, scale: str) -> None:
     """Prints the tables; puts them and the figure into a page between its marks."""
     found = runs_of(folder)
     lines: list[str] = []
@@ -149,11 +149,12 @@ def write(folder: Path, page: Path | None) -> None:
     print("\n".join(lines))
     if page is None:
         return
-    picture = page.with_name(f"{page.stem}_accuracy.svg")
+    begin, end = (mark.format(scale=scale) for mark in MARKS)
+    picture = page.with_name(f"{page.stem}_{scale}.svg")
     figure(picture, found)
     text = page.read_text("utf-8")
-    head, rest = text.split(BEGIN)
-    tail = rest.split(END)[1]
+    head, rest = text.split(begin)
+    tail = rest.split(end)[1]
     image = f"![score over kept share of the parameters]({picture.name})"
-    middle = "\n".join([BEGIN, "", *lines, image, "", END])
+    middle = "\n".join([begin, "", *lines, image, "", end])
     page.write_text(head + middle + tail, "utf-8")

@@ -6,7 +6,7 @@ import gzip
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,11 +39,13 @@ QUICK = {
     "vit": Scale(steps=800, batch=32, width=0, dim=48, depth=2, chars=0),
     "chars": Scale(steps=500, batch=32, width=0, dim=48, depth=2, chars=64),
 }
+LONGER = {name: replace(scale, steps=4 * scale.steps) for name, scale in QUICK.items()}
 FULL = {
     "resnet": Scale(steps=9_000, batch=128, width=32, dim=0, depth=0, chars=0),
     "vit": Scale(steps=18_000, batch=128, width=0, dim=192, depth=6, chars=0),
     "chars": Scale(steps=12_000, batch=64, width=0, dim=192, depth=6, chars=256),
 }
+SCALES = {"quick": QUICK, "longer": LONGER, "full": FULL}
 
 
 @dataclass(frozen=True)
