@@ -32,6 +32,7 @@ def check() -> dict:
     from sparsefx.kernels import reference, triton
     from sparsefx.kernels.device_solver import DeviceSolver, Seen
     from sparsefx.learners.soft_topk import solve
+    from sparsefx.mask_scalars import MaskScalars
 
     results = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -53,14 +54,14 @@ def check() -> dict:
             budget, 5.0, None, [str(s) for s in shapes],
         )  # fmt: skip
         soft = sum(p * s for p, s in zip(prices, seen.soft, strict=True))
-        arguments = [into[n][1] for n in ("mu", "slope", "center", "threshold", "last")]
-        grad, w = torch.randn_like(weights[1]), weights[1]
         through = torch.ones((), dtype=torch.float64, device="cuda")
+        rule = MaskScalars(*(into[n][1] for n in MaskScalars._fields[:-1]), through)
+        grad, w = torch.randn_like(weights[1]), weights[1]
         pairs = [
-            (triton.masked(w, *arguments), reference.masked(w, *arguments)),
+            (triton.masked(w, rule), reference.masked(w, rule)),
             *zip(
-                triton.masked_backward(grad, w, *arguments, through),
-                reference.masked_backward(grad, w, *arguments, through),
+                triton.masked_backward(grad, w, rule),
+                reference.masked_backward(grad, w, rule),
                 strict=True,
             ),
         ]

@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from sparsefx.grouped import masked_groups
 from sparsefx.kept import KeptMasks, kept_weight
-from sparsefx.masking import VECTORS, masked_weight
+from sparsefx.mask_scalars import MaskScalars
+from sparsefx.masking import masked_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def insert(
         return node
 
     with graph.inserting_before(start):
-        shared = VECTORS if kept is None else ("mu", "through")
+        shared = MaskScalars._fields if kept is None else ("mu", "through")
         scalars = [read(name, name) for name in shared]
     for weight in weights:
         index = sites[str(weight.target)]

@@ -13,16 +13,17 @@ ends, through the same ``dv_g/dw_i``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsefx.grouping import grouping
-from sparsefx.groups import Grouping, MeanGroups
-from sparsefx.layer import hard_mask, soft_mask
-from sparsefx.n_of_m import NOfM, mean_rest, soft_top
-from sparsefx.private import is_compiling, is_exporting, transforming
+from sparsefx.groups import Grouping
+from sparsefx.layer import readable
+from sparsefx.mask_scalars import MaskScalars, flagged
+from sparsefx.private import is_exporting, transforming
 
 
 def masked_groups(
@@ -63,132 +64,66 @@ def masked_groups(
         tensor([[ 0.,  0.],
                 [-2.,  1.]])
     """
-    vectors = (mu, slope, center, threshold, last, through)
-    rule = (*(v[index] for v in vectors), granularity, op)
+    vectors = MaskScalars(mu, slope, center, threshold, last, through)
+    scalars = vectors.at(index)
     if transforming() or is_exporting():
-        return _transformable(weight, *rule)  # type: ignore[arg-type]
-    out: Tensor = _forward(weight, *rule)
-    if not is_compiling() and weight.requires_grad and not torch.is_grad_enabled():
-        if not torch.is_inference_mode_enabled():
-            out.requires_grad_(True)  # as `sparsefx.masking.masked_weight` does
-    return out
-
-
-def _groups_of(weight: Tensor, granularity: str, op: str) -> MeanGroups | NOfM:
-    found = grouping(granularity, tuple(weight.shape), op)
-    assert isinstance(found, MeanGroups | NOfM)
-    return found
+        groups = grouping(granularity, tuple(weight.shape), op)
+        return groups.transformable(weight, scalars)
+    return flagged(_forward(weight, scalars, granularity, op), weight)
 
 
 # Operators that compilers leave whole: they need not trace how weights are cut.
 @torch.library.custom_op("sparsefx::masked_groups", mutates_args=())
 def _forward(
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    through: Tensor,
-    granularity: str,
-    op: str,
+    weight: Tensor, scalars: Sequence[Tensor], granularity: str, op: str
 ) -> Tensor:
-    groups = _groups_of(weight, granularity, op)
-    v = groups.values(weight)
-    m, kept = soft_mask(v, slope, center, mu), hard_mask(v, threshold, last)
-    if isinstance(groups, NOfM):
-        n = groups.soft(weight, slope)
-        masked = weight * (1 - (1 - n) * (1 - m)).to(weight.dtype)
-        return masked.masked_fill(~groups.expand(weight, kept), 0.0).contiguous()
-    gate = torch.where(kept, m, torch.zeros_like(m)).to(weight.dtype)
-    return (weight * groups.spread(gate)).contiguous()
+    groups = grouping(granularity, tuple(weight.shape), op)
+    return groups.masked(weight, MaskScalars(*scalars)).contiguous()
 
 
 @torch.library.custom_op("sparsefx::masked_groups_backward", mutates_args=())
 def _backward(
     grad: Tensor,
     weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    through: Tensor,
+    scalars: Sequence[Tensor],
     granularity: str,
     op: str,
 ) -> tuple[Tensor, Tensor]:
-    groups = _groups_of(weight, granularity, op)
-    v = groups.values(weight)
-    m, kept = soft_mask(v, slope, center, mu), hard_mask(v, threshold, last)
-    s = m * (1 - m)
-    one, steep = torch.ones((), dtype=v.dtype, device=v.device), slope.to(v.dtype)
-    g = grad.to(v.dtype)
-    if isinstance(groups, NOfM):
-        g = g * torch.where(groups.expand(weight, kept), one, through.to(v.dtype))
-        n = groups.soft(weight, slope)
-        a = g * weight
-        pushed = groups.soft_pull(weight, n, steep, a * (1 - m))
-        rest = (a * (1 - n)).sum()[None]
-        local = g * (1 - (1 - n) * (1 - m)) + pushed
-    else:
-        share = torch.where(kept, one, through.to(v.dtype))
-        rest = groups.split(g * weight).sum(1) * share
-        local = g * groups.spread(m * share)
-    local = local + groups.pull(weight, s * steep * rest)
-    total = (rest * s).sum(dtype=torch.float64).to(mu.dtype)
-    return local.to(weight.dtype).contiguous(), total
+    groups = grouping(granularity, tuple(weight.shape), op)
+    rule = MaskScalars(*scalars)
+    local, total = groups.masked_backward(grad, weight, rule)
+    return local.to(weight.dtype).contiguous(), total.to(rule.mu.dtype)
 
 
 @_forward.register_fake
-def _(weight: Tensor, *rest: Any) -> Tensor:
+def _(weight: Tensor, scalars: Sequence[Tensor], granularity: str, op: str) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
 @_backward.register_fake
-def _(grad: Tensor, weight: Tensor, mu: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+def _(
+    grad: Tensor,
+    weight: Tensor,
+    scalars: Sequence[Tensor],
+    granularity: str,
+    op: str,
+) -> tuple[Tensor, Tensor]:
     like = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    return like, torch.empty_like(mu)
+    return like, torch.empty_like(scalars[0])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:-2])
-    ctx.rule = inputs[-2:]
+    weight, scalars, *ctx.rule = inputs
+    ctx.save_for_backward(weight, *scalars)
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    local, total = _backward(grad, *ctx.saved_tensors, *ctx.rule)
-    return local, total, *[None] * 7
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    weight, *scalars = ctx.saved_tensors
+    local, total = _backward(grad, weight, scalars, *ctx.rule)
+    return local, [total, *[None] * (len(scalars) - 1)], None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
-
-
-def _transformable(
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    through: Tensor,
-    granularity: str,
-    op: str,
-) -> Tensor:
-    """The same value and gradient from plain operations, for vmap and its like."""
-    groups = _groups_of(weight, granularity, op)
-    a = weight.abs()
-    a = a if a.dtype.itemsize >= 4 else a.float()
-    if isinstance(groups, NOfM):
-        v = mean_rest(a, groups.top(weight), groups.size)
-        n = groups.join(soft_top(groups.split(a), slope.to(a.dtype), groups.kept))
-        m = 1 - (1 - n) * (1 - soft_mask(v, slope, center, mu))
-    else:
-        v = groups.split(a).mean(1)
-        m = groups.spread(soft_mask(v, slope, center, mu))
-    kept = groups.expand(weight, hard_mask(v.detach(), threshold, last))
-    masked = weight * m.to(weight.dtype)
-    dropped = (masked - masked.detach()) * through.to(weight.dtype)
-    return torch.where(kept, masked, dropped)
 
 
 def entries(groups: Grouping | None, weight: Tensor) -> Tensor:
@@ -198,7 +133,4 @@ def entries(groups: Grouping | None, weight: Tensor) -> Tensor:
         >>> entries(grouping("channel", (2, 2), "linear"), torch.ones(2, 2))
         tensor([1., 1.])
     """
-    if groups is not None:
-        return groups.values(weight)
-    flat = weight.detach().reshape(-1)
-    return flat if flat.dtype.itemsize >= 4 else flat.float()
+    return readable(weight) if groups is None else groups.values(weight)

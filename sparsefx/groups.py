@@ -17,8 +17,12 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sparsefx.layer import magnitude, wide
+from sparsefx.mask_scalars import MaskScalars, straight_through
 
 
 class Grouping(Protocol):
@@ -51,6 +55,17 @@ class Grouping(Protocol):
 
     def expand(self, weight: Tensor, kept: Tensor) -> Tensor:
         """The bool mask, like the weight, of kept entries of shape (count,)."""
+
+    def masked(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
+        """``h m w``, without gradient; see `sparsefx.grouped`."""
+
+    def masked_backward(
+        self, grad: Tensor, weight: Tensor, scalars: MaskScalars
+    ) -> tuple[Tensor, Tensor]:
+        """The local gradient, and the gradient of ``mu`` in float64."""
+
+    def transformable(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
+        """The same value and gradient from plain operations, for vmap and its like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +163,7 @@ class MeanGroups:
 
     def values(self, weight: Tensor) -> Tensor:
         """See `Grouping.values`."""
-        return self.split(_wide(weight).abs()).mean(1)
+        return self.split(magnitude(weight)).mean(1)
 
     def pull(self, weight: Tensor, slopes: Tensor) -> Tensor:
         """See `Grouping.pull`."""
@@ -157,6 +172,35 @@ class MeanGroups:
     def expand(self, weight: Tensor, kept: Tensor) -> Tensor:
         """See `Grouping.expand`."""
         return self.spread(kept)
+
+    def masked(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
+        """See `Grouping.masked`."""
+        v = self.values(weight)
+        m, kept = scalars.soft(v), scalars.hard(v)
+        gate = torch.where(kept, m, torch.zeros_like(m)).to(weight.dtype)
+        return weight * self.spread(gate)
+
+    def masked_backward(
+        self, grad: Tensor, weight: Tensor, scalars: MaskScalars
+    ) -> tuple[Tensor, Tensor]:
+        """See `Grouping.masked_backward`."""
+        v = self.values(weight)
+        m, kept = scalars.soft(v), scalars.hard(v)
+        g = grad.to(v.dtype)
+        share = torch.where(kept, torch.ones_like(m), scalars.through.to(v.dtype))
+        s = m * (1 - m)
+        rest = self.split(g * weight).sum(1) * share
+        local = g * self.spread(m * share)
+        local = local + self.pull(weight, s * scalars.slope.to(v.dtype) * rest)
+        return local, (rest * s).sum(dtype=torch.float64)
+
+    def transformable(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
+        """See `Grouping.transformable`."""
+        v = self.split(wide(weight.abs())).mean(1)
+        masked = weight * self.spread(scalars.soft(v)).to(weight.dtype)
+        share = scalars.through.to(weight.dtype)
+        kept = self.expand(weight, scalars.hard(v.detach()))
+        return straight_through(kept, masked, share)
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -167,8 +211,3 @@ class MeanGroups:
         if self.layout.kind == "conv":
             return 1, shape[0], math.prod(shape[1:])
         return math.prod(shape[:-2]), shape[-2], shape[-1]
-
-
-def _wide(weight: Tensor) -> Tensor:
-    value = weight.detach()
-    return value if value.dtype.itemsize >= 4 else value.float()

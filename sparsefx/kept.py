@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.distributed import mean_over_ranks
-from sparsefx.private import is_compiling, transforming
+from sparsefx.mask_scalars import flagged, straight_through
+from sparsefx.private import transforming
 
 SCORE = "score_"  # of the keys under which a checkpoint holds scores
 
@@ -73,16 +74,11 @@ def kept_weight(
     """
     if transforming():
         wide = mask if reach is None else reach
-        passed = (weight - weight.detach()) * (wide | (through[index] > 0))
-        return torch.where(mask, weight, passed)
+        return straight_through(mask, weight, wide | (through[index] > 0))
     out: Tensor = _KeptWeight.apply(  # type: ignore[no-untyped-call]
         weight, mask, reach, mu[index], through[index]
     )
-    if not is_compiling() and weight.requires_grad and not torch.is_grad_enabled():
-        # as in `masked_weight`: density 1 must be the identity, bitwise
-        if not torch.is_inference_mode_enabled():
-            out.requires_grad_(True)
-    return out
+    return flagged(out, weight)
 
 
 class KeptMasks(nn.Module):

@@ -36,10 +36,14 @@ class Layer:
     sharpness: float = 1.0
 
 
+def wide(values: Tensor) -> Tensor:
+    """The values at least in float32."""
+    return values if values.dtype.itemsize >= 4 else values.float()
+
+
 def magnitude(weight: Tensor) -> Tensor:
     """``|w|`` without gradient, at least in float32."""
-    value = weight.detach().abs()
-    return value if value.dtype.itemsize >= 4 else value.float()
+    return wide(weight.detach().abs())
 
 
 def readable(weight: Tensor) -> Tensor:
@@ -49,8 +53,7 @@ def readable(weight: Tensor) -> Tensor:
         >>> readable(torch.ones(1, 1, dtype=torch.bfloat16))
         tensor([1.])
     """
-    flat = weight.detach().reshape(-1)
-    return flat if flat.dtype.itemsize >= 4 else flat.float()
+    return wide(weight.detach().reshape(-1))
 
 
 def soft_mask(

@@ -26,56 +26,37 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import kernels_for, operators, reference
-from sparsefx.layer import hard_mask, magnitude, soft_mask
+from sparsefx.layer import magnitude, wide
+from sparsefx.mask_scalars import MaskScalars, flagged, straight_through
 from sparsefx.private import is_compiling, is_exporting, transforming
 
-__all__ = ["VECTORS", "magnitude", "masked_weight"]
-
-VECTORS = ("mu", "slope", "center", "threshold", "last", "through")
+__all__ = ["magnitude", "masked_weight"]
 
 
 class _MaskedWeight(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        weight: Tensor,
-        mu: Tensor,
-        slope: Tensor,
-        center: Tensor,
-        threshold: Tensor,
-        last: Tensor,
-        through: Tensor,
-    ) -> Tensor:
-        scalars = (mu, slope, center, threshold, last)
-        ctx.save_for_backward(weight, *scalars, through)
+    def forward(ctx: Any, weight: Tensor, *scalars: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, *scalars)
         # compilers fuse the plain expression with what uses it
         maker = reference if is_compiling() else kernels_for([weight])
-        return maker.masked(weight, *scalars)
+        return maker.masked(weight, MaskScalars(*scalars))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *scalars = ctx.saved_tensors
+        weight, *rest = ctx.saved_tensors
+        scalars = MaskScalars(*rest)
         g = grad.to_dense() if grad.is_sparse else grad
         maker = reference if is_compiling() else kernels_for([weight, g])
-        local, total = maker.masked_backward(g, weight, *scalars)
-        return local, total.to(scalars[0].dtype), *[None] * 5
+        local, total = maker.masked_backward(g, weight, scalars)
+        return local, total.to(scalars.mu.dtype), *[None] * 5
 
 
-def _transformable(
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    through: Tensor,
-) -> Tensor:
+def _transformable(weight: Tensor, scalars: MaskScalars) -> Tensor:
     """The same value and gradient from plain operations, for vmap and its like."""
-    wide = weight.abs()
-    wide = wide if wide.dtype.itemsize >= 4 else wide.float()
-    masked = weight * soft_mask(wide, slope, center, mu).to(weight.dtype)
-    dropped = (masked - masked.detach()) * through.to(weight.dtype)
-    return torch.where(hard_mask(wide.detach(), threshold, last), masked, dropped)
+    a = wide(weight.abs())
+    masked = weight * scalars.soft(a).to(weight.dtype)
+    share = scalars.through.to(weight.dtype)
+    return straight_through(scalars.hard(a.detach()), masked, share)
 
 
 def masked_weight(
@@ -110,16 +91,12 @@ def masked_weight(
         >>> masked_weight(w, one * torch.inf, one, one, one, last, one, 0)
         tensor([ 0., -2.])
     """
-    scalars = [v[index] for v in (mu, slope, center, threshold, last, through)]
+    vectors = MaskScalars(mu, slope, center, threshold, last, through)
+    scalars = vectors.at(index)
     if transforming():
-        return _transformable(weight, *scalars)
+        return _transformable(weight, scalars)
     if is_compiling() and not is_exporting() and weight.device.type == "cpu":
-        opaque: Tensor = operators.masked(weight, *scalars)
+        opaque: Tensor = operators.masked(weight, scalars)
         return opaque
     out: Tensor = _MaskedWeight.apply(weight, *scalars)  # type: ignore[no-untyped-call]
-    if not is_compiling() and weight.requires_grad and not torch.is_grad_enabled():
-        # matmul folds its batch differently when the weight needs no gradient:
-        # keep the flag, so that density 1 is the identity, bitwise
-        if not torch.is_inference_mode_enabled():
-            out.requires_grad_(True)
-    return out
+    return flagged(out, weight)

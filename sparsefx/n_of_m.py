@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from sparsefx.groups import Layout
+from sparsefx.layer import magnitude, wide
+from sparsefx.mask_scalars import MaskScalars, straight_through
 
 # Newton's method with a bracket: what doubles allow after these many steps, for every
 # run of up to 64 magnitudes (tests compare with bisection).
@@ -85,12 +87,11 @@ class NOfM:
 
     def values(self, weight: Tensor) -> Tensor:
         """See `Grouping.values`."""
-        return mean_rest(_wide(weight).abs(), self.top(weight), self.size)
+        return self._rest(magnitude(weight), self.top(weight))
 
     def pull(self, weight: Tensor, slopes: Tensor) -> Tensor:
         """See `Grouping.pull`."""
-        share = (slopes / max(self.size, 1)).to(weight.dtype)
-        return (weight.sign() * share).masked_fill(self.top(weight), 0.0)
+        return self._pull(weight, slopes, self.top(weight))
 
     def expand(self, weight: Tensor, kept: Tensor) -> Tensor:
         """See `Grouping.expand`."""
@@ -98,7 +99,7 @@ class NOfM:
 
     def soft(self, weight: Tensor, slope: Tensor) -> Tensor:
         """The soft top-N of every run, like the weight; no gradient."""
-        runs = self.split(_wide(weight).abs())
+        runs = self.split(magnitude(weight))
         return self.join(soft_top(runs, slope.to(runs.dtype), self.kept))
 
     def soft_pull(self, weight: Tensor, n: Tensor, slope: Tensor, pushed: Tensor
@@ -109,6 +110,52 @@ class NOfM:
         total = s.sum(-1, keepdim=True)
         mean = (g * s).sum(-1, keepdim=True) / total.where(total > 0, 1.0)
         return weight.sign() * self.join(slope * s * (g - mean))
+
+    def masked(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
+        """See `Grouping.masked`."""
+        top = self.top(weight)
+        v = self._rest(magnitude(weight), top)
+        n, m = self.soft(weight, scalars.slope), scalars.soft(v)
+        masked = weight * (1 - (1 - n) * (1 - m)).to(weight.dtype)
+        return masked.masked_fill(~(top | scalars.hard(v)), 0.0)
+
+    def masked_backward(
+        self, grad: Tensor, weight: Tensor, scalars: MaskScalars
+    ) -> tuple[Tensor, Tensor]:
+        """See `Grouping.masked_backward`."""
+        top = self.top(weight)
+        v = self._rest(magnitude(weight), top)
+        m, n = scalars.soft(v), self.soft(weight, scalars.slope)
+        steep, share = scalars.slope.to(v.dtype), scalars.through.to(v.dtype)
+        s = m * (1 - m)
+        kept = top | scalars.hard(v)
+        g = grad.to(v.dtype)
+        g = g * torch.where(kept, torch.ones_like(share), share)
+        a = g * weight
+        pushed = self.soft_pull(weight, n, steep, a * (1 - m))
+        rest = (a * (1 - n)).sum()[None]
+        local = g * (1 - (1 - n) * (1 - m)) + pushed
+        local = local + self._pull(weight, s * steep * rest, top)
+        return local, (rest * s).sum(dtype=torch.float64)
+
+    def transformable(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
+        """See `Grouping.transformable`."""
+        a, top = wide(weight.abs()), self.top(weight)
+        v = self._rest(a, top)
+        n = self.join(soft_top(self.split(a), scalars.slope.to(a.dtype), self.kept))
+        m = 1 - (1 - n) * (1 - scalars.soft(v))
+        masked = weight * m.to(weight.dtype)
+        share = scalars.through.to(weight.dtype)
+        return straight_through(top | scalars.hard(v.detach()), masked, share)
+
+    def _rest(self, magnitudes: Tensor, top: Tensor) -> Tensor:
+        """The mean magnitude of what is not in `top`, shape (1,)."""
+        rest: Tensor = magnitudes.masked_fill(top, 0.0).sum() / max(self.size, 1)
+        return rest.reshape(1)
+
+    def _pull(self, weight: Tensor, slopes: Tensor, top: Tensor) -> Tensor:
+        share = (slopes / max(self.size, 1)).to(weight.dtype)
+        return (weight.sign() * share).masked_fill(top, 0.0)
 
     def _axis(self) -> int:
         kinds = {"conv": 1, "conv_transpose": 0}
@@ -145,14 +192,3 @@ def soft_top(magnitudes: Tensor, slope: Tensor | float, kept: int) -> Tensor:
         inside = (step >= low) & (step <= high)
         mu = torch.where(inside, step, (low + high) / 2)
     return torch.sigmoid(x + mu)
-
-
-def mean_rest(magnitudes: Tensor, top: Tensor, size: int) -> Tensor:
-    """The mean of what is not in ``top``, shape (1,)."""
-    rest: Tensor = magnitudes.masked_fill(top, 0.0).sum() / max(size, 1)
-    return rest.reshape(1)
-
-
-def _wide(weight: Tensor) -> Tensor:
-    value = weight.detach()
-    return value if value.dtype.itemsize >= 4 else value.float()

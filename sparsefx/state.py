@@ -24,7 +24,8 @@ from sparsefx.grouping import grouping
 from sparsefx.groups import Grouping
 from sparsefx.kept import KeptMasks, kept_weight
 from sparsefx.learners.soft_topk import MaskParameters
-from sparsefx.masking import VECTORS, masked_weight
+from sparsefx.mask_scalars import MaskScalars
+from sparsefx.masking import masked_weight
 from sparsefx.private import after_backward, backward_number
 
 CHILD = "_sparsefx"  # the name under which a model holds its state
@@ -142,7 +143,7 @@ class SparseState(nn.Module):
         if kept is not None:
             pair = kept.mask(index), kept.reach(index)
             return kept_weight(weight, *pair, self.mu, self.through, index)
-        scalars: dict[str, Tensor] = {name: getattr(self, name) for name in VECTORS}
+        scalars = {name: getattr(self, name) for name in MaskScalars._fields}
         granularity, op = self.__dict__["rules"][index]
         if granularity == "unstructured":
             return masked_weight(weight, **scalars, index=index)

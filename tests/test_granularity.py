@@ -22,6 +22,7 @@ from sparsefx.limits import Limits
 from sparsefx.multiples import multiples
 from sparsefx.n_of_m import NOfM, soft_top
 from tests.reference import bisect, sigmoid
+from tests.scalars import site_scalars
 
 ALL = ("block:2x4", "block:3x5:pad", "2:4", "1:4", "channel")
 X = torch.linspace(-2, 2, 6 * 16).reshape(6, 16).sin()
@@ -258,12 +259,11 @@ def test_the_operators_keep_their_contracts(granularity):
     from sparsefx.grouped import _forward
 
     weight = torch.randn(6, 8, requires_grad=True)
-    row = [torch.tensor(v, dtype=torch.float64) for v in (0.1, 2.0, 0.5, 0.4)]
-    mu = row[0].requires_grad_()
-    rest = (*row[1:], torch.tensor(1), torch.tensor(1.0, dtype=torch.float64))
+    rule = site_scalars(0.1, 2.0, 0.5, 0.4, 1)
+    rule.mu.requires_grad_()
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(
-        _forward, (weight, mu, *rest, granularity, "linear"), test_utils=tests
+        _forward, (weight, rule, granularity, "linear"), test_utils=tests
     )
 
 

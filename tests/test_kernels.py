@@ -17,6 +17,7 @@ from sparsefx.layer import hard_mask
 from sparsefx.learners.soft_topk import look
 from sparsefx.masking import masked_weight
 from tests.networks import networks
+from tests.scalars import site_scalars
 
 compiled = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
 SIZES = [0, 1, 15, 16, 17, 511, 512, 513, 70_001]
@@ -107,17 +108,13 @@ def test_masks_agree(kind, slope, center, mu, threshold, last):
 @pytest.mark.parametrize("last", [-1, 5, 10**6])
 @pytest.mark.parametrize("through", [0.0, 1.0])
 def test_masked_weights_and_gradients_agree(last, through):
-    numbers = (0.3, 7.0, 0.9, 1.0, last)
-    tensors = [torch.tensor(x, dtype=torch.float64) for x in numbers[:4]]
-    tensors.append(torch.tensor(last))
+    rule = site_scalars(0.3, 7.0, 0.9, 1.0, last, through)
     for weight in weights("levels"):
-        ours, theirs = cpu.masked(weight, *tensors), reference.masked(weight, *tensors)
+        ours, theirs = cpu.masked(weight, rule), reference.masked(weight, rule)
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
         grad = torch.randn_like(weight)
-        share = torch.tensor(through, dtype=torch.float64)
         pairs = [
-            maker.masked_backward(grad, weight, *tensors, share)
-            for maker in (cpu, reference)
+            maker.masked_backward(grad, weight, rule) for maker in (cpu, reference)
         ]
         torch.testing.assert_close(pairs[0][0], pairs[1][0], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(pairs[0][1], pairs[1][1], rtol=1e-5, atol=1e-3)
@@ -137,8 +134,7 @@ def test_coupling_agrees():
 def test_a_density_of_one_is_the_identity_bitwise():
     weight = torch.randn(1000)
     weight[:2] = torch.tensor([0.0, -0.0])
-    all_kept = [torch.tensor(x, dtype=torch.float64) for x in (math.inf, 1.0, 0.0, -1)]
-    out = cpu.masked(weight, *all_kept, torch.tensor(999))
+    out = cpu.masked(weight, site_scalars(math.inf, 1.0, 0.0, -1.0, 999))
     assert torch.equal(out.view(torch.int32), weight.view(torch.int32))
 
 
@@ -244,11 +240,8 @@ def test_where_the_cache_cannot_be_written_it_is_built_aside(monkeypatch, tmp_pa
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_operators_keep_what_compilers_are_told(layout):
     weight = torch.randn(4, 3, 5, 5).to(memory_format=layout).requires_grad_()
-    numbers = [0.3, 7.0, 0.9, 0.5]
-    tensors = [torch.tensor(x, dtype=torch.float64) for x in numbers]
-    tensors[0].requires_grad_()
-    rest = (torch.tensor(40), torch.tensor(1.0, dtype=torch.float64))
-    torch.library.opcheck(operators.masked, (weight, *tensors, *rest))
+    rule = site_scalars(0.3, 7.0, 0.9, 0.5, 40)
     grad = torch.randn(4, 3, 5, 5)
-    inputs = (grad, weight.detach(), *(t.detach() for t in tensors), *rest)
-    torch.library.opcheck(operators.masked_backward, inputs)
+    torch.library.opcheck(operators.masked_backward, (grad, weight.detach(), rule))
+    rule.mu.requires_grad_()
+    torch.library.opcheck(operators.masked, (weight, rule))

@@ -23,6 +23,7 @@ from sparsefx.kernels.device_solver import VECTORS, DeviceSolver, Seen
 from sparsefx.kernels.table import readable
 from sparsefx.layer import Layer, hard_mask, magnitude, soft_mask
 from sparsefx.step_report import LaterReport
+from tests.scalars import site_scalars
 
 SIZES = {"chunk": 256, "block": 128}
 WIDE = torch.channels_last
@@ -234,13 +235,6 @@ def test_weights_that_are_not_finite_change_nothing() -> None:
     assert all(torch.equal(saved[name], into[name]) for name in into)
 
 
-def scalars() -> list[Tensor]:
-    """mu, slope, center, threshold, last."""
-    numbers = (0.3, 4.0, 0.8, 0.5)
-    made = [torch.tensor(x, dtype=torch.float64) for x in numbers]
-    return [*made, torch.tensor(40)]
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("wide", [False, True])
 def test_masked_weight_and_its_gradient(dtype: torch.dtype, wide: bool) -> None:
@@ -248,39 +242,38 @@ def test_masked_weight_and_its_gradient(dtype: torch.dtype, wide: bool) -> None:
     g = torch.randn(6, 4, 5, 3).to(dtype)
     if wide:
         w = w.to(memory_format=WIDE)
-    through = torch.tensor(0.5, dtype=torch.float64)
     close = {"rtol": 2e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {}
-    out = kernels.masked(w, *scalars())
-    torch.testing.assert_close(out, reference.masked(w, *scalars()), **close)
-    local, sum_ = kernels.masked_backward(g, w, *scalars(), through)
-    expected, expected_sum = reference.masked_backward(g, w, *scalars(), through)
+    rule = site_scalars(through=0.5)
+    out = kernels.masked(w, rule)
+    torch.testing.assert_close(out, reference.masked(w, rule), **close)
+    local, sum_ = kernels.masked_backward(g, w, rule)
+    expected, expected_sum = reference.masked_backward(g, w, rule)
     torch.testing.assert_close(local, expected, **close)
     torch.testing.assert_close(sum_, expected_sum, rtol=1e-5, atol=1e-3)
-    again = kernels.masked_backward(g, w, *scalars(), through)
+    again = kernels.masked_backward(g, w, rule)
     assert torch.equal(again[1], sum_)
     assert torch.equal(again[0], local)
 
 
 def test_masks_of_one_are_the_identity() -> None:
     w = torch.randn(50, 3)
-    numbers = [torch.tensor(x, dtype=torch.float64) for x in (math.inf, 1, 0, -1)]
-    assert torch.equal(kernels.masked(w, *numbers, torch.tensor(149)), w)
+    assert torch.equal(kernels.masked(w, site_scalars(math.inf, 1, 0, -1, 149)), w)
 
 
 def test_operators_are_registered() -> None:
     w = torch.randn(9, 7, requires_grad=True)
-    mu, *rest = scalars()
-    arguments = (w, mu.requires_grad_(True), *rest, torch.float32)
+    rule = site_scalars()
+    rule.mu.requires_grad_(True)
+    arguments = (w, rule, torch.float32)
     torch.library.opcheck(torch.ops.sparsefx.masked.default, arguments)
-    through = torch.tensor(1.0, dtype=torch.float64)
-    arguments = (torch.randn(9, 7), w.detach(), *scalars(), through)
+    arguments = (torch.randn(9, 7), w.detach(), site_scalars())
     torch.library.opcheck(torch.ops.sparsefx.masked_backward.default, arguments)
 
 
 def test_the_operator_casts() -> None:
     w = torch.randn(9, 7)
-    out = torch.ops.sparsefx.masked(w, *scalars(), torch.bfloat16)
-    expected = reference.masked(w, *scalars()).bfloat16()
+    out = torch.ops.sparsefx.masked(w, site_scalars(), torch.bfloat16)
+    expected = reference.masked(w, site_scalars()).bfloat16()
     torch.testing.assert_close(out, expected)
 
 

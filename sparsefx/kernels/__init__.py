@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar, cast
 
 from torch import Tensor
 
+from sparsefx.mask_scalars import MaskScalars
 from sparsefx.private import is_plain
 
 # By device type, where there is a faster one than the reference.
@@ -117,27 +118,11 @@ class Kernels(Protocol):
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Writes masks as `sparsefx.bits`; how many are kept, how many have changed."""
 
-    def masked(
-        self,
-        weight: Tensor,
-        mu: Tensor,
-        slope: Tensor,
-        center: Tensor,
-        threshold: Tensor,
-        last: Tensor,
-    ) -> Tensor:
-        """``h m w``; the scalars are tensors without dimensions."""
+    def masked(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
+        """``h m w``; the scalars are those of one site."""
 
     def masked_backward(
-        self,
-        grad: Tensor,
-        weight: Tensor,
-        mu: Tensor,
-        slope: Tensor,
-        center: Tensor,
-        threshold: Tensor,
-        last: Tensor,
-        through: Tensor,
+        self, grad: Tensor, weight: Tensor, scalars: MaskScalars
     ) -> tuple[Tensor, Tensor]:
         """The local gradient and ``sum G w s``; see `sparsefx.masking`."""
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparsefx.kernels import BINS, SoftSums, Survey, room
 from sparsefx.kernels.native import library
+from sparsefx.mask_scalars import MaskScalars
 
 _Long, _Float, _Double = ctypes.c_int64, ctypes.c_float, ctypes.c_double
 
@@ -128,37 +129,21 @@ def hard_masks(
     return tuple(int(n) for n in sums[0::2]), tuple(int(n) for n in sums[1::2])
 
 
-def masked(
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-) -> Tensor:
+def masked(weight: Tensor, scalars: MaskScalars) -> Tensor:
     """See `Kernels.masked`."""
     out = torch.empty_like(weight)
     _library().masked(
         _threads(),
         _place(weight),
         _Long(weight.numel()),
-        _Mask(slope.item(), center.item(), mu.item()),
-        _Float(threshold.item()),
-        _Long(int(last.item())),
+        *_rule(scalars),
         _place(out),
     )
     return out
 
 
 def masked_backward(
-    grad: Tensor,
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    through: Tensor,
+    grad: Tensor, weight: Tensor, scalars: MaskScalars
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
     out, grad = torch.empty_like(weight), grad.contiguous()
@@ -167,10 +152,8 @@ def masked_backward(
         _place(grad),
         _place(weight),
         _Long(weight.numel()),
-        _Mask(slope.item(), center.item(), mu.item()),
-        _Float(threshold.item()),
-        _Long(int(last.item())),
-        _Float(through.item()),
+        *_rule(scalars),
+        _Float(scalars.through.item()),
         _place(out),
     )
     return out, torch.tensor(total, dtype=torch.float64)
@@ -209,6 +192,11 @@ def _call(name: str, weights: Sequence[Tensor], *rest: Any) -> None:
     sizes = _longs([w.numel() for w in weights])
     sweep = getattr(_library(), name)
     sweep(_Long(len(weights)), _threads(), _places(weights), sizes, *rest)
+
+
+def _rule(scalars: MaskScalars) -> tuple[_Mask, ctypes.c_float, ctypes.c_int64]:
+    mu, slope, center, threshold, last, _ = (x.item() for x in scalars)
+    return _Mask(slope, center, mu), _Float(threshold), _Long(int(last))
 
 
 def _threads() -> ctypes.c_int64:

@@ -6,63 +6,52 @@ CPU, and would store masks for the backward pass instead of computing them again
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsefx.kernels import kernels_for
+from sparsefx.mask_scalars import MaskScalars
 
 
 @torch.library.custom_op("sparsefx::masked_weight", mutates_args=())
-def masked(
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    through: Tensor,
-) -> Tensor:
+def masked(weight: Tensor, scalars: Sequence[Tensor]) -> Tensor:
     """``h m w``; differentiable in ``weight`` and ``mu``, see `sparsefx.masking`."""
     maker = kernels_for([weight])
-    return _like(weight, maker.masked(weight, mu, slope, center, threshold, last))
+    return _like(weight, maker.masked(weight, MaskScalars(*scalars)))
 
 
 @torch.library.custom_op("sparsefx::masked_weight_backward", mutates_args=())
 def masked_backward(
-    grad: Tensor,
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    through: Tensor,
+    grad: Tensor, weight: Tensor, scalars: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The local gradient and ``sum G w s``."""
-    maker, scalars = kernels_for([weight, grad]), (mu, slope, center, threshold, last)
-    local, total = maker.masked_backward(grad, weight, *scalars, through)
+    maker = kernels_for([weight, grad])
+    local, total = maker.masked_backward(grad, weight, MaskScalars(*scalars))
     return _like(weight, local), total
 
 
 @masked.register_fake
-def _(weight: Tensor, *scalars: Tensor) -> Tensor:
+def _(weight: Tensor, scalars: Sequence[Tensor]) -> Tensor:
     return torch.empty_like(weight)
 
 
 @masked_backward.register_fake
-def _(grad: Tensor, weight: Tensor, *scalars: Tensor) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, weight: Tensor, scalars: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.empty_like(weight), weight.new_empty((), dtype=torch.float64)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    weight, scalars = inputs
+    ctx.save_for_backward(weight, *scalars)
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    local, total = masked_backward(grad, *ctx.saved_tensors)
-    return local, total.to(ctx.saved_tensors[1].dtype), *[None] * 5
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    weight, mu, *rest = ctx.saved_tensors
+    local, total = masked_backward(grad, weight, [mu, *rest])
+    return local, [total.to(mu.dtype), *[None] * len(rest)]
 
 
 masked.register_autograd(_differentiate, setup_context=_save)

@@ -14,6 +14,7 @@ from torch import Tensor
 from sparsefx.bits import pack, unpack
 from sparsefx.kernels import BINS, SoftSums, Survey, room
 from sparsefx.layer import hard_mask, magnitude, soft_mask
+from sparsefx.mask_scalars import MaskScalars
 
 CHUNK = 2**18  # entries of one piece of a sweep
 _BITS = {torch.float32: (torch.int32, 16), torch.float64: (torch.int64, 48)}
@@ -122,39 +123,25 @@ def hard_masks(
     return tuple(map(int, counts)), tuple(map(int, changes))
 
 
-def masked(
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-) -> Tensor:
+def masked(weight: Tensor, scalars: MaskScalars) -> Tensor:
     """See `Kernels.masked`."""
     a = magnitude(weight)
-    kept = hard_mask(a, threshold, last)
-    out = weight * soft_mask(a, slope, center, mu).to(weight.dtype)
+    kept = scalars.hard(a)
+    out = weight * scalars.soft(a).to(weight.dtype)
     return torch.where(kept, out, torch.zeros_like(out))
 
 
 def masked_backward(
-    grad: Tensor,
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    through: Tensor,
+    grad: Tensor, weight: Tensor, scalars: MaskScalars
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
     a = magnitude(weight)
-    m = soft_mask(a, slope, center, mu)
+    m = scalars.soft(a)
     s = m * (1 - m)
     g = grad.to(a.dtype)
-    g = torch.where(hard_mask(a, threshold, last), g, g * through)
+    g = torch.where(scalars.hard(a), g, g * scalars.through)
     total = (g * weight * s).sum(dtype=torch.float64)
-    local = g * (m + a * slope * s)
+    local = g * (m + a * scalars.slope * s)
     return local.to(weight.dtype), total
 
 

@@ -31,6 +31,7 @@ from sparsefx.kernels.reference import (
     survey,
 )
 from sparsefx.kernels.table import layout, pieces, readable
+from sparsefx.mask_scalars import MaskScalars
 
 __all__ = [
     "couple",
@@ -66,46 +67,22 @@ def usable(tensors: Sequence[Tensor]) -> bool:
     return here and installed() and all(readable([t]) for t in tensors)
 
 
-def masked(
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-) -> Tensor:
+def masked(weight: Tensor, scalars: MaskScalars) -> Tensor:
     """See `Kernels.masked`."""
-    scalars = (mu, slope, center, threshold, last)
-    out: Tensor = _masked(weight, *scalars, weight.dtype)
+    out: Tensor = _masked(weight, scalars, weight.dtype)
     return out
 
 
 def masked_backward(
-    grad: Tensor,
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    through: Tensor,
+    grad: Tensor, weight: Tensor, scalars: MaskScalars
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
-    scalars = (mu, slope, center, threshold, last, through)
-    found: tuple[Tensor, Tensor] = _masked_backward(grad, weight, *scalars)
+    found: tuple[Tensor, Tensor] = _masked_backward(grad, weight, scalars)
     return found
 
 
 @torch.library.custom_op("sparsefx::masked", mutates_args=())
-def _masked(
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    dtype: torch.dtype,
-) -> Tensor:
+def _masked(weight: Tensor, scalars: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """``h m w`` in `dtype`, in one launch."""
     from sparsefx.kernels import triton_masked as kernels
 
@@ -113,7 +90,7 @@ def _masked(
     kernels.forward[_grid(weight)](
         weight.detach(),
         out,
-        *(x.detach() for x in (mu, slope, center, threshold, last)),
+        *(x.detach() for x in scalars[:-1]),
         weight.numel(),
         *_strides(weight),
         BLOCK=kernels.BLOCK,
@@ -123,14 +100,7 @@ def _masked(
 
 @torch.library.custom_op("sparsefx::masked_backward", mutates_args=())
 def _masked_backward(
-    grad: Tensor,
-    weight: Tensor,
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    through: Tensor,
+    grad: Tensor, weight: Tensor, scalars: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The local gradient, and ``sum G w s`` as a float64 scalar."""
     from sparsefx.kernels import triton_masked as kernels
@@ -146,7 +116,7 @@ def _masked_backward(
         weight.detach(),
         local,
         partial,
-        *(x.detach() for x in (mu, slope, center, threshold, last, through)),
+        *(x.detach() for x in scalars),
         weight.numel(),
         *_strides(weight),
         BLOCK=kernels.BLOCK,
@@ -156,24 +126,24 @@ def _masked_backward(
 
 
 @_masked.register_fake
-def _(weight: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(weight, dtype=rest[-1])
+def _(weight: Tensor, scalars: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(weight, dtype=dtype)
 
 
 @_masked_backward.register_fake
-def _(grad: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, weight: Tensor, scalars: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.empty_like(weight), weight.new_empty((), dtype=torch.float64)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:-1])
+    weight, scalars, _ = inputs
+    ctx.save_for_backward(weight, *scalars)
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """As `sparsefx.masking`, with dropped entries on the straight-through path."""
-    through = torch.ones_like(ctx.saved_tensors[1])
-    local, total = _masked_backward(grad, *ctx.saved_tensors, through)
-    return local, total, *[None] * 5
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    weight, *scalars = ctx.saved_tensors
+    local, total = _masked_backward(grad, weight, scalars)
+    return local, [total, *[None] * (len(scalars) - 1)], None
 
 
 _masked.register_autograd(_differentiate, setup_context=_save)
