@@ -148,10 +148,9 @@ def solve_soft(
         if layer.lower == layer.upper < layer.magnitude.numel():
             held[i] = layer.lower + extra
     guess = shared if math.isfinite(shared) else 0.0
-    starts = middles or [math.nan] * len(layers)
     open_ = [i for i in range(len(layers)) if i not in held]
     found = dict(zip(open_, problem.at(open_, shared), strict=True))
-    found |= {i: problem.hold(i, count, guess, starts[i]) for i, count in held.items()}
+    found |= problem.hold(held, guess, dict(enumerate(middles or ())))
     states = [found[i] for i in range(len(layers))]
     alone = {i: number for number, i in enumerate(sorted(held), start=1)}
     return SoftMasks(

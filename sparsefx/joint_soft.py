@@ -130,8 +130,7 @@ def _solve(
     for i, layer in enumerate(layers):
         if layer.lower == layer.upper < layer.magnitude.numel():
             held[i] = layer.lower + extra
-    for i, count in held.items():
-        states[i] = problem.hold(i, count, 0.0, math.nan)
+    states |= problem.hold(held)
     rows = [states[i] for i in range(len(layers))]
     alone = {i: number for number, i in enumerate(sorted(held), start=1)}
     kept = [row.kept for row in rows]

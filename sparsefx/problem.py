@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from sparsefx.greedy import HardMasks
 from sparsefx.kernels import Survey, kernels_for
 from sparsefx.layer import Layer, total_cost
-from sparsefx.projection import logit, solve_multiplier
+from sparsefx.projection import logit, search_multiplier, solve_multiplier
 
 
 @dataclass(slots=True)
@@ -107,33 +107,51 @@ class Problem:
         )
         return nu
 
-    def hold(self, i: int, count: float, guess: float, middle: float) -> State:
-        """Layer i alone, keeping `count` entries."""
-        size = self.sizes[i]
-        if count in (0, size):
-            certain = self._place(i, math.inf if count else -math.inf, alone=True)
-            bought = float(self.counts[i] if count else 0)
-            return replace(certain, kept=float(count), bought=bought)
-        even = logit(count, size - count)
+    def hold(
+        self,
+        counts: Mapping[int, float],
+        guess: float = 0.0,
+        middles: Mapping[int, float] | None = None,
+    ) -> dict[int, State]:
+        """Layers alone, each keeping its count; their searches share sweeps.
 
-        def measure(nu: float) -> tuple[float, float]:
-            state = self.at([i], nu, alone=True)[0]
-            return state.kept, state.spread
-
-        bottom, top = self.ends(i, alone=True)
-        start = guess + self.slope(i) * (self.half(i, True) - self.half(i, False))
-        if math.isfinite(middle):
-            start = self.slope(i) * (self.half(i, True) - middle)
-        nu, _ = solve_multiplier(
-            measure,
-            float(count),
-            float(size),
-            start=start,
-            low=even - top,
-            high=even - bottom,
-            rtol=self.rtol,
-        )
-        return self.at([i], nu, alone=True)[0]
+        Args:
+            counts: entries to keep, by layer.
+            guess: multiplier near which to look.
+            middles: magnitudes at which masks may be 1/2; better guesses.
+        """
+        found, searches, asked = {}, {}, {}
+        for i, count in counts.items():
+            size = self.sizes[i]
+            if count in (0, size):
+                certain = self._place(i, math.inf if count else -math.inf, alone=True)
+                bought = float(self.counts[i] if count else 0)
+                found[i] = replace(certain, kept=float(count), bought=bought)
+                continue
+            even = logit(count, size - count)
+            bottom, top = self.ends(i, alone=True)
+            middle = (middles or {}).get(i, math.nan)
+            start = guess + self.slope(i) * (self.half(i, True) - self.half(i, False))
+            if math.isfinite(middle):
+                start = self.slope(i) * (self.half(i, True) - middle)
+            searches[i] = search_multiplier(
+                float(count),
+                float(size),
+                start=start,
+                low=even - top,
+                high=even - bottom,
+                rtol=self.rtol,
+            )
+            asked[i] = next(searches[i])
+        while asked:
+            places, nus = list(asked), list(asked.values())
+            for i, state in zip(places, self.each(places, nus, True), strict=True):
+                try:
+                    asked[i] = searches[i].send((state.kept, state.spread))
+                except StopIteration as end:
+                    del asked[i]
+                    found[i] = self.at([i], end.value[0], alone=True)[0]
+        return found
 
     def at(self, places: Sequence[int], nu: float, alone: bool = False) -> list[State]:
         """Some layers at multiplier nu; one sweep over them, the first time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -64,13 +64,50 @@ def solve_multiplier(
         >>> abs(mu) < 1e-8
         True
     """
+    search = search_multiplier(
+        target, capacity, start=start, low=low, high=high, rtol=rtol
+    )
+    mu = next(search)
+    while True:
+        try:
+            mu = search.send(measure(mu))
+        except StopIteration as end:
+            found: tuple[float, int] = end.value
+            return found
+
+
+def search_multiplier(
+    target: float,
+    capacity: float,
+    *,
+    start: float,
+    low: float,
+    high: float,
+    rtol: float,
+) -> Generator[float, tuple[float, float], tuple[float, int]]:
+    """`solve_multiplier` that asks: it yields each mu and is sent ``(B, S)`` there.
+
+    So several searches share their sweeps.
+
+    Example:
+        >>> search = search_multiplier(
+        ...     0.5, 1.0, start=0.0, low=-9.0, high=9.0, rtol=1e-9
+        ... )
+        >>> next(search)
+        0.0
+        >>> try:
+        ...     search.send((0.5, 0.25))
+        ... except StopIteration as end:
+        ...     print(end.value)
+        (0.0, 1)
+    """
     goal = logit(target, capacity - target)
     low, high = low - _PAD, high + _PAD
     mu = best = min(max(start, low), high)
     least, previous, sweeps = math.inf, math.inf, 0
     while sweeps < MAX_SWEEPS:
         sweeps += 1
-        cost, spread = measure(mu)
+        cost, spread = yield mu
         gap, rest = abs(cost - target), capacity - cost
         if gap < least:
             least, best = gap, mu

@@ -157,3 +157,31 @@ def test_steps_report_costs_changes_and_the_shrink(name):
         mean = float(soft[kept].mean())
         assert report.kept_mask_mean == pytest.approx(mean, rel=1e-5)
     assert report.hard_cost <= report.budget + 1
+
+
+def test_layers_held_at_a_bound_start_where_they_were():
+    """Warm, the shared multiplier and those of held layers are known: two sweeps."""
+    weights = [scale * torch.randn(3000) for scale in (1.0, 0.01, 0.02)]
+    limits = [(0, 3000), (100, 3000), (60, 3000)]
+
+    def found(start=None, middles=None):
+        ones = [1.0] * 3
+        return solve(
+            weights,
+            ones,
+            ones,
+            limits,
+            700.0,
+            5.0,
+            start,
+            ["a", "b", "c"],
+            middles=middles,
+        )
+
+    cold = found()
+    assert cold.counts[1:] == (100, 60)
+    assert len(set(cold.group)) == 3
+    rows = zip(cold.center, cold.mu, cold.slope, strict=True)
+    warm = found(cold.dual, [center - mu / slope for center, mu, slope in rows])
+    assert warm.sweeps <= 2 < found(cold.dual).sweeps
+    assert warm.soft_cost == pytest.approx(cold.soft_cost, rel=2e-6)

@@ -160,6 +160,7 @@ def solve(
         survey=seen,
         hard=hard,
         extra=_extra(layers, budget - spent),
+        middles=None if middles is None else [middles[i] for i in active],
     )
 
     def merged(defaults: Sequence[Any], found: Sequence[Any]) -> tuple[Any, ...]:
