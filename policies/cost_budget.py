@@ -65,7 +65,7 @@ def cost_budget(
     rows = {name: unit_prices(sites, name) for name in every}
     rest = {name: k - base_cost(sites, name) for name, k in every.items()}
     limits = [bounds(site) for site in sites]
-    scale = worths(sites, normalize, cost)
+    scale = worths(sites, normalize, every)
     kept = [high for _, high in limits]
     paid = [i for i in range(len(sites)) if any(row[i] > 0 for row in rows.values())]
     layers = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,8 +20,9 @@ NORMALIZATIONS = ("layer", "global", "none")
 def worths(
     sites: Sequence[Site],
     normalize: str,
-    cost: str | Sequence[float],
+    costs: str | Mapping[str, float],
     sums: Sequence[float] | None = None,
+    paid: Sequence[float] | None = None,
 ) -> list[float]:
     r"""What a unit of ``|w|`` in each site is worth.
 
@@ -31,19 +32,21 @@ def worths(
     quotient has mean 1 over all weights that cost something, so that beta means the
     same in every model:
 
-    - ``"layer"``: ``scale * sqrt(uses_l / fan_in_l) / mean|w_l|``. A weight counts by
-      its share ``|w| / (mean|w_l| sqrt(fan_in))`` of the deviation of the unit it
-      feeds, over all its ``uses`` (positions and tokens), whose effects on the loss
-      add up in squares. So layers of any scale and shape compete fairly.
+    - ``"layer"``: ``scale * sqrt(price_l / fan_in_l) / mean|w_l|``. A weight's share
+      ``|w| / (mean|w_l| sqrt(fan_in_l))`` of the deviation of the unit it feeds has no
+      scale and knows the layer's shape. Its square is an effect; what is kept is what
+      has most effect for its cost, and ``worth |w| / price`` is the root of that.
     - ``"global"``: ``scale``; raw magnitudes compete, as in the Spartan paper.
     - ``"none"``: 1; raw magnitudes and a raw beta.
 
     Args:
         sites: the maskable weights, with the live tensors in ``weight``.
         normalize: ``"layer"``, ``"global"`` or ``"none"``.
-        cost: name of the cost, or what a kept weight of each site costs.
+        costs: name of the cost; of several budgets, each with what it allows.
         sums: the sum of each site's values (``|w|``, or means of groups), where known;
             saves reading the weights.
+        paid: what a kept weight of each site costs in what is scarce; the first cost
+            if not given.
 
     Returns:
         One positive number a site; where all weights are zero the mean counts as 1.
@@ -54,9 +57,9 @@ def worths(
 
     Example:
         >>> import sympy
-        >>> costs = {"macs": sympy.Integer(6)}
+        >>> one = {"macs": sympy.Integer(6)}
         >>> weight = torch.tensor([[4.0, -2.0]])
-        >>> worths([Site("w", "", "linear", (1, 2), costs, weight=weight)], "layer",
+        >>> worths([Site("w", "", "linear", (1, 2), one, weight=weight)], "layer",
         ...        "macs")
         [2.0]
     """
@@ -65,32 +68,50 @@ def worths(
             f"normalize {normalize!r} is not known; allowed: "
             f"{', '.join(NORMALIZATIONS)}"
         )
+    budgets = {costs: 1.0} if isinstance(costs, str) else costs
     totals = _absolute_sums(sites) if sums is None else list(sums)
     _check_finite(sites, totals)
     if normalize == "none":
         return [1.0] * len(sites)
-    per_weight = prices(sites, cost) if isinstance(cost, str) else cost
+    per_weight = prices(sites, next(iter(budgets))) if paid is None else paid
     means = [_mean(s, t) or 1.0 for t, s in zip(totals, sites, strict=True)]
     raw = [1.0] * len(sites)
     if normalize == "layer":
-        raw = [share(s) / mean for s, mean in zip(sites, means, strict=True)]
-    paid = [i for i, price in enumerate(per_weight) if price > 0]
-    count = math.fsum(sites[i].units for i in paid)
-    total = math.fsum(raw[i] * totals[i] / per_weight[i] for i in paid) or count
+        raw = [x / mean for x, mean in zip(shares(sites, budgets), means, strict=True)]
+    costly = [i for i, price in enumerate(per_weight) if price > 0]
+    count = math.fsum(sites[i].units for i in costly)
+    total = math.fsum(raw[i] * totals[i] / per_weight[i] for i in costly) or count
     return [worth * count / total for worth in raw]
 
 
-def share(site: Site) -> float:
-    """``sqrt(uses / fan_in)`` of a site: what ``"layer"`` scales its worth by.
+def shares(sites: Sequence[Site], budgets: Mapping[str, float]) -> list[float]:
+    """``sqrt(price / fan_in)`` of each site: what ``"layer"`` scales its worth by.
+
+    Prices are those of the tightest budget, the least share of what all sites cost.
+    Sites that cost nothing there count as if their price was 1.
 
     Example:
-        >>> share(Site("w", "", "linear", (4, 16), {}))
-        0.25
+        >>> import sympy
+        >>> costs = {"macs": sympy.Integer(9)}
+        >>> wide = Site("w", "", "linear", (4, 16), costs)
+        >>> shares([wide, Site("v", "", "linear", (4, 4), costs)], {"macs": 1.0})
+        [0.75, 1.5]
     """
-    uses = site.cost("macs") if "macs" in site.costs else 0.0
+    rows = {cost: prices(sites, cost) for cost in budgets}
+
+    def looseness(cost: str) -> float:
+        pairs = zip(rows[cost], sites, strict=True)
+        return budgets[cost] / math.fsum(price * site.numel for price, site in pairs)
+
+    return [
+        math.sqrt((price or 1.0) / _fan_in(site))
+        for price, site in zip(rows[min(rows, key=looseness)], sites, strict=True)
+    ]
+
+
+def _fan_in(site: Site) -> float:
     units = 1 if site.op.startswith("conv_transpose") else 0
-    fan_in = 1 if "embedding" in site.op else site.numel / max(site.shape[units], 1)
-    return math.sqrt((uses or 1.0) / fan_in)
+    return 1 if "embedding" in site.op else site.numel / max(site.shape[units], 1)
 
 
 def _mean(site: Site, total: float) -> float:

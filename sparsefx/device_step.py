@@ -19,7 +19,7 @@ from sparsefx.kernels import kernels_for
 from sparsefx.kernels.table import readable
 from sparsefx.plan import Plan
 from sparsefx.policies.bounds import bounds
-from sparsefx.policies.worths import share
+from sparsefx.policies.worths import shares
 from sparsefx.state import SparseState
 from sparsefx.step_report import LaterReport, StepReport, reported
 
@@ -168,11 +168,13 @@ def _solver(plan: Plan, weights: Sequence[Tensor]) -> DeviceSolver:
     from sparsefx.kernels.device_solver import DeviceSolver
 
     prices = plan.prices()
-    by_layer = plan.policy.normalize == "layer"
+    raw = [1.0] * len(plan.sites)
+    if plan.policy.normalize == "layer":
+        raw = shares(plan.sites, {t.cost: t.limit for t in plan.targets})
     return DeviceSolver(
         weights,
         prices,
-        [share(site) if by_layer else 1.0 for site in plan.sites],
+        raw,
         plan.policy.normalize,
         [
             price > 0 and bounds(site)[0] < site.numel

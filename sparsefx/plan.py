@@ -144,11 +144,12 @@ class Plan:
             prices: what a kept unit costs; the first budget's if not given.
         """
         sites = self.live(weights)
-        cost: str | list[float] = self.targets[0].cost
+        costs = {target.cost: target.limit for target in self.targets}
+        paid = None
         if prices is not None:
             pairs = zip(prices, sites, strict=True)
-            cost = [price / site.unit_size for price, site in pairs]
-        found = worths(sites, self.policy.normalize, cost, sums)
+            paid = [price / site.unit_size for price, site in pairs]
+        found = worths(sites, self.policy.normalize, costs, sums, paid)
         return [worth * s.unit_size for worth, s in zip(found, sites, strict=True)]
 
     def bounds(
