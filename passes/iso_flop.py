@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from sparsefx.cost import CostTable
 from sparsefx.errors import BudgetError, PolicyError
-from sparsefx.passes.annotate_costs import cost_table
 
 KEY = "sparse_ift"
 
@@ -31,7 +29,9 @@ class IsoFlop:
         left: what was left as it is, by weight or node, with the reason.
         macs: multiply-accumulates of the maskable part ``before`` the rewrite and of
             the kept part ``after``, and of the whole model, ``model_before`` and
-            ``model_after``, per forward call on the example inputs.
+            ``model_after``: these, and products of activations. Beside them what norms
+            cost at one each for every entry they scale, ``norms_before`` and
+            ``norms_after``. All per forward call on the example inputs.
     """
 
     member: str
@@ -157,24 +157,26 @@ def _exact(
     return found
 
 
-def prices_of(graph_module: fx.GraphModule) -> CostTable:
-    """The costs of a graph that owns its parameters."""
-    return cost_table(graph_module, {"": graph_module})
-
-
-def macs_of(
-    before: CostTable, after: CostTable, kept: Mapping[str, int]
+def paid(
+    total: int, counts: Mapping[str, int], prices: Mapping[str, int]
 ) -> dict[str, int]:
-    """The four sums of `IsoFlop.macs`."""
-    spent = sum(
-        row.number() * kept.get(row.name, row.params) // max(row.params, 1)
-        for row in after
-        if row.maskable
+    """Takes so many MACs from all weights alike, or a little more than that.
+
+    Args:
+        total: MACs to save.
+        counts: kept entries, by weight.
+        prices: MACs of one entry, by weight.
+
+    Raises:
+        BudgetError: the weights do not cost that much.
+
+    Example:
+        >>> paid(30, {"a": 100, "b": 100}, {"a": 2, "b": 1})
+        {'a': 90, 'b': 90}
+    """
+    names = list(counts)
+    spent = sum(counts[name] * prices[name] for name in names)
+    found = shared_by_price(
+        spent - total, [counts[n] for n in names], [prices[n] for n in names]
     )
-    first, last = before.totals()["macs"], after.totals()["macs"]
-    return {
-        "before": first["maskable"],
-        "after": spent,
-        "model_before": first["total"],
-        "model_after": last["fixed"] + spent,
-    }
+    return dict(zip(names, found, strict=True))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx, nn
 
-from sparsefx.cost import CostTable
 from sparsefx.passes.draw_weights import energy_of
-from sparsefx.passes.iso_flop import KEY, IsoFlop, macs_of, prices_of
+from sparsefx.passes.graph_prices import Prices, macs_of
+from sparsefx.passes.iso_flop import KEY, IsoFlop, paid
 from sparsefx.passes.layer_sites import LayerSite, as_linear, sites_of
 from sparsefx.passes.own_graph import (
     add_module,
@@ -30,6 +30,7 @@ class LayerRewrite:
         sites: the layers to replace.
         left: those left, with the reason.
         before: costs of the graph as it was given.
+        whole: the sparse weights also pay for the norms that were added.
         kept: entries to keep, by new weight.
         energies: their energies; see `sparsefx.passes.draw_weights`.
     """
@@ -38,19 +39,31 @@ class LayerRewrite:
     member: str
     sites: list[LayerSite]
     left: dict[str, str]
-    before: CostTable
+    before: Prices
+    whole: bool
     kept: dict[str, int] = field(default_factory=dict)
     energies: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, graph_module: fx.GraphModule, member: str, select: str | Sequence[str]
+        cls,
+        graph_module: fx.GraphModule,
+        member: str,
+        select: str | Sequence[str],
+        iso: str,
     ) -> LayerRewrite:
-        """Copies a graph and finds the layers to replace."""
+        """Copies a graph and finds the layers to replace.
+
+        Args:
+            graph_module: the graph.
+            member: name of the rewrite.
+            select: the layers; see `sites_of`.
+            iso: ``"layer"`` or ``"model"``: what keeps its cost.
+        """
         root = own_graph(graph_module)
         as_linear(root)
         sites, left = sites_of(root, select)
-        return cls(root, member, sites, left, prices_of(root))
+        return cls(root, member, sites, left, Prices.of(root), iso == "model")
 
     @property
     def graph(self) -> fx.Graph:
@@ -117,7 +130,14 @@ class LayerRewrite:
             node.meta.setdefault("module", "")
         made = made_of(self.root, self.graph)
         note_values(made)
-        macs = macs_of(self.before, prices_of(made), self.kept)
+        after = Prices.of(made)
+        if self.whole:
+            # the part of a percent that norms cost hardly moves what weights carry
+            prices = after.each()
+            counts = {n: count for n, count in self.kept.items() if n in prices}
+            more = max(after.norms - self.before.norms, 0)
+            self.kept.update(paid(more, counts, prices))
+        macs = macs_of(self.before, after, self.kept)
         made.meta[KEY] = IsoFlop(self.member, self.kept, self.energies, self.left, macs)
         return made
 

@@ -93,7 +93,7 @@ def tail_of(node: fx.Node) -> Tail:
     """
     last, norm = node, None
     following = _only_user(last)
-    if following is not None and _is_norm(following):
+    if following is not None and is_norm(following):
         last = norm = following
         following = _only_user(last)
     active = following is not None and is_activation(following)
@@ -115,7 +115,8 @@ def is_batch_norm(graph_module: nn.Module, node: fx.Node | None) -> bool:
     return isinstance(module, nn.modules.batchnorm._NormBase)
 
 
-def _is_norm(node: fx.Node) -> bool:
+def is_norm(node: fx.Node) -> bool:
+    """Whether a node normalises its input."""
     root = node.graph.owning_module
     if node.op == "call_module" and root is not None:
         return is_batch_norm(root, node)
@@ -203,10 +204,8 @@ def _found(graph_module: fx.GraphModule) -> Mapping[str, LayerSite | str]:
 
 
 def _groups(node: fx.Node) -> int:
-    label = label_of(node)
-    if label in (*CONVS, *TRANSPOSED):
-        return int(str(argument(node, 6, "groups") or 1))
-    return 1
+    convolves = label_of(node) in (*CONVS, *TRANSPOSED)
+    return int(str(argument(node, 6, "groups") or 1)) if convolves else 1
 
 
 def _between(site: LayerSite) -> bool:

@@ -45,6 +45,9 @@ class SparseDoped:
             ``"sum"``: they come after the sum, as in the authors' code.
         init: ``"redraw"``: new weights; ``"keep"``: the dense weight as it is, and a
             low-rank part that starts at 0.
+        iso: what keeps its cost. ``"layer"``: each layer, exactly. ``"model"``: the
+            whole model; the sparse weights also pay for norms that it has more of, at
+            one multiplication each for an entry.
 
     Raises:
         PolicyError: an option is not allowed, or no layer is left to replace.
@@ -68,9 +71,11 @@ class SparseDoped:
     round_to: int = 1
     activation: Literal["branch", "sum"] = "branch"
     init: Literal["redraw", "keep"] = "redraw"
+    iso: Literal["layer", "model"] = "layer"
 
     def __post_init__(self) -> None:
         check_density(self.density)
+        choice("iso", self.iso, ("layer", "model"))
         choice("activation", self.activation, ("branch", "sum"))
         choice("init", self.init, ("redraw", "keep"))
         if self.round_to < 1:
@@ -94,7 +99,7 @@ class SparseDoped:
 
     def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """A new graph module with tensors of its own; ``graph_module`` stays."""
-        work = LayerRewrite.of(graph_module, "sparse_doped", self.select)
+        work = LayerRewrite.of(graph_module, "sparse_doped", self.select, self.iso)
         for site in work.sites:
             inputs, outputs, positions = site.sizes
             if site.transposed:

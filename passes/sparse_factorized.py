@@ -53,6 +53,9 @@ class SparseFactorized:
             otherwise; or ``"relu"``, ``"gelu"``, ``"silu"``, ``"tanh"``, ``"linear"``.
             A layer with a batch norm gets one between its factors too.
         init: ``"redraw"``; a product of sparse factors cannot keep a dense weight.
+        iso: what keeps its cost. ``"layer"``: each layer, exactly. ``"model"``: the
+            whole model; the sparse weights also pay for norms that it has more of, at
+            one multiplication each for an entry.
 
     Raises:
         PolicyError: an option is not allowed, or no layer is left to replace.
@@ -75,9 +78,11 @@ class SparseFactorized:
     round_to: int = 1
     activation: Between = "follow"
     init: Literal["redraw"] = "redraw"
+    iso: Literal["layer", "model"] = "layer"
 
     def __post_init__(self) -> None:
         check_density(self.density)
+        choice("iso", self.iso, ("layer", "model"))
         choice("activation", self.activation, ("follow", "linear", *_FUNCTIONS))
         choice("init", self.init, ("redraw",))
         if self.round_to < 1:
@@ -101,7 +106,7 @@ class SparseFactorized:
 
     def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """A new graph module with tensors of its own; ``graph_module`` stays."""
-        work = LayerRewrite.of(graph_module, "sparse_factorized", self.select)
+        work = LayerRewrite.of(graph_module, "sparse_factorized", self.select, self.iso)
         for site in work.sites:
             if site.groups > 1:
                 work.left[site.name] = "a grouped convolution has no such factors"

@@ -48,6 +48,9 @@ class SparseParallel:
         init: ``"redraw"``: new weights, of the dense weights' variance corrected for
             density; ``"keep"``: each dense entry goes to one branch, so that the sum
             of linear branches is the dense layer.
+        iso: what keeps its cost. ``"layer"``: each layer, exactly. ``"model"``: the
+            whole model; the sparse weights also pay for norms that it has more of, at
+            one multiplication each for an entry.
 
     Raises:
         PolicyError: an option is not allowed, or no layer is left to replace.
@@ -69,9 +72,11 @@ class SparseParallel:
     round_to: int = 1
     activation: Literal["branch", "sum", "always"] = "branch"
     init: Literal["redraw", "keep"] = "redraw"
+    iso: Literal["layer", "model"] = "layer"
 
     def __post_init__(self) -> None:
         check_density(self.density)
+        choice("iso", self.iso, ("layer", "model"))
         choice("activation", self.activation, ("branch", "sum", "always"))
         choice("init", self.init, ("redraw", "keep"))
         if self.round_to < 1:
@@ -91,7 +96,7 @@ class SparseParallel:
 
     def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """A new graph module with tensors of its own; ``graph_module`` stays."""
-        work = LayerRewrite.of(graph_module, "sparse_parallel", self.select)
+        work = LayerRewrite.of(graph_module, "sparse_parallel", self.select, self.iso)
         for site in work.sites:
             if self.branches == 1:
                 work.keep_dense(site)

@@ -45,7 +45,8 @@ class SparseWide:
             multiply-accumulates as it had, exactly. ``"maskable"``: all weights
             together do; the first and the last layer and depthwise convolutions stay
             dense, the others pay for them at one density. ``"model"``: so does the
-            whole model, attention products included.
+            whole model, attention products and norms (a multiplication an entry)
+            included.
         init: ``"redraw"``: new weights, of the dense weights' variance corrected for
             density; ``"keep"``: the dense weights among zeros, so that the masks of
             the largest weights start as the dense network.

@@ -10,17 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, fx, nn
 
-from sparsefx.cost import CostTable
 from sparsefx.errors import PolicyError
 from sparsefx.passes.axes import FIXED, Axis
 from sparsefx.passes.draw_weights import drawn, energy_of, resized
-from sparsefx.passes.iso_flop import (
-    KEY,
-    IsoFlop,
-    macs_of,
-    prices_of,
-    shared_by_price,
-)
+from sparsefx.passes.graph_prices import Prices, macs_of
+from sparsefx.passes.iso_flop import KEY, IsoFlop, shared_by_price
 from sparsefx.passes.layer_sites import inner_layers
 from sparsefx.passes.own_graph import add_module, made_of, note_values
 from sparsefx.passes.scale_literals import rescale
@@ -121,7 +115,7 @@ class Widened:
                 "no layer of the graph can grow: both of its sides are inputs, outputs "
                 f"or held ({reasons or 'a single layer'}); choose another rewrite"
             )
-        before = prices_of(root)
+        before = Prices.of(root)
         inner = inner_layers(root)
         wanted = [n.meta["val"].shape for n in _outputs(root)]
         old = {name: dict(_tensors(root))[name] for name in flow.parameters}
@@ -139,7 +133,7 @@ class Widened:
         note_values(made)
         got = [n.meta["val"].shape for n in _outputs(made)]
         assert list(map(str, got)) == list(map(str, wanted)), (got, wanted)
-        after = prices_of(made)
+        after = Prices.of(made)
         kept = self._counts(before, after, inner)
         energies = self._fill(made, old, kept)
         macs = macs_of(before, after, kept)
@@ -148,23 +142,24 @@ class Widened:
         return made
 
     def _counts(
-        self, before: CostTable, after: CostTable, inner: frozenset[str]
+        self, before: Prices, after: Prices, inner: frozenset[str]
     ) -> dict[str, int]:
         """How many entries of each weight are kept."""
-        rows = {row.name: row for row in after if row.maskable and row.number() > 0}
-        prices = {name: row.number() // row.params for name, row in rows.items()}
+        prices = after.each()
+        rows = {row.name: row for row in after.table if row.name in prices}
+        old = {name: before.table[name] for name in rows}
+        grown = [name for name, row in rows.items() if row.shape != old[name].shape]
         if self.options.iso == "layer":
             return {
-                name: min(before[name].number() // prices[name], row.params)
-                for name, row in rows.items()
-                if row.shape != before[name].shape
+                name: min(old[name].number() // prices[name], rows[name].params)
+                for name in grown
             }
-        masked = [n for n in rows if n in inner and rows[n].shape != before[n].shape]
+        masked = [name for name in grown if name in inner]
         masked = masked or list(rows)
-        first, last = before.totals()["macs"], after.totals()["macs"]
-        target = first["maskable"]
+        target = before.table.totals()["macs"]["maskable"]
         if self.options.iso == "model":
-            target = first["total"] - last["fixed"]
+            fixed = after.table.totals()["macs"]["fixed"]
+            target = before.whole - after.norms - fixed
         dense = sum(rows[name].number() for name in rows if name not in masked)
         counts = shared_by_price(
             target - dense,

@@ -124,6 +124,21 @@ def test_macs_are_equal_to_the_last_one(name, member):
         assert found.get_parameter(weight).grad is not None
 
 
+@pytest.mark.parametrize("member", MEMBERS)
+def test_the_whole_model_at_equal_cost(member):
+    """Branches and factors bring norms of their own, which sparse weights pay."""
+    net, x = convs(), torch.randn(1, 3, 4, 4)
+    record = record_of(member(density=0.25, iso="model")(graph_of(net, x)))
+    macs = record.macs
+    # 4 x 4 positions; the norm has 128 channels, in each branch; 419 between factors
+    channels = {SparseParallel: 4 * 128, SparseFactorized: 128 + 419}.get(member, 128)
+    assert (macs["norms_before"], macs["norms_after"]) == (128 * 16, channels * 16)
+    after = macs["model_after"] + macs["norms_after"]
+    assert after == macs["model_before"] + macs["norms_before"]
+    dense = net[4].weight.numel() + net[0].weight.numel() + net[1].weight.numel()
+    assert macs["model_before"] == 16 * dense
+
+
 def test_the_given_graph_and_model_stay_as_they_are():
     net, x = convs().eval(), torch.randn(1, 3, 4, 4)
     graph = graph_of(net, x)
@@ -320,7 +335,7 @@ def test_a_traced_graph_after_shape_prop():
 @pytest.mark.parametrize(("options", "says"), [
     ({"density": 0}, "above 0"), ({"density": 1.5}, "at most 1"),
     ({"activation": "none"}, "activation"), ({"init": "old"}, "init"),
-    ({"round_to": 0}, "round_to"),
+    ({"round_to": 0}, "round_to"), ({"iso": "maskable"}, "iso"),
 ])  # fmt: skip
 @pytest.mark.parametrize("member", MEMBERS)
 def test_options_are_checked(member, options, says):

@@ -12,8 +12,10 @@ from torch import nn
 import sparsefx
 from sparsefx.passes import SparseWide
 from sparsefx.passes.axes import Axes
+from sparsefx.passes.graph_prices import Prices
 from sparsefx.passes.iso_flop import record_of, shared_by_price
-from tests.rewrites import ZOO, example
+from sparsefx.passes.own_graph import own_graph
+from tests.rewrites import ZOO, RMSNorm, example
 
 
 def graph_of(net, x):
@@ -126,18 +128,39 @@ def test_worked_examples(density):
     assert record_of(found).kept["1.weight"] == 73728
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet", "vit"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n != "gpt2" else []) for n in ZOO],
+)
 def test_the_whole_model_at_equal_cost(name):
+    """Products of activations and norms too, within a weight of the cheapest layer."""
     net, x, graph, dense = recorded(name)
     record = record_of(SparseWide(density=0.5, iso="model")(graph))
-    # within one weight of the cheapest layer; exact where its price is 1
-    rows = sparsefx.costs(net, (x,))
+    macs, rows = record.macs, sparsefx.costs(net, (x,))
+    assert macs["model_before"] == dense["total"]
     cheapest = min(rows[n].number() // rows[n].params for n in record.kept)
-    short = dense["total"] - record.macs["model_after"]
-    assert 0 <= short < cheapest
-    if name == "vit":
-        assert record.macs["after"] < record.macs["before"]
+    before = macs["model_before"] + macs["norms_before"]
+    assert 0 <= before - macs["model_after"] - macs["norms_after"] < cheapest
+    assert macs["norms_after"] > macs["norms_before"] > 0
+    assert macs["after"] < macs["before"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "llama"])
+def test_norms_count_an_entry_each(name):
+    """Modules, functions and norms that are spelled out, by watching them run."""
+    net, x, graph, _ = recorded(name)
+    entries = []
+    kinds = (nn.BatchNorm2d, nn.LayerNorm, RMSNorm)
+    hooks = [
+        module.register_forward_hook(lambda m, args, out: entries.append(out.numel()))
+        for module in net.modules()
+        if isinstance(module, kinds)
+    ]
+    net(x)
+    for hook in hooks:
+        hook.remove()
+    assert len(entries) > 2
+    assert Prices.of(own_graph(graph)).norms == sum(entries)
 
 
 @pytest.mark.slow
