@@ -38,7 +38,11 @@ from sparsefx.passes.iso_flop import record_of
 from sparsefx.passes.own_graph import own_graph
 
 ISO = ("layer", "model")
-MEMBERS = (SparseWide, SparseParallel, SparseFactorized, SparseDoped)
+KEYS = ("network", "member", "iso")
+MEMBERS = {
+    kind.__name__: kind
+    for kind in (SparseWide, SparseParallel, SparseFactorized, SparseDoped)
+}
 
 
 def vision(name: str) -> Callable[[], tuple[nn.Module, Any]]:
@@ -92,16 +96,20 @@ NETWORKS = {
 }
 
 
-def check(name: str, density: float) -> list[dict[str, Any]]:
-    """Two rows a member; a failure is a row with its reason."""
+def check(
+    name: str, density: float, ways: list[str], members: list[str]
+) -> list[dict[str, Any]]:
+    """A row for each way and member; a failure is a row with its reason."""
     model, inputs = NETWORKS[name]()
     found = sparsefx.capture(model, inputs, verify=False)
     prices = Prices.of(own_graph(found.graphs[""])).each()
     rows = []
-    for iso, member in itertools.product(ISO, MEMBERS):
-        row: dict[str, Any] = {"network": name, "member": member.__name__, "iso": iso}
+    for iso, member in itertools.product(ways, members):
+        row: dict[str, Any] = {"network": name, "member": member, "iso": iso}
         try:
-            record = record_of(member(density=density, iso=iso)(found.graphs[""]))
+            record = record_of(
+                MEMBERS[member](density=density, iso=iso)(found.graphs[""])
+            )
             row |= dict(record.macs)
             short = row["before"] - row["after"]
             if iso == "model":
@@ -123,6 +131,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--density", type=float, default=0.25)
+    parser.add_argument("--iso", nargs="+", choices=ISO, default=list(ISO))
+    parser.add_argument("--members", nargs="+", choices=MEMBERS, default=list(MEMBERS))
     parser.add_argument("--out", type=Path, default=RESULTS / "iso_flop.json")
     given = parser.parse_args()
     logging.disable(logging.INFO)
@@ -130,10 +140,11 @@ def main() -> None:
     torch.manual_seed(0)
     rows = json.loads(given.out.read_text()) if given.out.exists() else []
     for name in given.networks:
-        rows = [row for row in rows if row["network"] != name] + check(
-            name, given.density
-        )
-        for row in rows[-len(ISO) * len(MEMBERS) :]:
+        made = check(name, given.density, given.iso, given.members)
+        new = {tuple(row[key] for key in KEYS) for row in made}
+        rows = [row for row in rows if tuple(row[key] for key in KEYS) not in new]
+        rows += made
+        for row in made:
             print(row, flush=True)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(rows, indent=1) + "\n")

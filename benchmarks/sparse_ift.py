@@ -5,8 +5,8 @@
 
 A narrow 18-layer residual net on Fashion-MNIST. Same data, recipe and steps for all;
 every member's masked weights cost exactly the dense layers' multiply-accumulates, which
-each run checks. Masks move by RigL as in the presets. Each run is one file under --out
-and is not made again. The test set is read once, when a run has ended.
+each run checks. Masks move by RigL as in the presets, or by --learner. Each run is one
+file under --out and is not made again. The test set is read once, when a run has ended.
 """
 
 from __future__ import annotations
@@ -32,23 +32,26 @@ import sparsefx
 MEMBERS = ("sparse_wide", "sparse_parallel", "sparse_factorized", "sparse_doped")
 DENSITIES = (0.25, 0.5, 0.1)
 UPDATES = 30  # of the masks, over a run
+EVERY_STEP = ("soft_topk", "dual_averaging")  # learners that need no such interval
 
 
 def run(
-    task: Task, member: str, density: float, seed: int, steps: int
+    task: Task, member: str, density: float, seed: int, steps: int, learner: str
 ) -> dict[str, Any]:
     """Trains one network; returns what its file holds."""
     torch.manual_seed(seed)
     model = dense = task.make()
     target = sparsefx.costs(dense, task.example).totals()["macs"]["maskable"]
     if member != "dense":
+        every = 1 if learner in EVERY_STEP else max(steps // UPDATES, 1)
         model = sparsefx.transform(
             dense,
             member,
             density=density,
+            learner=learner,
             example_inputs=task.example,
             total_steps=steps,
-            update_every=max(steps // UPDATES, 1),
+            update_every=every,
         )
     optimizer = task.optimizer(model)
     rates = schedule(optimizer, steps)
@@ -83,6 +86,7 @@ def run(
     return {
         "member": member,
         "density": density,
+        "learner": "" if member == "dense" else learner,
         "seed": seed,
         "validation": task.evaluate(model, "validation"),
         "test": task.evaluate(model, "test"),
@@ -100,21 +104,23 @@ def run(
 def table(out: Path) -> str:
     """Test accuracy by member and density, mean and standard deviation over seeds."""
     runs = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
-    found: dict[tuple[str, float], list[float]] = {}
+    found: dict[tuple[str, float, str], list[float]] = {}
     for one in runs:
-        found.setdefault((one["member"], one["density"]), []).append(one["test"])
-    lines = ["| member | density | test accuracy, % | runs |", "|---|---|---|---|"]
-    for (member, density), scores in sorted(found.items(), key=_order):
+        key = one["member"], one["density"], one["learner"]
+        found.setdefault(key, []).append(one["test"])
+    lines = ["| member | density | learner | test accuracy, % | runs |"]
+    lines.append("|---|---|---|---|---|")
+    for (member, density, learner), scores in sorted(found.items(), key=_order):
         spread = statistics.stdev(scores) if len(scores) > 1 else float("nan")
-        share = "-" if member == "dense" else f"{density:g}"
+        given = "| - | -" if member == "dense" else f"| {density:g} | {learner}"
         score = f"{statistics.fmean(scores):.2f} ± {spread:.2f}"
-        lines.append(f"| {member} | {share} | {score} | {len(scores)} |")
+        lines.append(f"| {member} {given} | {score} | {len(scores)} |")
     return "\n".join(lines)
 
 
-def _order(item: tuple[tuple[str, float], list[float]]) -> tuple[int, float]:
-    (member, density), _ = item
-    return ("dense", *MEMBERS).index(member), -density
+def _order(item: tuple[tuple[str, float, str], Any]) -> tuple[int, float, str]:
+    (member, density, learner), _ = item
+    return ("dense", *MEMBERS).index(member), -density, learner
 
 
 def main() -> None:
@@ -127,6 +133,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--densities", nargs="+", type=float, default=DENSITIES)
     parser.add_argument("--members", nargs="+", default=["dense", *MEMBERS])
+    parser.add_argument("--learner", default="rigl")
     parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=RESULTS / "sparse_ift")
     parser.add_argument("--report", action="store_true", help="make no runs")
@@ -143,13 +150,15 @@ def main() -> None:
     task = None
     for density, seed, member in tqdm([] if given.report else wanted):
         share = 1.0 if member == "dense" else density
-        path = given.out / f"{member}-{share:g}-{seed}.json"
+        plain = member == "dense" or given.learner == "rigl"
+        suffix = "" if plain else f"-{given.learner}"
+        path = given.out / f"{member}-{share:g}-{seed}{suffix}.json"
         if path.exists():
             continue
         if task is None:
             scale = Scale(given.steps, given.batch, given.width, 0, 0, 0)
             task = task_of("resnet", scale, given.data, "cpu")
-        result = run(task, member, share, seed, given.steps)
+        result = run(task, member, share, seed, given.steps, given.learner)
         part = path.with_suffix(".part")
         part.write_text(json.dumps(result, indent=1) + "\n")
         part.replace(path)

@@ -11,7 +11,11 @@ largest one is ``mu_0 = sigma_1(B)`` and the largest one beside ``+-mu_0`` is
 - Weighted spectral gap: ``sigma_1 - sigma_2`` of ``|W * M|``.
 - The iterative forms, IMDB and IMSG, are means over left-regular subgraphs: for each
   degree that at least ``m`` left vertices have, these vertices and their neighbours.
-- Normalised random coefficient: not positive means like a random graph.
+- Normalised random coefficient: not positive means like a random graph. With ``E``
+  edges among ``n_l`` and ``n_r`` vertices that have any, in `ICLR23`
+  ``((mu^2 / 4 + 1) sqrt(n_l n_r) - |2 E - d_l n_l n_r / c_out|) / (c_in c_out)``, where
+  edges count in both directions, and in `NEURIPS23`
+  ``(mu sqrt(n_l n_r) - |E - d_l n_l n_r / n|) / n`` with ``n = n_l + n_r``.
 
 Two published forms of the last three exist and both are given. `ICLR23` (Hoang, Liu,
 Marculescu, Wang: Revisiting pruning at initialization through the lens of Ramanujan

@@ -2,6 +2,8 @@
 
 import json
 import math
+import resource
+import sys
 import time
 
 import pytest
@@ -190,13 +192,20 @@ def test_report_needs_a_mask_and_a_plot_a_history(tmp_path):
         SpectralHistory().to_svg(tmp_path / "nothing.svg")
 
 
+def memory():
+    """The most bytes that this process has held."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024)
+
+
 @pytest.mark.slow
 def test_a_large_mask_takes_seconds():
     mask = torch.rand(4096, 4096) < 0.05
     weight = torch.randn(4096, 4096)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), memory()
     found = spectrum(mask, weight)
     assert time.perf_counter() - start < 10
+    assert memory() - before < 2e9
     # the semi-circle law: the second value of a random mask is near its edge
     edge = 2 * math.sqrt(4096 * 0.05 * 0.95)
     assert found.second == pytest.approx(edge, rel=0.01)
