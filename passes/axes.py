@@ -38,6 +38,7 @@ class Axes:
         self.grows: set[int] = set()
         self.reasons: dict[str, str] = {}
         self.where = ""
+        self.ordered = False  # the place of each channel matters, not only widths
 
     def group(self, size: int) -> Axis:
         """An axis of one new group; one of size 1 is fixed."""
@@ -170,6 +171,13 @@ class Axes:
 
     def parts(self, axis: Axis, count: int) -> Axis:
         """Makes ``count`` equal parts of an axis the same; returns one."""
+        whole = self.found(axis)
+        group, repeat = whole[0]
+        if len(whole) == 1 and group != FIXED and not self.ordered:
+            # a cut inside of a channel's repeats, as of shuffled channels: which
+            # channels a part has is not known then, how many it has is
+            if repeat % count == 0 and self._size[group] % count:
+                return ((group, repeat // count),)
         size = self.size(axis) // count
         first = self.between(axis, 0, size)
         for index in range(1, count):

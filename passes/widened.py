@@ -66,6 +66,7 @@ class Widened:
             by_count: nodes whose heads grow in number.
         """
         flow = Widths(root, held, by_count)
+        flow.axes.ordered = options.init == "keep"
         flow.follow(RULES)
         made = cls(flow, options)
         made._leave_unselected()

@@ -247,6 +247,42 @@ def test_selection_rounding_and_what_is_held():
     assert found(x).shape == net(x).shape
 
 
+class Shuffled(nn.Module):
+    """Units that shuffle again and again, their halves of an odd width."""
+
+    def __init__(self, half=3, units=3):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 2 * half, 1)
+        self.units = nn.ModuleList(nn.Conv2d(half, half, 1) for _ in range(units))
+        self.head = nn.Linear(2 * half, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for unit in self.units:
+            kept, changed = x.chunk(2, dim=1)
+            x = torch.cat([kept, F.relu(unit(changed))], 1)
+            b, c, h, w = x.shape
+            x = x.view(b, 2, c // 2, h, w).transpose(1, 2).contiguous()
+            x = x.view(b, c, h, w)
+        return self.head(x.mean((2, 3)))
+
+
+def test_channels_shuffled_again_and_again():
+    net, x = Shuffled(), torch.randn(2, 3, 4, 4)
+    graph = graph_of(net, x)
+    for density, half in ((0.25, 6), (0.1, 9)):
+        found = SparseWide(density=density)(graph)
+        record = record_of(found)
+        assert record.left == {}
+        assert record.macs["after"] == record.macs["before"]
+        for i in range(3):
+            assert found.get_parameter(f"units.{i}.weight").shape[:2] == (half, half)
+        assert found(x).shape == (2, 5)
+    # which channels are in a half must be known to keep the given weights
+    with pytest.raises(sparsefx.PolicyError, match="inside of a channel"):
+        SparseWide(density=0.25, init="keep")(graph)
+
+
 def test_what_no_rule_knows_is_held_or_refused():
     class Odd(nn.Module):
         def __init__(self):
