@@ -1,8 +1,6 @@
 """The gradient is exact when ``backward`` returns, however training is done."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,23 +11,7 @@ from torch.optim import SGD
 import sparsefx
 from sparsefx.learners.soft_topk import solve
 from tests import models
-
-X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
-Y = torch.linspace(-1, 1, 6 * 4).reshape(6, 4).cos()
-
-
-def sparse_of(net=None, inputs=(X,), **options):
-    torch.manual_seed(0)
-    settings = {"budget": 0.3, "beta": 4.0, **options}
-    return sparsefx.transform(net or models.mlp(), example_inputs=inputs, **settings)
-
-
-def loss_of(model, x=X, y=Y):
-    return F.mse_loss(model(x), y)
-
-
-def gradients(model):
-    return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+from tests.gradient_models import X, Y, assert_close, gradients, loss_of, sparse_of
 
 
 def reference(model, loss):
@@ -71,12 +53,6 @@ def reference(model, loss):
 def dense_loss(weights):
     x = torch.tanh(F.linear(X.double(), weights["0.weight"], weights["0.bias"]))
     return F.mse_loss(F.linear(x, weights["2.weight"], weights["2.bias"]), Y.double())
-
-
-def assert_close(found, wanted, rtol=1e-5):
-    for a, b in zip(found, wanted, strict=True):
-        scale = float(b.abs().max())
-        torch.testing.assert_close(a.double(), b.double(), rtol=rtol, atol=rtol * scale)
 
 
 @pytest.mark.parametrize("policy", ["cost_budget", "uniform"])
@@ -254,119 +230,6 @@ def test_checkpointing_around_the_model():
         x = X.clone().requires_grad_()
         F.mse_loss(checkpoint(sparse, x, use_reentrant=reentrant), Y).backward()
         assert_close(gradients(sparse), whole, rtol=1e-6)
-
-
-# -- torch.compile ---------------------------------------------------------------------
-
-
-# torch's own tracing of an autograd.Function makes an instance of it
-DYNAMO = pytest.mark.filterwarnings("ignore:.*should not be instantiated")
-
-
-class Counter:
-    """A backend that counts how often something is compiled."""
-
-    def __init__(self):
-        self.compiled = 0
-
-    def __call__(self, graph, inputs):
-        from torch._dynamo.backends.debugging import aot_eager
-
-        self.compiled += 1
-        return aot_eager(graph, inputs)
-
-
-@DYNAMO
-def test_compiled_equals_eager_and_compiles_once():
-    torch._dynamo.reset()
-    counter = Counter()
-    eager, masked = (sparse_of(total_steps=50, update_every=2) for _ in range(2))
-    compiled = torch.compile(masked, fullgraph=True, backend=counter)
-    optimizers = [SGD(m.parameters(), lr=0.05) for m in (eager, masked)]
-    frozen = []
-    for _ in range(50):
-        for model in (eager, compiled):
-            loss_of(model).backward()
-        for a, b in zip(eager.parameters(), masked.parameters(), strict=True):
-            torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)
-        for model, optimizer in zip((eager, compiled), optimizers, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            frozen.append(sparsefx.step(model).frozen)
-    assert frozen[-1]
-    assert not frozen[0]
-    assert counter.compiled == 1
-    with torch.no_grad():
-        assert_close([eager(X)], [compiled(X)])
-    torch._dynamo.reset()
-
-
-@DYNAMO
-@pytest.mark.slow
-def test_compiled_by_inductor():
-    torch._dynamo.reset()
-    eager, masked = sparse_of(), sparse_of()
-    compiled = torch.compile(masked, fullgraph=True)
-    for model in (eager, compiled):
-        loss_of(model).backward()
-    assert_close(gradients(eager), gradients(masked))
-    torch._dynamo.reset()
-
-
-# -- data parallel ---------------------------------------------------------------------
-
-RANKS = """
-import os, sys, torch, torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-import sparsefx
-from tests.test_gradient import X, Y, loss_of, sparse_of
-
-rank, path = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-dist.init_process_group(
-    "gloo", init_method=f"file://{path}", rank=rank, world_size=2
-)
-mine = slice(3 * rank, 3 * rank + 3)
-for view in (True, False):
-    sparse = sparse_of(total_steps=4)
-    model = DistributedDataParallel(
-        sparse, gradient_as_bucket_view=view, bucket_cap_mb=1e-4
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for number in range(4):
-        if number == 2:  # accumulation: the first part is not reduced
-            with model.no_sync():
-                (loss_of(model, X[mine], Y[mine]) / 2).backward()
-            (loss_of(model, X[mine], Y[mine]) / 2).backward()
-        else:
-            loss_of(model, X[mine], Y[mine]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        sparsefx.step(model)
-    torch.save([p.detach() for p in sparse.parameters()], f"{path}.{rank}.{view}")
-dist.barrier()  # a rank that leaves early can abort the other's gloo threads
-dist.destroy_process_group()
-os._exit(0)
-"""
-
-
-def test_two_ranks_equal_one(tmp_path):
-    """Both ways DDP keeps gradients, with and without accumulation."""
-    sparse = sparse_of(total_steps=4)
-    optimizer = SGD(sparse.parameters(), lr=0.1)
-    for _ in range(4):
-        loss_of(sparse).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        sparsefx.step(sparse)
-    path = tmp_path / "store"
-    command = [sys.executable, "-c", RANKS]
-    ranks = [subprocess.Popen([*command, str(rank), str(path)]) for rank in (0, 1)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    for name in ("0.True", "1.True", "0.False", "1.False"):
-        found = torch.load(f"{path}.{name}", weights_only=True)
-        for a, b in zip(found, sparse.parameters(), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
 def test_the_solver_is_given_what_it_takes():

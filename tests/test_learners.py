@@ -1,74 +1,31 @@
 """Laws that hold for every learner: budget, gradient, resuming, compiling, ranks."""
 
 import copy
-import math
 import subprocess
 import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import SGD
 
 import sparsefx
-from sparsefx.rewiring import moves_state
-from tests import models
-from tests.test_gradient import DYNAMO, Counter
-
-X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
-Y = torch.linspace(-1, 1, 6 * 4).reshape(6, 4).cos()
-TOTAL = 16
-KEPT = (
-    "magnitude",
-    "gmp",
-    "topkast",
-    "fixed",
-    "set",
-    "rigl",
-    "granet",
-    "granet_sparse",
+from tests.gradient_models import DYNAMO, Counter
+from tests.learner_runs import (
+    EVERY,
+    GROWING,
+    KEPT,
+    TOTAL,
+    X,
+    Y,
+    adam,
+    backward,
+    sparse_of,
+    state_of,
+    step,
+    train,
+    wanted,
 )
-GROWING = ("rigl", "granet", "granet_sparse")
-EVERY = dict.fromkeys(KEPT, 4) | {"magnitude": 1, "topkast": 1, "spartan": 1}
-
-
-def sparse_of(name, net=None, **options):
-    torch.manual_seed(0)
-    settings = {"budget": 0.3, "total_steps": TOTAL, "update_every": EVERY[name]}
-    return sparsefx.transform(
-        net or models.mlp(), name, example_inputs=(X,), **settings | options
-    )
-
-
-def adam(sparse):
-    return AdamW(sparse.parameters(), lr=0.05)
-
-
-def backward(model, x=X, y=Y):
-    F.mse_loss(model(x), y).backward()
-
-
-def wanted(sparse, optimizer):
-    """The optimizer, for learners that take it."""
-    return optimizer if moves_state(sparse._sparsefx.trainer.plan.policy) else None
-
-
-def step(sparse, optimizer):
-    optimizer.step()
-    optimizer.zero_grad()
-    return sparsefx.step(sparse, wanted(sparse, optimizer))
-
-
-def train(sparse, optimizer, steps):
-    reports = []
-    for _ in range(steps):
-        backward(sparse)
-        reports.append(step(sparse, optimizer))
-    return reports
-
-
-def state_of(sparse):
-    return {k: v for k, v in sparse.state_dict().items() if isinstance(v, torch.Tensor)}
 
 
 def assert_same(one, other):
@@ -236,128 +193,11 @@ def test_compiled_once_and_equal(name):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", ["gmp", "set", "rigl", "granet"])
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
-def test_moved_entries_start_with_no_optimizer_state(name, kind):
-    sparse = sparse_of(name)
-    parameters = sparse.parameters()
-    optimizer = (
-        SGD(parameters, lr=0.1, momentum=0.9)
-        if kind == "sgd"
-        else Adam(parameters, lr=0.01)
-    )
-    for _ in range(TOTAL):
-        before = sparsefx.masks(sparse)
-        backward(sparse)
-        optimizer.step()
-        optimizer.zero_grad()
-        kept = copy.deepcopy(optimizer.state_dict()["state"])
-        sparsefx.step(sparse, optimizer)
-        after = sparsefx.masks(sparse)
-        for number, (key, parameter) in enumerate(sparse.named_parameters()):
-            if key not in after:
-                continue
-            moved = before[key] ^ after[key]
-            assert not parameter[~after[key]].any()
-            assert not parameter[moved].any()
-            for field, value in optimizer.state[parameter].items():
-                if value.shape == parameter.shape:
-                    assert not value[moved].any()
-                    assert torch.equal(value[~moved], kept[number][field][~moved])
-
-
-def test_a_missing_optimizer_is_told_of_once():
-    sparse = sparse_of("rigl")
-    with pytest.warns(UserWarning, match=r"write sparsefx\.step\(model, optimizer="):
-        sparsefx.step(sparse)
-    sparsefx.step(sparse)  # warnings are errors
-    quiet = sparse_of("rigl", optimizer_state="keep")
-    sparsefx.step(quiet)
-    with pytest.warns(UserWarning, match="optimizer has no effect"):
-        sparsefx.step(quiet, adam(quiet))
-    loud = sparse_of("set", update_every=1)
-    with pytest.raises(sparsefx.MaskError, match="holds none of the masked weights"):
-        sparsefx.step(loud, adam(models.mlp()))
-
-
-# -- degenerate weights and budgets ----------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [*KEPT, "spartan"])
-@pytest.mark.parametrize("kind", ["equal", "zero", "levels", "sparse"])
-def test_degenerate_weights_keep_exact_counts(name, kind):
-    net = models.mlp()
-    with torch.no_grad():
-        for parameter in net.parameters():
-            if kind == "equal":
-                parameter.fill_(0.5)
-            elif kind == "zero":
-                parameter.zero_()
-            elif kind == "levels":
-                parameter.copy_((parameter * 16).round() / 16)
-            else:
-                parameter *= torch.rand_like(parameter) < 0.05
-    sparse = sparse_of(name, net=net, budget={"params": 0.3})
-    optimizer = SGD(sparse.parameters(), lr=0.0)
-    reports = train(sparse, optimizer, TOTAL)
-    assert all(report.hard_cost <= report.budget for report in reports)
-    total = sum(mask.numel() for mask in sparsefx.masks(sparse).values())
-    # the soft top-k, frozen, counts a kept zero as dropped
-    last = reports[11 if name == "spartan" else -1]
-    assert last.hard_cost == math.floor(0.3 * total)
-
-
-@pytest.mark.parametrize("name", [*KEPT, "spartan"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite_are_refused_by_name(name, value):
-    sparse = sparse_of(name, update_every=1)
-    before = state_of(sparse)
-    with torch.no_grad():
-        kept = sparsefx.masks(sparse)["2.weight"]
-        dict(sparse.named_parameters())["2.weight"][kept] = value
-    optimizer = SGD(sparse.parameters(), lr=0.0)
-    with pytest.raises(sparsefx.MaskError, match="2"):
-        sparsefx.step(sparse, wanted(sparse, optimizer))
-    after = state_of(sparse)
-    for key in before:
-        if "_sparsefx" in key:
-            assert torch.equal(before[key].nan_to_num(), after[key].nan_to_num())
-
-
-@pytest.mark.parametrize("name", GROWING)
-def test_gradients_that_overflowed_grow_nothing(name):
-    sparse = sparse_of(name, budget=0.25)
-    optimizer = SGD(sparse.parameters(), lr=0.0)
-    train(sparse, optimizer, 3)
-    if name == "granet":
-        return  # it prunes there, too
-    before = sparsefx.masks(sparse)
-    backward(sparse)
-    for score in sparse._sparsefx.kept.scores.values():
-        score.fill_(math.inf)
-    report = sparsefx.step(sparse, optimizer)
-    assert report.hard_cost <= report.budget
-    after = sparsefx.masks(sparse)
-    assert all((before[key] | ~after[key]).all() for key in before)
-
-
-@pytest.mark.parametrize("name", [*KEPT, "spartan"])
-def test_a_budget_of_one_is_dense_and_of_zero_refused(name):
-    with pytest.raises(sparsefx.BudgetError):
-        sparse_of(name, budget=0.0)
-    sparse = sparse_of(name, budget=1.0)
-    report = train(sparse, adam(sparse), TOTAL)[-1]
-    assert report.hard_cost == report.budget
-    assert all(mask.all() for mask in sparsefx.masks(sparse).values())
-
-
-# -- ranks -----------------------------------------------------------------------------
-
 RANKS = """
 import os, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 import sparsefx
-from tests.test_learners import GROWING, TOTAL, X, Y, backward, sparse_of, wanted
+from tests.learner_runs import GROWING, TOTAL, X, Y, backward, sparse_of, wanted
 
 rank, path = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
@@ -395,32 +235,3 @@ def test_two_ranks_have_the_same_masks(tmp_path):
         )
         one.pop("_sparsefx._extra_state"), other.pop("_sparsefx._extra_state")
         assert_same(one, other)
-
-
-# -- dual averaging --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("share", [0.3, 0.6])
-def test_a_chosen_backward_density(share):
-    """Gradients for the largest weights of a wider budget, no others."""
-    sparse = sparse_of("topkast", backward_density=share, total_steps=None)
-    named = dict(sparse.named_parameters())
-    for _ in range(3):
-        masks = sparsefx.masks(sparse)
-        backward(sparse)
-        got = dict(zip(masks, map(sparse._sparsefx.kept.reach, range(2)), strict=True))
-        assert all(not named[key].grad[~reach].any() for key, reach in got.items())
-        assert share == 0.3 or any(named[k].grad[~m].any() for k, m in masks.items())
-        total = sum(mask.numel() for mask in masks.values())
-        assert sum(int(g.sum()) for g in got.values()) == math.floor(share * total)
-        assert all((got[key] | ~mask).all() for key, mask in masks.items())
-        weights = torch.cat([named[key].detach().flatten() for key in masks]).abs()
-        wide = torch.cat([g.flatten() for g in got.values()])
-        assert weights[wide].min() >= weights[~wide].max()
-        step(sparse, SGD(sparse.parameters(), lr=0.1))
-    assert "reach_0" in sparse.code
-
-
-def test_a_backward_density_for_others_warns():
-    with pytest.warns(UserWarning, match="backward_density 0.5 has no effect"):
-        sparse_of("gmp", backward_density=0.5)
