@@ -175,7 +175,8 @@ class GateUnits:
         else:
             chosen = [units.groups[name] for name in gates.names]
         device = next((p.device for p in graph_module.parameters()), None)
-        graph_module._modules[self.path] = gates.to(device)
+        if "." not in self.path:  # else in a module that the graph has already
+            graph_module._modules[self.path] = gates.to(device)
         by_name = {node.name: node for node in graph.nodes}
         start = next(n for n in graph.nodes if n.op != "placeholder")
         for index, group in enumerate(chosen):

@@ -18,6 +18,7 @@ from sparsefx.granularity import Granularity
 from sparsefx.latency_costs import timed
 from sparsefx.masked_module import mask_module, mirror, restore, run_graph
 from sparsefx.misfits import without_misfits
+from sparsefx.mixed_units import add_units, maps_of
 from sparsefx.passes.annotate_costs import (
     NOT_MULTIPLIED,
     AnnotateCosts,
@@ -245,7 +246,10 @@ def _install(
         for index, entries in enumerate(owners):
             for module, attribute in entries:
                 mask_module(module, {attribute: index}, state)
+        maps = maps_of(root, found) if policy.unit_density < 1 else None
         _insert(root, state, found, index_of, priced)
+        if maps is not None:
+            add_units(root, state, found, plan, maps)
         start(state, state.__dict__["trainer"])
     except BaseException:
         restore(root)  # it may be the user's own

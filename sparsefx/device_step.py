@@ -137,6 +137,7 @@ class DeviceStep:
             or not phase.update
             or plan.policy.learner != "soft_topk"
             or plan.policy.inclusive
+            or state.units is not None
             or plan.policy.allocation != "cost_budget"
             or plan.several
             or any(high < size for _, high, size in limits)

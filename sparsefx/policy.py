@@ -114,6 +114,8 @@ class Policy:
     """Least kept fraction of every site, in [0, 1]."""
     max_density: float = 1.0
     """Greatest kept fraction of every site, in [0, 1]."""
+    unit_density: float = 1.0
+    """Kept share of heads, neurons and channels; soft_topk masks the weights inside."""
     keep_units: bool = True
     """Let no layer die: at least as many weights as it has output units."""
     tokens: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -165,6 +167,7 @@ class Policy:
             "min_density": check.density("min_density", self.min_density),
             "max_density": check.density("max_density", self.max_density),
             "density": check.positive("density", self.density, 1),
+            "unit_density": check.positive("unit_density", self.unit_density, 1),
             "drop_fraction": check.density("drop_fraction", self.drop_fraction),
             "drop_fraction_final": check.density(
                 "drop_fraction_final", self.drop_fraction_final
@@ -198,6 +201,11 @@ class Policy:
                 f"the learner {self.learner} is sparse from the start, so a "
                 f"budget_ramp {self.budget_ramp!r} has no place; set budget_ramp: "
                 "constant, or choose the learner granet or magnitude"
+            )
+        if self.unit_density < 1 and self.learner != "soft_topk":
+            raise PolicyError(
+                f"unit_density {self.unit_density:g} is for the learner soft_topk, "
+                f"which masks weights inside units; this one is {self.learner}"
             )
         if self.inclusive and (self.keep_units or self.allocation != "cost_budget"):
             raise PolicyError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparsefx.cost import COSTS
+from sparsefx.mixed_units import unit_rows
 from sparsefx.report import BudgetReport, Cost, LayerReport, Report, Total
 from sparsefx.site import Site
 from sparsefx.state import SparseState
@@ -54,7 +55,7 @@ def reported(state: SparseState, trainer: Trainer) -> Report:
         policy=plan.policy.name,
         step=int(state.step),
         frozen=bool(state.frozen),
-        layers=rows,
+        layers=(*rows, *unit_rows(state)),
         totals=totals,
         budgets=budgets,
         coverage=plan.coverage,

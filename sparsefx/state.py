@@ -50,9 +50,11 @@ class SparseState(nn.Module):
         multipliers: of each budget, for hard and soft masks; float64, (2, budgets).
         frozen: whether masks no longer move.
         kept: stored masks, or None where the weights and the scalars give them.
+        units: gates of units around the weights (`sparsefx.mixed_units`), or None.
     """
 
     kept: KeptMasks | None
+    units: Any
     step: Tensor
     mu: Tensor
     slope: Tensor
@@ -98,6 +100,7 @@ class SparseState(nn.Module):
         self.register_buffer("multipliers", unknown)
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
         self.kept = KeptMasks(self.weights(), wide) if stored else None
+        self.units = None
         self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
         self._arm()
 
@@ -134,7 +137,10 @@ class SparseState(nn.Module):
     @torch.no_grad()
     def values(self) -> list[Tensor]:
         """What the solver ranks: flat weights, or the values of their groups."""
-        pairs = zip(self.groups(), self.weights(), strict=True)
+        weights = self.weights()
+        if self.units is not None:
+            weights = [self.units.opened(w, i) for i, w in enumerate(weights)]
+        pairs = zip(self.groups(), weights, strict=True)
         return [entries(groups, weight) for groups, weight in pairs]
 
     def masked(self, weight: Tensor, index: int) -> Tensor:
@@ -146,10 +152,12 @@ class SparseState(nn.Module):
         scalars = {name: getattr(self, name) for name in MaskScalars._fields}
         granularity, op = self.__dict__["rules"][index]
         if granularity == "unstructured":
-            return masked_weight(weight, **scalars, index=index)
-        return masked_groups(
-            weight, **scalars, index=index, granularity=granularity, op=op
-        )
+            found = masked_weight(weight, **scalars, index=index)
+        else:
+            found = masked_groups(
+                weight, **scalars, index=index, granularity=granularity, op=op
+            )
+        return found if self.units is None else self.units.opened(found, index)
 
     @torch.no_grad()
     def assign(self, found: MaskParameters, beta: float) -> None:
@@ -233,6 +241,10 @@ class SparseState(nn.Module):
             spreads=self.spread,
             binding=self.binding,
         )
+        if self.units is not None:  # closed units are no part of the budget's share
+            for index, weight in enumerate(self.weights()):
+                if weight.grad is not None:
+                    weight.grad = self.units.opened(weight.grad, index)
 
     # -- moving, copying, loading --------------------------------------------------
 

@@ -18,6 +18,7 @@ from sparsefx.kernels import kernels_for
 from sparsefx.learners.inclusive import inclusive
 from sparsefx.learners.joint_topk import solve_joint
 from sparsefx.learners.soft_topk import MaskParameters, look, solve
+from sparsefx.mixed_units import move_units
 from sparsefx.plan import Plan
 from sparsefx.report import HistoryPoint
 from sparsefx.schedule import Phase
@@ -77,6 +78,8 @@ def advance(
             for weight, bits in zip(state.weights(), kept, strict=True):
                 weight.masked_fill_(~unpack(bits, weight.shape), 0.0)
     else:
+        if state.units is not None and phase.update:
+            move_units(state, phase)
         found = project(state, trainer, phase) if phase.update else None
     state.step += 1  # after the solve: a refused weight leaves the state as it was
     report = describe(state, trainer, phase, found, kept)
@@ -93,6 +96,8 @@ def start(state: SparseState, trainer: Trainer, *, drawn: bool = True) -> None:
     plan, number = trainer.plan, int(state.step)
     schedule = plan.policy.schedule()
     if state.kept is None:
+        if state.units is not None and drawn:
+            move_units(state, schedule.at(number))
         project(state, trainer, schedule.at(number))
         return
     rewiring.start(state, plan, schedule.at(number), drawn=drawn)

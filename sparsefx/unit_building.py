@@ -92,7 +92,13 @@ def build_units(
             GateUnits(units, gates=state, path=CHILD)(one.module(root))
         phase = policy.schedule().at(0)
         if groups:
-            first = situation(root, state, trainer, phase.budget_progress, 0.0)
+            first = situation(
+                dict(root.named_parameters(remove_duplicate=False)),
+                state,
+                trainer,
+                phase.budget_progress,
+                0.0,
+            )
             assign(state, start(first, policy.learner))
     except BaseException:
         restore(root)

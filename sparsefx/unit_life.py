@@ -84,8 +84,9 @@ def advance_units(
     phase = policy.schedule().at(int(state.step) + 1)
     before = state.masks()
     if phase.update and trainer.groups and not bool(state.frozen):
+        tensors = dict(root.named_parameters(remove_duplicate=False))
         found = situation(
-            root, state, trainer, phase.budget_progress, phase.drop_fraction
+            tensors, state, trainer, phase.budget_progress, phase.drop_fraction
         )
         assign(state, decide(found, policy.learner, phase.beta))
         state.clear()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsefx.distributed import mean_over_ranks
 from sparsefx.learners.situation import Situation
@@ -77,15 +77,21 @@ def limits(group: UnitGroup, policy: Policy) -> tuple[int, int]:
 
 
 def situation(
-    root: nn.Module,
+    tensors: Mapping[str, Tensor],
     state: UnitState,
     trainer: UnitTrainer,
     progress: float,
     drop_fraction: float,
 ) -> Situation:
-    """Groups as sites: by what units are kept and by what they are grown."""
-    parameters = dict(root.named_parameters(remove_duplicate=False))
-    tensors: dict[str, Tensor] = {n: p.detach() for n, p in parameters.items()}
+    """Groups as sites: by what units are kept and by what they are grown.
+
+    Args:
+        tensors: parameters by name.
+        state: the gates.
+        trainer: what was asked for.
+        progress: share of the way to the target budget.
+        drop_fraction: share of the kept units that move.
+    """
     scores = state.scores()
     values: list[Tensor] = []
     grows: list[Tensor | None] = []

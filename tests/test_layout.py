@@ -120,6 +120,7 @@ RANKS = {
     "training": 10,
     "reporting": 11,
     "unit_plan": 9,
+    "mixed_units": 10,
     "unit_building": 11,
     "unit_life": 11,
     "restructure": 11,
