@@ -4,7 +4,7 @@
     python benchmarks/svite.py --variants dense units --seeds 0
     python benchmarks/svite.py --report              # only the table
 
-16 patches of 7 x 7 and a class token, two blocks of width 48. Every variant has the
+16 patches of 7 x 7 and a class token, three blocks of width 48. Every variant has the
 same data, recipe, steps and seeds; budgets are shares of the dense model's
 multiply-accumulates, attention products included. No choice was made on the test set:
 it is read when a run has ended.
@@ -29,7 +29,7 @@ from torch import nn
 
 import sparsefx
 
-SCALE = Scale(steps=800, batch=32, width=0, dim=48, depth=2, chars=0)
+SCALE = Scale(steps=1500, batch=32, width=0, dim=48, depth=3, chars=0)
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {},
     "units": {"policy": "units", "budget": {"macs": 0.5}},

@@ -258,6 +258,25 @@ def train(sparse: nn.Module, steps: int, x: Tensor | None = None) -> float:
     return loss.item()
 
 
+@pytest.mark.parametrize("budget", [6.0, 9.0, 14.0, 26.0, 40.0])
+def test_no_unit_that_still_fits_is_left_out(budget: float) -> None:
+    generator = torch.Generator().manual_seed(int(budget))
+    situation = Situation(
+        names=["heads", "neurons"],
+        values=[torch.rand(3, generator=generator), torch.rand(9, generator=generator)],
+        prices=[5.0, 1.0],
+        worths=[10.0, 2.0],
+        limits=[(1, 3), (1, 8)],
+        budget=budget,
+    )
+    masks = decide(situation, "units_magnitude", 1.0).masks
+    counts = [int(mask.sum()) for mask in masks]
+    left = budget - situation.cost(counts)
+    assert left >= 0
+    assert counts[1] == 8 or left < 1
+    assert counts[0] == 3 or left < 5
+
+
 @pytest.mark.parametrize("learner", sorted(EVERY))
 def test_life_of_units(learner: str) -> None:
     ramp = {"budget_ramp": "constant"} if learner != "units_taylor" else {}

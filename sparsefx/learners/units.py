@@ -104,11 +104,43 @@ def decide(situation: Situation, learner: str, beta: float) -> Gates:
         assert situation.masks is not None
         masks = regrown(replace(situation, growth="gradient"), situation.masks)
         return Gates(masks, [mask.float() for mask in masks])
-    masks = affordable(situation)
+    masks = filled(situation, affordable(situation))
     gates = [mask.float() for mask in masks]
     if learner == "units_soft_topk":
         gates = _soft(situation, masks, beta)
     return Gates(masks, gates)
+
+
+def filled(situation: Situation, masks: Sequence[Tensor]) -> list[Tensor]:
+    """Adds the units worth most per cost that still fit, where a dear one did not.
+
+    A head may cost as much as a hundred neurons: the prefix that ends at it can leave
+    a good part of the budget.
+
+    Example:
+        >>> s = Situation(names=["a", "b"], values=[torch.ones(2), torch.ones(3)],
+        ...     prices=[5.0, 1.0], worths=[5.0, 1.0], limits=[(1, 2), (1, 3)],
+        ...     budget=8.0)
+        >>> masks = [torch.tensor([True, False]), torch.tensor([True, False, False])]
+        >>> filled(s, masks)[1].tolist()
+        [True, True, True]
+    """
+    found = [mask.clone() for mask in masks]
+    counts = [int(mask.sum()) for mask in masks]
+    left = situation.budget * (1 + 1e-12) - situation.cost(counts)
+    open_: list[tuple[float, int, int]] = []
+    for group, price in enumerate(situation.prices):
+        if 0 < price <= left:
+            value = situation.values[group].abs() * situation.worths[group] / price
+            for unit in (~masks[group]).nonzero().flatten().tolist():
+                open_.append((-float(value[unit]), group, unit))
+    for _, group, unit in sorted(open_):
+        price = situation.prices[group]
+        if price <= left and counts[group] < situation.limits[group][1]:
+            found[group][unit] = True
+            counts[group] += 1
+            left -= price
+    return found
 
 
 def _soft(situation: Situation, masks: Sequence[Tensor], beta: float) -> list[Tensor]:
