@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import sympy
 import torch
 from torch import nn
 
@@ -106,6 +105,8 @@ def timed(
             f"model takes here with nothing kept; the dense model takes "
             f"{found.total:.4g} ms; raise budget to between them\n\n{found}"
         )
+    import sympy  # slow to import
+
     free = {"latency_ms": sympy.Float(0)}
     return Timed(
         tuple(_priced(site, found, chosen, scale) for site in sites),
@@ -260,6 +261,8 @@ def _most(site: Site, found: Latencies) -> float:
 def _priced(
     site: Site, found: Latencies, chosen: Collection[str], scale: float
 ) -> Site:
+    import sympy
+
     slope, most = 0.0, site.max_density
     if site.name in chosen:
         slope = max(scale * found.lines[site.name].slope, 1e-9) / site.numel

@@ -1,6 +1,7 @@
 """Laws of whole transforms, on small models drawn at random."""
 
 import copy
+import os
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch.func import functional_call
 import sparsefx
 from tests import models
 
+EXAMPLES = int(os.environ.get("SPARSEFX_EXAMPLES", 6))  # hundreds for a long look
 # a transform takes a quarter of a second: to shrink a failure would take minutes
-LAW = settings(max_examples=12, phases=[Phase.explicit, Phase.generate])
+LAW = settings(max_examples=EXAMPLES, phases=[Phase.explicit, Phase.generate])
 SEEDS = st.integers(0, 2**20)
 BUDGETS = st.floats(0.05, 1.0)
 POLICIES = st.sampled_from(["cost_budget", "uniform", "erk", "spartan"])
