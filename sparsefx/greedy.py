@@ -83,7 +83,9 @@ def solve_hard(
     labels = check_layers(layers, budget, names)
     if survey is not None:
         check_finite(survey, labels)
-    bought = _from_survey(layers, survey, budget) if survey is not None else None
+    bought = None
+    if survey is not None:
+        bought = _from_survey(layers, labels, survey, budget)
     if bought is None:
         bought = _from_histograms(layers, labels, budget)
     counts, cutoff, rules = bought
@@ -97,7 +99,7 @@ def solve_hard(
 
 
 def _from_survey(
-    layers: Sequence[Layer], survey: Survey, budget: float
+    layers: Sequence[Layer], labels: Sequence[str], survey: Survey, budget: float
 ) -> _Bought | None:
     """The purchase from the bands, or None if it takes more than they show."""
     purse, upper = Purse.of(layers, budget), [layer.upper for layer in layers]
@@ -127,11 +129,15 @@ def _from_survey(
             if window.bottom < layer.upper and not cutoff > low * scale:
                 return None
     rules = []
-    for layer, window, count in zip(layers, windows, counts, strict=True):
+    for layer, window, count, label in zip(
+        layers, windows, counts, labels, strict=True
+    ):
         flat = layer.magnitude.detach().reshape(-1)
         if 0 < count < flat.numel() and not window.holds(count):
-            return None
-        rules.append(rule(flat, count, window))
+            # how many are kept is sure; the least of them lies outside the band
+            rules.append(rank(flat, label).threshold(count))
+        else:
+            rules.append(rule(flat, count, window))
     return counts, _lowest(layers, rules) if cutoff is None else cutoff, rules
 
 

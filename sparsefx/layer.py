@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,16 @@ def readable(weight: Tensor) -> Tensor:
         tensor([1.])
     """
     return wide(weight.detach().reshape(-1))
+
+
+def rounded(number: float, dtype: torch.dtype) -> float:
+    """The number as a tensor of that dtype, float32 or float64, holds it.
+
+    Example:
+        >>> rounded(2.0**24 + 1, torch.float32) == 2.0**24
+        True
+    """
+    return ctypes.c_float(number).value if dtype is torch.float32 else number
 
 
 def soft_mask(

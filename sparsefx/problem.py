@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ import torch
 
 from sparsefx.greedy import HardMasks
 from sparsefx.kernels import Survey, kernels_for
-from sparsefx.layer import Layer, total_cost
+from sparsefx.layer import Layer, rounded, total_cost
 from sparsefx.projection import logit, search_multiplier, solve_multiplier
 
 
@@ -188,14 +187,9 @@ class Problem:
         low, high = self.ranges[i]
         slope, dtype = self.slope(i), self.flats[i].dtype
         half = self.half(i, alone)
-        center = _rounded(min(max(half - nu / slope, low), high), dtype)
+        center = rounded(min(max(half - nu / slope, low), high), dtype)
         return State(
-            slope=_rounded(min(slope, torch.finfo(dtype).max), dtype),
+            slope=rounded(min(slope, torch.finfo(dtype).max), dtype),
             center=center,
-            offset=_rounded(nu + slope * (center - half), dtype),
+            offset=rounded(nu + slope * (center - half), dtype),
         )
-
-
-def _rounded(number: float, dtype: torch.dtype) -> float:
-    """The number as a tensor of that dtype holds it."""
-    return ctypes.c_float(number).value if dtype is torch.float32 else number

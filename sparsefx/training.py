@@ -17,7 +17,7 @@ from sparsefx.hard_masks import frozen_bits, hard_bits, hard_masks
 from sparsefx.kernels import kernels_for
 from sparsefx.learners.inclusive import inclusive
 from sparsefx.learners.joint_topk import solve_joint
-from sparsefx.learners.soft_topk import MaskParameters, look, solve
+from sparsefx.learners.soft_topk import Cuts, MaskParameters, ahead, look, solve
 from sparsefx.mixed_units import move_units
 from sparsefx.plan import Plan
 from sparsefx.report import HistoryPoint
@@ -36,7 +36,8 @@ class Trainer:
         plan: what was asked for.
         kept: hard masks after the last step (`sparsefx.bits`), to report what changed
             and to hold frozen weights; found anew from the weights when missing.
-        cuts: where thresholds were at the last update; only saves time.
+        cuts: where masks were decided at the last update; only saves time.
+        expected: where they will be at the next; only saves time.
         history: points of the budget curve.
         finalized: `sparsefx.finalize` has been called.
         told: a missing optimizer has been warned of.
@@ -45,7 +46,8 @@ class Trainer:
 
     plan: Plan
     kept: list[Tensor] | None = None
-    cuts: tuple[float, ...] | None = None
+    cuts: Cuts | None = None
+    expected: Cuts | None = None
     history: list[HistoryPoint] = field(default_factory=list)
     finalized: bool = False
     told: bool = False
@@ -63,7 +65,7 @@ def advance(
     catch_up(state, trainer)
     enqueued = trainer.device.advance(state, trainer.plan)
     if enqueued is not None:
-        trainer.kept = trainer.cuts = None
+        trainer.kept = trainer.cuts = trainer.expected = None
         return enqueued
     schedule, number = policy.schedule(), int(state.step) + 1
     phase = schedule.at(number)
@@ -120,7 +122,7 @@ def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameter
     mu, beta = state.dual.tolist()
     known = math.isfinite(mu) and beta > 0
     flats = state.values()
-    survey = look(flats, trainer.cuts)
+    survey = look(flats, trainer.expected)
     bounds = plan.bounds(allowed, weights)
     worths = plan.worths(weights, survey.sums)
     amount = allowed[0] - plan.reserved(plan.targets[0])
@@ -153,6 +155,7 @@ def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameter
     if plan.policy.inclusive:
         found = inclusive(found, flats, worths, amount)
     state.assign(found, phase.beta)
+    trainer.expected = ahead(found.cuts, trainer.cuts)
     trainer.cuts = found.cuts
     return found
 

@@ -6,8 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import sparsefx
+from sparsefx import greedy
 from sparsefx.dual import Layer, solve_hard
+from sparsefx.kernels import kernels_for
 from tests import reference
 from tests.networks import blocks, hard_masks, networks
 
@@ -55,3 +59,49 @@ def test_whole_budgets_are_spent_whole(price, kept):
     layers = [Layer(torch.rand(1000), price, 1.0, 0, 1000)]
     assert solve_hard(layers, kept * price).counts == (kept,)
     assert solve_hard(layers, kept / 1000 * (price * 1000)).counts == (kept,)
+
+
+@settings(max_examples=150)
+@given(networks(), st.data())
+def test_bands_anywhere_change_nothing_but_time(network, data):
+    layers, budget = network
+    flats = [layer.magnitude for layer in layers]
+    ends = data.draw(
+        st.lists(
+            st.tuples(st.floats(0.0, 4.0, width=32), st.floats(0.0, 4.0, width=32)),
+            min_size=len(layers),
+            max_size=len(layers),
+        )
+    )
+    lows, highs = zip(*map(sorted, ends), strict=True)
+    survey = kernels_for(flats).survey(flats, lows, highs)
+    assert solve_hard(layers, budget, survey=survey) == solve_hard(layers, budget)
+
+
+def test_training_seldom_looks_for_masks_cold(monkeypatch):
+    """Sparse tails, in which thresholds lie above the cutoff; a budget that shrinks."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64))
+    for layer, scale in ((net[0], 0.3), (net[2], 1.0)):
+        with torch.no_grad():
+            layer.weight.copy_(scale * torch.randn_like(layer.weight) ** 3 / 8)
+    x, steps = torch.randn(64, 32), 60
+    model = sparsefx.transform(
+        net,
+        "spartan",
+        example_inputs=(x,),
+        initial_budget=0.15,
+        budget={"params": 0.03},
+        total_steps=300,
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    cold, find = [], greedy._from_histograms
+    monkeypatch.setattr(
+        greedy, "_from_histograms", lambda *given: cold.append(1) or find(*given)
+    )
+    for _ in range(steps):
+        (model(x) - x.repeat(1, 2)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        sparsefx.step(model)
+    assert len(cold) <= 3

@@ -14,7 +14,7 @@ from sparsefx.bits import empty_bits, pack, unpack
 from sparsefx.dual import Layer, solve_hard, solve_soft
 from sparsefx.kernels import cpu, native, operators, reference
 from sparsefx.layer import hard_mask
-from sparsefx.learners.soft_topk import look
+from sparsefx.learners.soft_topk import cuts, look
 from sparsefx.masking import masked_weight
 from tests.networks import networks
 from tests.scalars import site_scalars
@@ -161,8 +161,8 @@ def test_a_survey_changes_nothing_but_time(network, drift):
     layers, budget = network
     cold = solve_hard(layers, budget)
     flats = [layer.magnitude for layer in layers]
-    cuts = [max(x, 0.0) * (1 + drift) for x in cold.thresholds]
-    warm = solve_hard(layers, budget, survey=look(flats, cuts))
+    near = ((low * (1 + drift), high) for low, high in cuts(layers, cold, cold.cutoff))
+    warm = solve_hard(layers, budget, survey=look(flats, tuple(near)))
     assert (warm.counts, warm.thresholds, warm.lasts, warm.cost) == (
         cold.counts,
         cold.thresholds,
@@ -181,7 +181,9 @@ def test_both_makers_meet_the_budget_on_large_layers():
     for name in (kernels.MAKERS["cpu"], kernels.REFERENCE):
         with kernels.using(name):
             hard = solve_hard(layers, budget)
-            survey = look([x.magnitude for x in layers], hard.thresholds)
+            survey = look(
+                [x.magnitude for x in layers], cuts(layers, hard, hard.cutoff)
+            )
             assert solve_hard(layers, budget, survey=survey) == hard
             soft = solve_soft(layers, budget, 5.0, hard.cutoff, hard=hard)
             assert abs(soft.cost - budget) <= 1e-6 * budget

@@ -17,19 +17,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sparsefx.dual import solve_soft
 from sparsefx.greedy import HardMasks, solve_hard
 from sparsefx.kernels import Survey, kernels_for
-from sparsefx.layer import Layer, readable
+from sparsefx.layer import Layer, readable, rounded
 
 _WHOLE = 1024  # weights of at most so many entries are gathered whole
-# Half the width of the band about a cut, relative; 1/sqrt(entries) times _SPREAD where
-# that is wider.
+# By what the band is wider than the cuts at both ends, relative; 1/sqrt(entries) times
+# _SPREAD where that is more.
 _WIDTH = 0.005
 _SPREAD = 2.0
+
+
+# Least and greatest magnitude that decides a site's hard mask: its threshold, and what
+# the shared cutoff is there. In a sparse tail they lie apart.
+Cuts = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class MaskParameters:
         group: sites with the same number share one multiplier.
         counts: entries kept by the hard mask.
         bought: ``sum m`` over those.
-        cuts: magnitudes about which the next hard masks are looked for first.
+        cuts: where the hard masks were decided, see `Cuts`.
         soft_cost: ``sum price m`` over all sites.
         hard_cost: ``sum price * counts``.
         dual: the shared multiplier, uncentred.
@@ -63,7 +67,7 @@ class MaskParameters:
     group: tuple[int, ...]
     counts: tuple[int, ...]
     bought: tuple[float, ...]
-    cuts: tuple[float, ...]
+    cuts: Cuts
     soft_cost: float
     hard_cost: float
     dual: float
@@ -94,7 +98,7 @@ def keep_all(numels: Sequence[int], prices: Sequence[float]) -> MaskParameters:
         group=tuple(range(count)),
         counts=tuple(numels),
         bought=tuple(map(float, numels)),
-        cuts=(0.0,) * count,
+        cuts=((0.0, 0.0),) * count,
         soft_cost=cost,
         hard_cost=cost,
         dual=math.inf,
@@ -200,36 +204,57 @@ def _extra(layers: Sequence[Layer], budget: float) -> float:
     return min(max(left / price, 0.0), 0.999) if price else 0.0
 
 
-def cuts(layers: Sequence[Layer], hard: HardMasks, cutoff: float) -> list[float]:
-    """Thresholds; the cutoff's magnitude where all or none are kept."""
-    rows = zip(layers, hard.counts, hard.thresholds, strict=True)
-    return [
-        threshold
-        if 0 < count < layer.magnitude.numel()
-        else cutoff * layer.price / layer.worth
-        for layer, count, threshold in rows
-    ]
+def cuts(layers: Sequence[Layer], hard: HardMasks, cutoff: float) -> Cuts:
+    """Where these masks were decided, one pair a layer.
+
+    A layer held at a bound is decided by its own threshold alone; one that keeps all
+    or none, by the cutoff alone.
+    """
+    found = []
+    for layer, count, own in zip(layers, hard.counts, hard.thresholds, strict=True):
+        shared = cutoff * layer.price / layer.worth
+        if not 0 < count < layer.magnitude.numel():
+            own = shared
+        elif not layer.lower < count < layer.upper:
+            shared = own
+        found.append((min(own, shared), max(own, shared)))
+    return tuple(found)
 
 
-def look(weights: Sequence[Tensor], near: Sequence[float] | None) -> Survey:
+def ahead(now: Cuts, before: Cuts | None) -> Cuts:
+    """Where masks are decided next: as now, or as much further as since before.
+
+    Example:
+        >>> ahead(((2.0, 3.0),), ((1.5, 3.5),))
+        ((2.0, 3.0),)
+        >>> ahead(((2.0, 3.0),), ((1.5, 2.5),))
+        ((2.0, 3.5),)
+    """
+    pairs = zip(now, before or now, strict=True)
+    return tuple(
+        (min(low, 2.0 * low - old_low), max(high, 2.0 * high - old_high))
+        for (low, high), (old_low, old_high) in pairs
+    )
+
+
+def look(weights: Sequence[Tensor], near: Cuts | None) -> Survey:
     """One sweep over the weights, which gathers the magnitudes about `near`.
 
-    The thresholds of the next masks are expected there: a step of training moves
+    The next masks are expected to be decided there: a step of training moves
     magnitudes little. Small weights are gathered whole; a few entries may jump.
 
     Args:
         weights: latent weights, one tensor a site, any shape.
-        near: `MaskParameters.cuts` of the last update, or None.
+        near: magnitudes between which masks may be decided, or None.
     """
     flats = [readable(weight) for weight in weights]
     lows, highs = [0.0] * len(flats), [0.0] * len(flats)
-    if near is not None:
-        for i, (flat, cut) in enumerate(zip(flats, near, strict=True)):
-            size = flat.numel()
-            if size <= _WHOLE:
-                highs[i] = math.inf
-                continue
-            width = max(_WIDTH, _SPREAD / math.sqrt(size))
-            ends = torch.tensor([1.0 - width, 1.0 + width], dtype=flat.dtype) * cut
-            lows[i], highs[i] = ends.tolist()
+    for i, (low, high) in enumerate(near or ()):
+        size = flats[i].numel()
+        if size <= _WHOLE:
+            highs[i] = math.inf
+            continue
+        width = max(_WIDTH, _SPREAD / math.sqrt(size))
+        lows[i] = rounded(low * (1.0 - width), flats[i].dtype)
+        highs[i] = rounded(high * (1.0 + width), flats[i].dtype)
     return kernels_for(flats).survey(flats, lows, highs)
