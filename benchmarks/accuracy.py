@@ -16,16 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accuracy_report import write
 from accuracy_tasks import SCALES, Scale, Task, task_of
 from measure import RESULTS
+from recipe import fit
 from torch import nn
 from tqdm import tqdm
 
@@ -46,7 +44,6 @@ LEARNERS = (
 DENSITIES = (0.05, 0.1, 0.02, 0.2)  # the most telling first
 TAKES_OPTIMIZER = ("gmp", "set", "rigl", "granet", "granet_sparse")
 SELDOM = (*TAKES_OPTIMIZER, "fixed")  # masks move some 30 times a run
-WARM_UP = 0.05  # of the steps; the learning rate then falls as a cosine
 
 
 def options(learner: str, scale: Scale) -> dict[str, Any]:
@@ -54,18 +51,6 @@ def options(learner: str, scale: Scale) -> dict[str, Any]:
     if learner in SELDOM:
         return {"update_every": max(scale.steps // 30, 1)}
     return {}
-
-
-def schedule(
-    optimizer: torch.optim.Optimizer, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """A linear warm-up, then a cosine to zero."""
-    first = max(int(WARM_UP * steps), 1)
-    parts = [
-        torch.optim.lr_scheduler.LinearLR(optimizer, 1 / first, 1.0, first),
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - first),
-    ]
-    return torch.optim.lr_scheduler.SequentialLR(optimizer, parts, [first])
 
 
 def theirs(path: str, model: nn.Module, density: float, steps: int) -> Any:
@@ -102,36 +87,19 @@ def run(
     elif learner == "reference":
         assert reference is not None
         other = theirs(reference, sparse, density, scale.steps)
-    optimizer = task.optimizer(sparse)
-    rates = schedule(optimizer, scale.steps)
-    batches = task.batches(seed)
-    begun, busy = time.perf_counter(), time.process_time()
-    losses = []
-    for number in range(scale.steps):
-        x, y = next(batches)
-        out = sparse(x)
-        loss = F.cross_entropy(out.flatten(0, -2), y.flatten())
-        loss.backward()
-        nn.utils.clip_grad_norm_(sparse.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        with warnings.catch_warnings():
-            # the scheduler's own call of a deprecated argument
-            warnings.simplefilter("ignore", UserWarning)
-            rates.step()
+
+    def after(number: int, optimizer: torch.optim.Optimizer) -> None:
+        nonlocal peak, shrink
         if ours:
-            info = sparsefx.step(
-                sparse, optimizer if learner in TAKES_OPTIMIZER else None
-            )
+            given = optimizer if learner in TAKES_OPTIMIZER else None
+            info = sparsefx.step(sparse, given)
             peak = max(peak, info.hard_cost / info.budget)
             shrink = shrink if info.frozen else info.kept_mask_mean
             assert info.hard_cost <= info.budget * (1 + 1e-9), (number, info)
         elif other is not None:
             other.step()
-        if number % 50 == 0:
-            losses.append(round(float(loss.detach()), 4))
-    seconds = time.perf_counter() - begun
-    busy = time.process_time() - busy
+
+    trained = fit(task, sparse, seed, scale.steps, after)
     found: dict[str, Any] = {}
     if ours:
         totals = sparsefx.report(sparse).to_dict()["totals"]
@@ -149,10 +117,10 @@ def run(
         "validation": task.evaluate(sparse, "validation"),
         "test": task.evaluate(sparse, "test"),
         "steps": scale.steps,
-        "seconds_per_step": seconds / scale.steps,
-        "cpu_seconds_per_step": busy / scale.steps,
+        "seconds_per_step": trained.seconds / scale.steps,
+        "cpu_seconds_per_step": trained.cpu_seconds / scale.steps,
         "most_of_budget": peak,
-        "losses": losses,
+        "losses": trained.losses,
         "device": device,
         "torch": torch.__version__,
         **found,

@@ -4,8 +4,8 @@
     python benchmarks/sparse_ift.py --report            # only the table so far
 
 A narrow 18-layer residual net on Fashion-MNIST. Same data, recipe and steps for all;
-every member's masked weights cost exactly the dense layers' multiply-accumulates, which
-each run checks. Masks move by RigL as in the presets, or by --learner. Each run is one
+every member's masked weights cost the dense layers' multiply-accumulates, exactly or less
+by under one weight, which each run checks. Masks move by RigL as in the presets, or by --learner. Each run is one
 file under --out and is not made again. The test set is read once, when a run has ended.
 """
 
@@ -14,17 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import statistics
-import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from accuracy import schedule
 from accuracy_tasks import Scale, Task, task_of
 from measure import RESULTS
+from recipe import fit
 from tqdm import tqdm
 
 import sparsefx
@@ -53,36 +51,24 @@ def run(
             total_steps=steps,
             update_every=every,
         )
-    optimizer = task.optimizer(model)
-    rates = schedule(optimizer, steps)
-    batches = task.batches(seed)
-    begun, busy = time.perf_counter(), time.process_time()
-    losses = []
-    for number in range(steps):
-        x, y = next(batches)
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        with warnings.catch_warnings():
-            # the scheduler's own call of a deprecated argument
-            warnings.simplefilter("ignore", UserWarning)
-            rates.step()
+
+    def after(_: int, optimizer: torch.optim.Optimizer) -> None:
         if member != "dense":
             sparsefx.step(model, optimizer)
-        if number % 25 == 0:
-            losses.append(round(float(loss.detach()), 4))
-    seconds, busy = time.perf_counter() - begun, time.process_time() - busy
+
+    trained = fit(task, model, seed, steps, after)
     kept, weights = target, sum(p.numel() for p in model.parameters())
-    gap = None
+    gap, slack = None, 0.0
     if member != "dense":
-        kept = sparsefx.report(model).to_dict()["totals"]["macs"]["kept"]
+        report = sparsefx.report(model)
+        kept = report.totals["macs"].kept
+        # no layer vanishes: ten branches of an 8-entry weight keep ten, others pay
+        slack = max(r.costs["macs"].dense / math.prod(r.shape) for r in report.layers)
         layers = sparsefx.spectral_report(model).layers
         gaps = [x.ramanujan_gap for x in layers if x.ramanujan_gap == x.ramanujan_gap]
         gap = statistics.fmean(gaps) if gaps else None
         model = sparsefx.finalize(model)
-    assert kept == target, (member, density, kept, target)
+    assert target - slack < kept <= target, (member, density, kept, target)
     return {
         "member": member,
         "density": density,
@@ -94,9 +80,9 @@ def run(
         "candidates": weights,
         "ramanujan_gap": gap,
         "steps": steps,
-        "seconds": seconds,
-        "cpu_seconds": busy,
-        "losses": losses,
+        "seconds": trained.seconds,
+        "cpu_seconds": trained.cpu_seconds,
+        "losses": trained.losses,
         "torch": torch.__version__,
     }
 
@@ -105,16 +91,20 @@ def table(out: Path) -> str:
     """Test accuracy by member and density, mean and standard deviation over seeds."""
     runs = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
     found: dict[tuple[str, float, str], list[float]] = {}
+    macs: dict[tuple[str, float, str], float] = {}
     for one in runs:
         key = one["member"], one["density"], one["learner"]
         found.setdefault(key, []).append(one["test"])
-    lines = ["| member | density | learner | test accuracy, % | runs |"]
-    lines.append("|---|---|---|---|---|")
-    for (member, density, learner), scores in sorted(found.items(), key=_order):
+        macs[key] = one["macs"]
+    lines = ["| member | density | learner | MACs | test accuracy, % | runs |"]
+    lines.append("|---|---|---|---|---|---|")
+    for key, scores in sorted(found.items(), key=_order):
+        member, density, learner = key
         spread = statistics.stdev(scores) if len(scores) > 1 else float("nan")
         given = "| - | -" if member == "dense" else f"| {density:g} | {learner}"
         score = f"{statistics.fmean(scores):.2f} ± {spread:.2f}"
-        lines.append(f"| {member} {given} | {score} | {len(scores)} |")
+        row = f"| {member} {given} | {macs[key]:,.0f} | {score} | {len(scores)} |"
+        lines.append(row)
     return "\n".join(lines)
 
 

@@ -15,17 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from accuracy import schedule
 from accuracy_tasks import Scale, SmallViT, Task, vision
 from measure import RESULTS
-from torch import nn
+from recipe import fit
 
 import sparsefx
 
@@ -64,27 +60,13 @@ def run(task: Task, variant: str, seed: int, scale: Scale, **more: Any) -> dict:
             total_steps=scale.steps,
             **{"update_every": max(scale.steps // 30, 1)} | asked,
         )
-    optimizer = task.optimizer(sparse)
-    rates = schedule(optimizer, scale.steps)
-    batches, begun = task.batches(seed), time.process_time()
-    losses = []
-    for number in range(scale.steps):
-        x, y = next(batches)
-        loss = F.cross_entropy(sparse(x), y)
-        loss.backward()
-        nn.utils.clip_grad_norm_(sparse.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        with warnings.catch_warnings():
-            # the scheduler's own call of a deprecated argument
-            warnings.simplefilter("ignore", UserWarning)
-            rates.step()
+
+    def after(number: int, _: torch.optim.Optimizer) -> None:
         if asked:
             info = sparsefx.step(sparse)
             assert info.hard_cost <= info.budget * (1 + 1e-9), (number, info)
-        if number % 50 == 0:
-            losses.append(round(float(loss.detach()), 4))
-    busy = time.process_time() - begun
+
+    trained = fit(task, sparse, seed, scale.steps, after)
     kept, rows = given, []
     if asked:
         report = sparsefx.report(sparse)
@@ -101,8 +83,8 @@ def run(task: Task, variant: str, seed: int, scale: Scale, **more: Any) -> dict:
         "macs": kept,
         "dense_macs": given,
         "steps": scale.steps,
-        "cpu_seconds_per_step": busy / scale.steps,
-        "losses": losses,
+        "cpu_seconds_per_step": trained.cpu_seconds / scale.steps,
+        "losses": trained.losses,
         "rows": rows,
         "torch": torch.__version__,
     }

@@ -58,14 +58,7 @@ class MixedUnits(UnitState):
             weight: or anything of its shape.
             index: of the site.
         """
-        for number, share in self.shares[index]:
-            gate = self.get_buffer(f"gate_{number}")
-            known = torch.cat([gate, gate.new_ones(1)])
-            factor = known[share.owner.to(weight.device)].to(weight.dtype)
-            shape = [1] * weight.ndim
-            shape[share.dim] = -1
-            weight = weight * factor.view(shape)
-        return weight
+        return self.gated(weight, self.shares[index])
 
 
 def maps_of(root: nn.Module, found: Capture) -> list[UnitMap]:

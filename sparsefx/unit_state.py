@@ -47,7 +47,11 @@ class UnitState(UnitGates):
 
     def masked(self, weight: Tensor, index: int) -> Tensor:
         """The weight that Python reads: columns times the gates of their units."""
-        for number, share in self.consumers[index][1]:
+        return self.gated(weight, self.consumers[index][1])
+
+    def gated(self, weight: Tensor, shares: Sequence[tuple[int, Share]]) -> Tensor:
+        """A weight times the gates of the units that divide it."""
+        for number, share in shares:
             gate = self.get_buffer(f"gate_{number}")
             known = torch.cat([gate, gate.new_ones(1)])
             factor = known[share.owner.to(weight.device)].to(weight.dtype)
