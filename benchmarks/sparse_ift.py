@@ -4,9 +4,10 @@
     python benchmarks/sparse_ift.py --report            # only the table so far
 
 A narrow 18-layer residual net on Fashion-MNIST. Same data, recipe and steps for all;
-every member's masked weights cost the dense layers' multiply-accumulates, exactly or less
-by under one weight, which each run checks. Masks move by RigL as in the presets, or by --learner. Each run is one
-file under --out and is not made again. The test set is read once, when a run has ended.
+every member's masked weights cost the dense layers' multiply-accumulates, exactly or
+less by under one weight, which each run checks. Masks move by RigL as in the presets,
+or by --learner. Each run is one file under --out and is not made again. The test set is
+read once, when a run has ended.
 """
 
 from __future__ import annotations
