@@ -94,7 +94,11 @@ def update(
     after = kept.masks(len(weights))
     moved = [old ^ new for old, new in zip(before, after, strict=True)]
     if _zeroes(policy):
-        hold(weights, kept.masks(len(weights)))
+        hold(weights, after)
+    if found.fresh is not None:
+        fresh = _whole(state, found.fresh)
+        hold(weights, [~entries for entries in fresh])
+        moved = [entries | new for entries, new in zip(moved, fresh, strict=True)]
     if optimizer is not None and moves_state(policy):
         forget(optimizer, weights, moved)
 
@@ -148,11 +152,17 @@ def _kept(state: SparseState) -> KeptMasks:
 
 
 def _write(state: SparseState, kind: str, masks: Sequence[Tensor]) -> None:
+    for index, whole in enumerate(_whole(state, masks)):
+        getattr(_kept(state), f"{kind}_{index}").copy_(whole)
+
+
+def _whole(state: SparseState, masks: Sequence[Tensor]) -> list[Tensor]:
+    """Masks of entries, flat, as masks of the weights."""
     rows = zip(masks, state.groups(), state.weights(), strict=True)
-    for index, (mask, groups, weight) in enumerate(rows):
-        buffer = getattr(_kept(state), f"{kind}_{index}")
-        whole = groups.expand(weight, mask) if groups else mask.view(buffer.shape)
-        buffer.copy_(whole)
+    return [
+        groups.expand(weight, mask) if groups else mask.view(weight.shape)
+        for mask, groups, weight in rows
+    ]
 
 
 def _scores(

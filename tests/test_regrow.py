@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sparsefx
 from sparsefx.learners import KEPT, magnitude, regrow
 from sparsefx.learners.choosing import affordable, largest, one_each
 from sparsefx.learners.situation import Situation
@@ -45,6 +46,46 @@ def test_the_twelve_weights():
     found = regrow.decide(s).masks
     assert found[0].view(2, 4).int().tolist() == [[1, 1, 0, 0], [0, 1, 0, 1]]
     assert found[1].view(2, 2).int().tolist() == [[1, 1], [0, 0]]
+
+
+class Twelve(torch.nn.Module):
+    """The two weights, with a loss whose gradients are those of the example."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(4, 2, False), torch.nn.Linear(2, 2, False)
+        self.a.weight.data, self.b.weight.data = A.clone(), B.clone()
+
+    def forward(self, x):
+        return self.a(x[:, :4]), self.b(x[:, 4:])
+
+
+def test_what_is_pruned_and_grown_at_once_restarts_at_zero():
+    x = torch.eye(6)
+    sparse = sparsefx.transform(
+        Twelve(),
+        "granet",
+        example_inputs=(x,),
+        budget=0.5,
+        total_steps=4,
+        end_step=1,
+        update_every=1,
+        drop_ramp="constant",
+        drop_fraction_final=0.5,
+        min_density=0.0,
+    )
+    optimizer = torch.optim.SGD(sparse.parameters(), lr=0.0, momentum=0.9)
+    a, b = sparse(x)
+    ((a[:4].T * GA).sum() + (b[4:].T * GB).sum()).backward()
+    optimizer.step()
+    sparsefx.step(sparse, optimizer)
+    weights = dict(sparse.named_parameters())
+    a, b = weights["a.weight"], weights["b.weight"]
+    assert torch.equal(a, torch.tensor([[0.9, 0, 0, 0], [0, 0, 0, -0.8]]))
+    assert torch.equal(b, torch.tensor([[0, -0.7], [0, 0]]))
+    for weight in (a, b):
+        momentum = optimizer.state[weight]["momentum_buffer"]
+        assert torch.equal(momentum != 0, weight != 0)
 
 
 def test_granet_without_moves_is_gradual_pruning():

@@ -45,12 +45,14 @@ def decide(situation: Situation) -> Decision:
     """
     if situation.masks is None:
         return Decision(drawn(situation))
-    masks = situation.masks
+    masks = before = situation.masks
     counts = [int(mask.count_nonzero()) for mask in masks]
     if situation.cost(counts) > situation.budget * (1.0 + BUDGET_SLACK):
         masks = affordable(situation, masks)
     if situation.drop_fraction > 0 and situation.growth != "none":
-        masks = regrown(situation, masks)
+        left, masks = masks, regrown(situation, masks)
+        rows = zip(before, left, masks, strict=True)
+        return Decision(masks, fresh=[old & ~kept & new for old, kept, new in rows])
     return Decision(masks)
 
 

@@ -61,10 +61,13 @@ class Decision:
     Attributes:
         masks: which entries are kept, flat bools, one a site.
         reach: which entries receive gradients, where that is more than the masks.
+        fresh: kept entries that start anew at zero though they were kept before: pruned
+            and grown in the same update.
     """
 
     masks: Sequence[Tensor]
     reach: Sequence[Tensor] | None = None
+    fresh: Sequence[Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
