@@ -24,10 +24,8 @@ from accuracy_report import write
 from accuracy_tasks import SCALES, Scale, Task, task_of
 from measure import RESULTS
 from recipe import fit
-from torch import nn
 from tqdm import tqdm
-
-import sparsefx
+from trial import Trial
 
 LEARNERS = (
     "dense",
@@ -42,27 +40,6 @@ LEARNERS = (
     "fixed",
 )
 DENSITIES = (0.05, 0.1, 0.02, 0.2)  # the most telling first
-TAKES_OPTIMIZER = ("gmp", "set", "rigl", "granet", "granet_sparse")
-SELDOM = (*TAKES_OPTIMIZER, "fixed")  # masks move some 30 times a run
-REGROW = ("set", "rigl", "granet", "granet_sparse")
-MOVES = 0.1  # of the kept weights, at first; the papers' 0.3 and 0.5 for long runs hurt
-
-
-def options(learner: str, scale: Scale) -> dict[str, Any]:
-    """What a preset is given beside budget and steps."""
-    found: dict[str, Any] = {}
-    if learner in SELDOM:
-        found["update_every"] = max(scale.steps // 30, 1)
-    if learner in REGROW:
-        found["drop_fraction"] = MOVES
-    return found
-
-
-def theirs(path: str, model: nn.Module, density: float, steps: int) -> Any:
-    """The authors' Spartan with its own defaults."""
-    from authors_package import trained
-
-    return trained(path, model, density, steps)
 
 
 def run(
@@ -76,55 +53,20 @@ def run(
     **more: Any,
 ) -> dict[str, Any]:
     """Trains one network; returns what a run's file holds."""
-    torch.manual_seed(seed)
-    model = task.make().to(device)
-    ours = learner not in ("dense", "reference")
-    sparse, other, peak, shrink = model, None, 0.0, 1.0
-    if ours:
-        sparse = sparsefx.transform(
-            model,
-            learner,
-            example_inputs=task.example,
-            budget={"params": density},
-            total_steps=scale.steps,
-            **options(learner, scale) | more,
-        )
-    elif learner == "reference":
-        assert reference is not None
-        other = theirs(reference, sparse, density, scale.steps)
-
-    def after(number: int, optimizer: torch.optim.Optimizer) -> None:
-        nonlocal peak, shrink
-        if ours:
-            given = optimizer if learner in TAKES_OPTIMIZER else None
-            info = sparsefx.step(sparse, given)
-            peak = max(peak, info.hard_cost / info.budget)
-            shrink = shrink if info.frozen else info.kept_mask_mean
-            assert info.hard_cost <= info.budget * (1 + 1e-9), (number, info)
-        elif other is not None:
-            other.step()
-
-    trained = fit(task, sparse, seed, scale.steps, after)
-    found: dict[str, Any] = {}
-    if ours:
-        totals = sparsefx.report(sparse).to_dict()["totals"]
-        found = {cost: totals[cost]["kept"] for cost in ("macs", "params")}
-        found |= {f"dense_{c}": totals[c]["dense"] for c in ("macs", "params")}
-        found["shrink"] = shrink  # the mean soft mask of kept weights at the freeze
-        sparse = sparsefx.finalize(sparse)
-    elif other is not None:
-        other.finalize()
+    trial = Trial.of(task, learner, density, seed, scale, device, reference, **more)
+    trained = fit(task, trial.model, seed, scale.steps, trial.after)
+    found = trial.finished()
     return {
         "task": task.name,
         "learner": learner,
         "density": density,
         "seed": seed,
-        "validation": task.evaluate(sparse, "validation"),
-        "test": task.evaluate(sparse, "test"),
+        "validation": task.evaluate(trial.model, "validation"),
+        "test": task.evaluate(trial.model, "test"),
         "steps": scale.steps,
         "seconds_per_step": trained.seconds / scale.steps,
         "cpu_seconds_per_step": trained.cpu_seconds / scale.steps,
-        "most_of_budget": peak,
+        "most_of_budget": trial.peak,
         "losses": trained.losses,
         "device": device,
         "torch": torch.__version__,

@@ -45,28 +45,23 @@ def table(rows: Rows) -> list[str]:
     heads = [f"{100 * (1 - d):.0f} % sparse" for d in densities]
     dense = [run for (name, _), runs in rows.items() if name == "dense" for run in runs]
     lines = [
-        f"| learner | {' | '.join(heads)} | MACs kept at {heads[-1]} | CPU ms a step |",
-        "|---|" + "---|" * (len(heads) + 2),
+        f"| learner | {' | '.join(heads)} | MACs kept at {heads[-1]} |",
+        "|---|" + "---|" * (len(heads) + 1),
     ]
     if dense:
         score = spread([run["test"] for run in dense])
-        time = 1e3 * statistics.median(run["cpu_seconds_per_step"] for run in dense)
-        lines.append(
-            f"| dense | {score} |{' |' * (len(heads) - 1)} 100 % | {time:.0f} |"
-        )
+        lines.append(f"| dense | {score} |{' |' * (len(heads) - 1)} 100 % |")
     for name in learners:
         if name == "dense":
             continue
-        cells, times, macs = [], [], "-"
+        cells, macs = [], "-"
         for density in densities:
             runs = rows.get((name, density), [])
             cells.append(spread([r["test"] for r in runs]) if runs else "-")
-            times += [run["cpu_seconds_per_step"] for run in runs]
             if runs and "macs" in runs[0]:
                 kept = statistics.fmean(r["macs"] / r["dense_macs"] for r in runs)
                 macs = f"{100 * kept:.1f} %"
-        time = 1e3 * statistics.median(times)
-        lines.append(f"| {name} | {' | '.join(cells)} | {macs} | {time:.0f} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {macs} |")
     return lines
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from accuracy_tasks import Task
-from torch import nn
+from torch import Tensor, nn
 
 WARM_UP = 0.05  # of the steps; the learning rate then falls as a cosine
 
@@ -36,11 +36,27 @@ def fit(
     Args:
         after: called with the number of the step and the optimizer when it has stepped.
     """
+    begun, busy = time.perf_counter(), time.process_time()
+    losses = [
+        round(float(loss), 4)
+        for number, loss in enumerate(training(task, model, seed, steps, after))
+        if number % 50 == 0
+    ]
+    wall, cpu = time.perf_counter() - begun, time.process_time() - busy
+    return Fit(wall, cpu, losses)
+
+
+def training(
+    task: Task,
+    model: nn.Module,
+    seed: int,
+    steps: int,
+    after: Callable[[int, torch.optim.Optimizer], None],
+) -> Iterator[Tensor]:
+    """The same, a step at a time; gives each step's loss."""
     optimizer = task.optimizer(model)
     rates = schedule(optimizer, steps)
     batches = task.batches(seed)
-    begun, busy = time.perf_counter(), time.process_time()
-    losses = []
     for number in range(steps):
         x, y = next(batches)
         loss = F.cross_entropy(model(x).flatten(0, -2), y.flatten())
@@ -53,10 +69,7 @@ def fit(
             warnings.simplefilter("ignore", UserWarning)
             rates.step()
         after(number, optimizer)
-        if number % 50 == 0:
-            losses.append(round(float(loss.detach()), 4))
-    wall, cpu = time.perf_counter() - begun, time.process_time() - busy
-    return Fit(wall, cpu, losses)
+        yield loss.detach()
 
 
 def schedule(
