@@ -54,14 +54,14 @@ def check() -> dict:
             budget, 5.0, None, [str(s) for s in shapes],
         )  # fmt: skip
         soft = sum(p * s for p, s in zip(prices, seen.soft, strict=True))
-        through = torch.ones((), dtype=torch.float64, device="cuda")
-        rule = MaskScalars(*(into[n][1] for n in MaskScalars._fields[:-1]), through)
+        through = torch.ones(4, dtype=torch.float64, device="cuda")
+        rule = MaskScalars(*(into[n] for n in MaskScalars._fields[:-1]), through)
         grad, w = torch.randn_like(weights[1]), weights[1]
         pairs = [
-            (triton.masked(w, rule), reference.masked(w, rule)),
+            (triton.masked(w, rule, 1), reference.masked(w, rule, 1)),
             *zip(
-                triton.masked_backward(grad, w, rule),
-                reference.masked_backward(grad, w, rule),
+                triton.masked_backward(grad, w, rule, 1),
+                reference.masked_backward(grad, w, rule, 1),
                 strict=True,
             ),
         ]

@@ -42,7 +42,7 @@ class MaskScalars(NamedTuple):
 
     def at(self, index: int) -> MaskScalars:
         """The scalars of one site."""
-        return MaskScalars(*(vector[index] for vector in self))
+        return MaskScalars(*[vector[index] for vector in self])
 
     def soft(self, values: Tensor) -> Tensor:
         """The soft mask ``m`` of entries with these values."""
@@ -51,6 +51,18 @@ class MaskScalars(NamedTuple):
     def hard(self, values: Tensor) -> Tensor:
         """The hard mask ``h`` of entries with these values, bool."""
         return hard_mask(values, self.threshold, self.last)
+
+
+def alone(total: Tensor, mu: Tensor, index: int) -> Tensor:
+    """The gradient of all multipliers, where one site's is ``total``; like ``mu``.
+
+    Example:
+        >>> alone(torch.tensor(2.0), torch.zeros(3), 1)
+        tensor([0., 2., 0.])
+    """
+    totals = mu.new_zeros(mu.shape)
+    totals[index] = total
+    return totals
 
 
 def straight_through(kept: Tensor, masked: Tensor, share: Tensor) -> Tensor:
@@ -75,7 +87,7 @@ def flagged(out: Tensor, weight: Tensor) -> Tensor:
     matmul folds its batch differently when the weight needs no gradient: with the flag
     kept, density 1 is the identity, bitwise.
     """
-    if not is_compiling() and weight.requires_grad and not torch.is_grad_enabled():
+    if weight.requires_grad and not torch.is_grad_enabled() and not is_compiling():
         if not torch.is_inference_mode_enabled():
             out.requires_grad_(True)
     return out

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sparsefx.kernels import kernels_for, operators, reference
 from sparsefx.layer import magnitude, wide
-from sparsefx.mask_scalars import MaskScalars, flagged, straight_through
+from sparsefx.mask_scalars import MaskScalars, alone, flagged, straight_through
 from sparsefx.private import is_compiling, is_exporting, transforming
 
 __all__ = ["magnitude", "masked_weight"]
@@ -35,20 +35,21 @@ __all__ = ["magnitude", "masked_weight"]
 
 class _MaskedWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, *scalars: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, *scalars)
+    def forward(ctx: Any, index: int, weight: Tensor, *vectors: Tensor) -> Tensor:
+        ctx.index = index
+        ctx.save_for_backward(weight, *vectors)
         # compilers fuse the plain expression with what uses it
         maker = reference if is_compiling() else kernels_for([weight])
-        return maker.masked(weight, MaskScalars(*scalars))
+        return maker.masked(weight, MaskScalars(*vectors), index)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *rest = ctx.saved_tensors
-        scalars = MaskScalars(*rest)
+        vectors = MaskScalars(*rest)
         g = grad.to_dense() if grad.is_sparse else grad
         maker = reference if is_compiling() else kernels_for([weight, g])
-        local, total = maker.masked_backward(g, weight, scalars)
-        return local, total.to(scalars.mu.dtype), *[None] * 5
+        local, total = maker.masked_backward(g, weight, vectors, ctx.index)
+        return None, local, alone(total, vectors.mu, ctx.index), *[None] * 5
 
 
 def _transformable(weight: Tensor, scalars: MaskScalars) -> Tensor:
@@ -92,11 +93,10 @@ def masked_weight(
         tensor([ 0., -2.])
     """
     vectors = MaskScalars(mu, slope, center, threshold, last, through)
-    scalars = vectors.at(index)
     if transforming():
-        return _transformable(weight, scalars)
+        return _transformable(weight, vectors.at(index))
     if is_compiling() and not is_exporting() and weight.device.type == "cpu":
-        opaque: Tensor = operators.masked(weight, scalars)
+        opaque: Tensor = operators.masked(weight, vectors, index)
         return opaque
-    out: Tensor = _MaskedWeight.apply(weight, *scalars)  # type: ignore[no-untyped-call]
+    out: Tensor = _MaskedWeight.apply(index, weight, *vectors)  # type: ignore[no-untyped-call]
     return flagged(out, weight)

@@ -13,9 +13,9 @@ def site_scalars(
     last: int = 40,
     through: float = 1.0,
 ) -> MaskScalars:
-    """Tensors without dimensions, float64 and (`last`) int64."""
+    """Tensors of one entry, float64 and (`last`) int64."""
     floats = [
-        torch.tensor(x, dtype=torch.float64)
+        torch.tensor([x], dtype=torch.float64)
         for x in (mu, slope, center, threshold, through)
     ]
-    return MaskScalars(*floats[:4], torch.tensor(last), floats[4])
+    return MaskScalars(*floats[:4], torch.tensor([last]), floats[4])

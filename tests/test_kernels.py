@@ -110,11 +110,11 @@ def test_masks_agree(kind, slope, center, mu, threshold, last):
 def test_masked_weights_and_gradients_agree(last, through):
     rule = site_scalars(0.3, 7.0, 0.9, 1.0, last, through)
     for weight in weights("levels"):
-        ours, theirs = cpu.masked(weight, rule), reference.masked(weight, rule)
+        ours, theirs = cpu.masked(weight, rule, 0), reference.masked(weight, rule, 0)
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
         grad = torch.randn_like(weight)
         pairs = [
-            maker.masked_backward(grad, weight, rule) for maker in (cpu, reference)
+            maker.masked_backward(grad, weight, rule, 0) for maker in (cpu, reference)
         ]
         torch.testing.assert_close(pairs[0][0], pairs[1][0], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(pairs[0][1], pairs[1][1], rtol=1e-5, atol=1e-3)
@@ -134,7 +134,7 @@ def test_coupling_agrees():
 def test_a_density_of_one_is_the_identity_bitwise():
     weight = torch.randn(1000)
     weight[:2] = torch.tensor([0.0, -0.0])
-    out = cpu.masked(weight, site_scalars(math.inf, 1.0, 0.0, -1.0, 999))
+    out = cpu.masked(weight, site_scalars(math.inf, 1.0, 0.0, -1.0, 999), 0)
     assert torch.equal(out.view(torch.int32), weight.view(torch.int32))
 
 
@@ -242,8 +242,9 @@ def test_where_the_cache_cannot_be_written_it_is_built_aside(monkeypatch, tmp_pa
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_operators_keep_what_compilers_are_told(layout):
     weight = torch.randn(4, 3, 5, 5).to(memory_format=layout).requires_grad_()
-    rule = site_scalars(0.3, 7.0, 0.9, 0.5, 40)
+    scalars = site_scalars(0.3, 7.0, 0.9, 0.5, 40)
+    rule = [torch.cat([torch.ones_like(x), x]) for x in scalars]
     grad = torch.randn(4, 3, 5, 5)
-    torch.library.opcheck(operators.masked_backward, (grad, weight.detach(), rule))
-    rule.mu.requires_grad_()
-    torch.library.opcheck(operators.masked, (weight, rule))
+    torch.library.opcheck(operators.masked_backward, (grad, weight.detach(), rule, 1))
+    rule[0].requires_grad_()
+    torch.library.opcheck(operators.masked, (weight, rule, 1))

@@ -7,10 +7,11 @@ rounding; `sparsefx.kernels.reference` says what they are, in plain torch on any
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from torch import Tensor
 
@@ -118,11 +119,11 @@ class Kernels(Protocol):
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Writes masks as `sparsefx.bits`; how many are kept, how many have changed."""
 
-    def masked(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
-        """``h m w``; the scalars are those of one site."""
+    def masked(self, weight: Tensor, scalars: MaskScalars, index: int) -> Tensor:
+        """``h m w``; the scalars are those of all sites, of which this is one."""
 
     def masked_backward(
-        self, grad: Tensor, weight: Tensor, scalars: MaskScalars
+        self, grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
     ) -> tuple[Tensor, Tensor]:
         """The local gradient and ``sum G w s``; see `sparsefx.masking`."""
 
@@ -154,14 +155,18 @@ def kernels_for(tensors: Sequence[Tensor]) -> Kernels:
         >>> kernels_for([torch.ones(2, dtype=torch.complex64)]).__name__
         'sparsefx.kernels.reference'
     """
-    kinds = {t.device.type for t in tensors}
-    name = MAKERS.get(kinds.pop(), REFERENCE) if len(kinds) == 1 else REFERENCE
+    name = MAKERS.get(tensors[0].device.type, REFERENCE) if tensors else REFERENCE
     name = _forced[-1] if _forced else name
     if name != REFERENCE and is_plain(*tensors):
-        maker = importlib.import_module(name)
+        maker = _maker(name)
         if maker.usable(tensors):
             return cast(Kernels, maker)
-    return cast(Kernels, importlib.import_module(REFERENCE))
+    return cast(Kernels, _maker(REFERENCE))
+
+
+@functools.cache
+def _maker(name: str) -> Any:
+    return importlib.import_module(name)
 
 
 @contextlib.contextmanager

@@ -143,9 +143,11 @@ int64_t find(const float* weight, int64_t size, float value, int64_t nth) {
 }
 
 // out = h m w.
-void masked(int64_t threads, const float* weight, int64_t size, Mask mask,
-            float threshold, int64_t last, float* out) {
-  const Rule rule(threshold, last);
+void masked(int64_t threads, const float* weight, int64_t size, const double* mu,
+            const double* slope, const double* center, const double* threshold,
+            const int64_t* last, float* out) {
+  const Mask mask = {(float)*slope, (float)*center, (float)*mu};
+  const Rule rule(*threshold, *last);
   double none[1] = {};
   sweep<1>(1, &size, threads, none, [&](int64_t, int64_t b, int64_t e, double*) {
     auto body = [&](int64_t i, int64_t n, int side) INLINE {
@@ -158,10 +160,13 @@ void masked(int64_t threads, const float* weight, int64_t size, Mask mask,
 
 // out = g (m + |w| slope s), returns sum g w s, with g = G where kept, through G where
 // not, and s = m (1 - m).
-double masked_backward(int64_t threads, const float* grad, const float* weight,
-                       int64_t size, Mask mask, float threshold, int64_t last,
-                       float through, float* out) {
-  const Rule rule(threshold, last);
+double masked_backward(int64_t threads, const float* weight, int64_t size,
+                       const double* mu, const double* slope, const double* center,
+                       const double* threshold, const int64_t* last,
+                       const double* share, const float* grad, float* out) {
+  const Mask mask = {(float)*slope, (float)*center, (float)*mu};
+  const Rule rule(*threshold, *last);
+  const float through = *share;
   double sum[1] = {};
   sweep<1>(1, &size, threads, sum, [&](int64_t, int64_t b, int64_t e, double* s) {
     Sum pull;

@@ -7,6 +7,7 @@ share the chunks, and the answers do not depend on how many there are.
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,9 @@ class _Mask(ctypes.Structure):
 def usable(tensors: Sequence[Tensor]) -> bool:
     """Whether these tensors can be swept by the compiled kernels here."""
     return (
-        all(t.dtype is torch.float32 and t.is_contiguous() for t in tensors)
+        all(
+            t.dtype is torch.float32 and t.is_contiguous() and t.is_cpu for t in tensors
+        )
         and library() is not None
     )
 
@@ -129,32 +132,31 @@ def hard_masks(
     return tuple(int(n) for n in sums[0::2]), tuple(int(n) for n in sums[1::2])
 
 
-def masked(weight: Tensor, scalars: MaskScalars) -> Tensor:
+def masked(weight: Tensor, scalars: MaskScalars, index: int) -> Tensor:
     """See `Kernels.masked`."""
-    out = torch.empty_like(weight)
+    out, rule = torch.empty_like(weight), _rule(scalars, index)[:-1]
     _library().masked(
-        _threads(),
-        _place(weight),
-        _Long(weight.numel()),
-        *_rule(scalars),
-        _place(out),
+        torch.get_num_threads(),
+        weight.data_ptr(),
+        weight.numel(),
+        *rule,
+        out.data_ptr(),
     )
     return out
 
 
 def masked_backward(
-    grad: Tensor, weight: Tensor, scalars: MaskScalars
+    grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
     out, grad = torch.empty_like(weight), grad.contiguous()
     total: float = _library().masked_backward(
-        _threads(),
-        _place(grad),
-        _place(weight),
-        _Long(weight.numel()),
-        *_rule(scalars),
-        _Float(scalars.through.item()),
-        _place(out),
+        torch.get_num_threads(),
+        weight.data_ptr(),
+        weight.numel(),
+        *_rule(scalars, index),
+        grad.data_ptr(),
+        out.data_ptr(),
     )
     return out, torch.tensor(total, dtype=torch.float64)
 
@@ -180,10 +182,14 @@ def couple(
     )
 
 
+@functools.cache
 def _library() -> ctypes.CDLL:
     found = library()
     assert found is not None, "`usable` has been asked"
     found.masked_backward.restype, found.find.restype = _Double, _Long
+    pointer = ctypes.c_void_p
+    found.masked.argtypes = (_Long, pointer, _Long, *[pointer] * 6)
+    found.masked_backward.argtypes = (_Long, pointer, _Long, *[pointer] * 8)
     return found
 
 
@@ -194,9 +200,11 @@ def _call(name: str, weights: Sequence[Tensor], *rest: Any) -> None:
     sweep(_Long(len(weights)), _threads(), _places(weights), sizes, *rest)
 
 
-def _rule(scalars: MaskScalars) -> tuple[_Mask, ctypes.c_float, ctypes.c_int64]:
-    mu, slope, center, threshold, last, _ = (x.item() for x in scalars)
-    return _Mask(slope, center, mu), _Float(threshold), _Long(int(last))
+def _rule(scalars: MaskScalars, index: int) -> list[int]:
+    """Where a site's scalars lie: all are numbers of eight bytes."""
+    assert scalars.mu.dtype is torch.float64
+    assert scalars.last.dtype is torch.int64
+    return [vector.data_ptr() + 8 * index for vector in scalars]
 
 
 def _threads() -> ctypes.c_int64:

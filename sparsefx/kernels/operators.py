@@ -13,45 +13,47 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import kernels_for
-from sparsefx.mask_scalars import MaskScalars
+from sparsefx.mask_scalars import MaskScalars, alone
 
 
 @torch.library.custom_op("sparsefx::masked_weight", mutates_args=())
-def masked(weight: Tensor, scalars: Sequence[Tensor]) -> Tensor:
+def masked(weight: Tensor, vectors: Sequence[Tensor], index: int) -> Tensor:
     """``h m w``; differentiable in ``weight`` and ``mu``, see `sparsefx.masking`."""
     maker = kernels_for([weight])
-    return _like(weight, maker.masked(weight, MaskScalars(*scalars)))
+    return _like(weight, maker.masked(weight, MaskScalars(*vectors), index))
 
 
 @torch.library.custom_op("sparsefx::masked_weight_backward", mutates_args=())
 def masked_backward(
-    grad: Tensor, weight: Tensor, scalars: Sequence[Tensor]
+    grad: Tensor, weight: Tensor, vectors: Sequence[Tensor], index: int
 ) -> tuple[Tensor, Tensor]:
-    """The local gradient and ``sum G w s``."""
-    maker = kernels_for([weight, grad])
-    local, total = maker.masked_backward(grad, weight, MaskScalars(*scalars))
-    return _like(weight, local), total
+    """The local gradient, and that of ``mu``."""
+    maker, rule = kernels_for([weight, grad]), MaskScalars(*vectors)
+    local, total = maker.masked_backward(grad, weight, rule, index)
+    return _like(weight, local), alone(total, rule.mu, index)
 
 
 @masked.register_fake
-def _(weight: Tensor, scalars: Sequence[Tensor]) -> Tensor:
+def _(weight: Tensor, vectors: Sequence[Tensor], index: int) -> Tensor:
     return torch.empty_like(weight)
 
 
 @masked_backward.register_fake
-def _(grad: Tensor, weight: Tensor, scalars: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(weight), weight.new_empty((), dtype=torch.float64)
+def _(
+    grad: Tensor, weight: Tensor, vectors: Sequence[Tensor], index: int
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(weight), torch.empty_like(vectors[0])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    weight, scalars = inputs
-    ctx.save_for_backward(weight, *scalars)
+    weight, vectors, ctx.index = inputs
+    ctx.save_for_backward(weight, *vectors)
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-    weight, mu, *rest = ctx.saved_tensors
-    local, total = masked_backward(grad, weight, [mu, *rest])
-    return local, [total.to(mu.dtype), *[None] * len(rest)]
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, list[Tensor | None], None]:
+    weight, *vectors = ctx.saved_tensors
+    local, total = masked_backward(grad, weight, vectors, ctx.index)
+    return local, [total, *[None] * (len(vectors) - 1)], None
 
 
 masked.register_autograd(_differentiate, setup_context=_save)

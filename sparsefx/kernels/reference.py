@@ -123,19 +123,19 @@ def hard_masks(
     return tuple(map(int, counts)), tuple(map(int, changes))
 
 
-def masked(weight: Tensor, scalars: MaskScalars) -> Tensor:
+def masked(weight: Tensor, scalars: MaskScalars, index: int) -> Tensor:
     """See `Kernels.masked`."""
-    a = magnitude(weight)
+    a, scalars = magnitude(weight), scalars.at(index)
     kept = scalars.hard(a)
     out = weight * scalars.soft(a).to(weight.dtype)
     return torch.where(kept, out, torch.zeros_like(out))
 
 
 def masked_backward(
-    grad: Tensor, weight: Tensor, scalars: MaskScalars
+    grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
-    a = magnitude(weight)
+    a, scalars = magnitude(weight), scalars.at(index)
     m = scalars.soft(a)
     s = m * (1 - m)
     g = grad.to(a.dtype)

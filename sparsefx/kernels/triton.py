@@ -67,17 +67,17 @@ def usable(tensors: Sequence[Tensor]) -> bool:
     return here and installed() and all(readable([t]) for t in tensors)
 
 
-def masked(weight: Tensor, scalars: MaskScalars) -> Tensor:
+def masked(weight: Tensor, scalars: MaskScalars, index: int) -> Tensor:
     """See `Kernels.masked`."""
-    out: Tensor = _masked(weight, scalars, weight.dtype)
+    out: Tensor = _masked(weight, scalars.at(index), weight.dtype)
     return out
 
 
 def masked_backward(
-    grad: Tensor, weight: Tensor, scalars: MaskScalars
+    grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
-    found: tuple[Tensor, Tensor] = _masked_backward(grad, weight, scalars)
+    found: tuple[Tensor, Tensor] = _masked_backward(grad, weight, scalars.at(index))
     return found
 
 

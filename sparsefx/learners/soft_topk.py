@@ -207,15 +207,15 @@ def _extra(layers: Sequence[Layer], budget: float) -> float:
 def cuts(layers: Sequence[Layer], hard: HardMasks, cutoff: float) -> Cuts:
     """Where these masks were decided, one pair a layer.
 
-    A layer held at a bound is decided by its own threshold alone; one that keeps all
-    or none, by the cutoff alone.
+    A layer held at its greatest count, or at a least one of many entries, is decided by
+    its own threshold alone; one that keeps all or none, by the cutoff alone.
     """
     found = []
     for layer, count, own in zip(layers, hard.counts, hard.thresholds, strict=True):
         shared = cutoff * layer.price / layer.worth
         if not 0 < count < layer.magnitude.numel():
             own = shared
-        elif not layer.lower < count < layer.upper:
+        elif count == layer.upper or count == layer.lower > _WHOLE:
             shared = own
         found.append((min(own, shared), max(own, shared)))
     return tuple(found)
