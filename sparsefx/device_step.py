@@ -66,7 +66,7 @@ class DeviceStep:
         self.step: int | None = None
         self.last: tuple[Numbers, Plan, int, float, float] | None = None
         self._solver: DeviceSolver | None = None
-        self._slack = False
+        self._kept: tuple[Sequence[float], Sequence[float]] = ((), ())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DeviceStep:
         return DeviceStep()
@@ -95,29 +95,23 @@ class DeviceStep:
                 "magnitudes and need finite ones: restore a checkpoint, or lower the "
                 "learning rate"
             )
-        self.spare(plan, seen.counts, seen.bought)
+        self._kept = seen.counts, seen.bought
         return reported(plan, step, budget, beta, seen)
 
-    def spare(
-        self, plan: Plan, counts: Sequence[float], bought: Sequence[float]
-    ) -> None:
-        """Notes whether all layers keep well above what they must."""
-        self._slack = all(
+    def _slack(self, limits: Sequence[tuple[int, int, int]]) -> bool:
+        """Whether all layers keep well above what they must."""
+        rows = zip(limits, *self._kept, strict=True)
+        return all(
             low in (0, size) or _MARGIN * low <= min(count, kept)
-            for (low, size), count, kept in zip(
-                ((bounds(s)[0], s.numel) for s in plan.sites),
-                counts,
-                bought,
-                strict=True,
-            )
+            for (low, _, size), count, kept in rows
         )
 
-    def taken(self, plan: Plan, step: int, counts: Sequence[float],
-              bought: Sequence[float]) -> None:  # fmt: skip
+    def taken(
+        self, step: int, counts: Sequence[float], bought: Sequence[float]
+    ) -> None:
         """The host has taken a step: what was known of the masks is old."""
         self.forget()
-        self.step = step
-        self.spare(plan, counts, bought)
+        self.step, self._kept = step, (counts, bought)
 
     def advance(self, state: SparseState, plan: Plan) -> LaterReport | None:
         """Enqueues a step; None where the host must take it.
@@ -129,8 +123,11 @@ class DeviceStep:
         """
         if self.step is None:
             return None
-        phase = plan.policy.schedule().at(self.step + 1)
         weights = state.weights()
+        maker = getattr(kernels_for(weights), "__name__", "")
+        if maker != "sparsefx.kernels.triton":
+            return None
+        phase = plan.policy.schedule().at(self.step + 1)
         limits = [(*bounds(site), site.numel) for site in plan.sites]
         if (
             phase.frozen
@@ -141,11 +138,9 @@ class DeviceStep:
             or plan.policy.allocation != "cost_budget"
             or plan.several
             or any(high < size for _, high, size in limits)
-            or (any(low for low, _, _ in limits) and not self._slack)
+            or (any(low for low, _, _ in limits) and not self._slack(limits))
             or any(site.groups is not None for site in plan.sites)
             or not readable(weights)
-            or getattr(kernels_for(weights), "__name__", "")
-            != "sparsefx.kernels.triton"
         ):
             return None
         (budget,) = plan.allowed(phase.budget_progress)

@@ -10,16 +10,10 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import Survey
+from sparsefx.ladder import Ladder
 from sparsefx.layer import Layer, check_layers, total_cost
-from sparsefx.purchase import COARSE, Purse, available, buy
-from sparsefx.ranking import (
-    Levels,
-    Ranking,
-    check_finite,
-    levels_of,
-    rank,
-    rule,
-)
+from sparsefx.purchase import COARSE, Offer, Purse, available, buy
+from sparsefx.ranking import Levels, Ranking, check_finite, rank
 
 _Bought = tuple[list[int], float, list[tuple[float, int]]]
 
@@ -105,8 +99,7 @@ def _from_survey(
     purse, upper = Purse.of(layers, budget), [layer.upper for layer in layers]
     if any(band is None for band in survey.bands):
         return None
-    found = [band for band in survey.bands if band is not None]
-    windows = levels_of(found, survey.above)
+    ladder = Ladder.of(survey)
     counts, cutoff = upper, None
     if purse.cost(upper) > purse.limit:
         base = [
@@ -115,29 +108,21 @@ def _from_survey(
         ]
         if purse.cost(base) > purse.limit:
             return None
-        bought = buy(layers, purse, base, windows)
+        bought = buy(purse, base, Offer.of_ladder(layers, ladder))
         if bought is None:
             return None
         counts, cutoff = bought
-        for layer, window, low, high in zip(
-            layers, windows, survey.edges[0], survey.edges[1], strict=True
+        for layer, above, bottom, low, high in zip(
+            layers, ladder.above, ladder.bottom, *survey.edges, strict=True
         ):
             scale = layer.worth / layer.price
             # what is above the band was taken for bought, what is below for not
-            if layer.lower < window.above and not cutoff < high * scale:
+            if layer.lower < above and not cutoff < high * scale:
                 return None
-            if window.bottom < layer.upper and not cutoff > low * scale:
+            if bottom < layer.upper and not cutoff > low * scale:
                 return None
-    rules = []
-    for layer, window, count, label in zip(
-        layers, windows, counts, labels, strict=True
-    ):
-        flat = layer.magnitude.detach().reshape(-1)
-        if 0 < count < flat.numel() and not window.holds(count):
-            # how many are kept is sure; the least of them lies outside the band
-            rules.append(rank(flat, label).threshold(count))
-        else:
-            rules.append(rule(flat, count, window))
+    flats = [layer.magnitude.detach().reshape(-1) for layer in layers]
+    rules = ladder.rules(flats, counts, labels)
     return counts, _lowest(layers, rules) if cutoff is None else cutoff, rules
 
 
@@ -154,7 +139,7 @@ def _from_histograms(
     cutoff = None
     if purse.cost(counts) > purse.limit:
         base, windows = _narrow(layers, rankings, purse.prices, purse.limit)
-        bought = buy(layers, purse, base, windows)
+        bought = buy(purse, base, Offer.of_windows(layers, windows))
         assert bought is not None, "the bins hold the whole budget"
         counts, cutoff = bought
     rules = [
@@ -174,7 +159,7 @@ def _narrow(
     lows, highs, counts, owners, places = [], [], [], [], []
     for i, (layer, ranking) in enumerate(zip(layers, rankings, strict=True)):
         reach, scale = ranking.reach, layer.worth / layer.price
-        here = available(layer, reach[:-1], reach[1:])
+        here = available(layer.lower, layer.upper, reach[:-1], reach[1:])
         place = here.nonzero().squeeze(1)
         lows.append(ranking.edges[place] * scale)
         highs.append(ranking.edges[place + 1] * scale)

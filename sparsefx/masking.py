@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sparsefx.kernels import kernels_for, operators, reference
 from sparsefx.layer import magnitude, wide
-from sparsefx.mask_scalars import MaskScalars, alone, flagged, straight_through
+from sparsefx.mask_scalars import MaskScalars, flagged, straight_through
 from sparsefx.private import is_compiling, is_exporting, transforming
 
 __all__ = ["magnitude", "masked_weight"]
@@ -49,7 +49,7 @@ class _MaskedWeight(torch.autograd.Function):
         g = grad.to_dense() if grad.is_sparse else grad
         maker = reference if is_compiling() else kernels_for([weight, g])
         local, total = maker.masked_backward(g, weight, vectors, ctx.index)
-        return None, local, alone(total, vectors.mu, ctx.index), *[None] * 5
+        return None, local, total, *[None] * 5
 
 
 def _transformable(weight: Tensor, scalars: MaskScalars) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -21,6 +23,8 @@ from sparsefx.policies.worths import worths
 from sparsefx.policy import Policy
 from sparsefx.report import Coverage
 from sparsefx.site import Site
+
+_MARGIN = 1e-9  # budgets as near what must be kept are looked at closely
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,31 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class _Bill:
+    """What a plan costs in one budget, see the methods of `Plan`; `least` without
+    fixed parts, a little more than what layers must keep, and above 0.
+    """
+
+    total: float
+    reserved: float
+    prices: tuple[float, ...]
+    least: float
+
+    @classmethod
+    def of(cls, plan: Plan, target: Target) -> _Bill:
+        name, sites = target.cost, (*plan.sites, *plan.dense)
+        dense = math.fsum(s.cost(name) * s.numel for s in plan.dense)
+        must = [s.base + s.unit_size * bounds(s)[0] for s in sites]
+        least = math.fsum(s.cost(name) * n for s, n in zip(sites, must, strict=True))
+        return cls(
+            total=target.fixed + math.fsum(s.cost(name) * s.numel for s in sites),
+            reserved=target.fixed + dense + base_cost(plan.sites, name),
+            prices=tuple(s.cost(name) * s.unit_size for s in plan.sites),
+            least=least * (1.0 + _MARGIN) or sys.float_info.min,
+        )
+
+
+@dataclass(frozen=True)  # without slots: what every step asks is computed once
 class Plan:
     """The part of a sparse model's state that training never changes.
 
@@ -65,16 +94,17 @@ class Plan:
         """Whether more than one budget holds."""
         return len(self.targets) > 1
 
+    @cached_property
+    def _bills(self) -> dict[str, _Bill]:
+        return {target.cost: _Bill.of(self, target) for target in self.targets}
+
     def total(self, target: Target) -> float:
         """Cost of keeping every maskable weight."""
-        sites = (*self.sites, *self.dense)
-        cost = math.fsum(s.cost(target.cost) * s.numel for s in sites)
-        return target.fixed + cost
+        return self._bills[target.cost].total
 
     def reserved(self, target: Target) -> float:
         """Cost of what no mask of this plan drops."""
-        dense = math.fsum(s.cost(target.cost) * s.numel for s in self.dense)
-        return target.fixed + dense + base_cost(self.sites, target.cost)
+        return self._bills[target.cost].reserved
 
     def allowed(self, progress: float) -> tuple[float, ...]:
         """The budgets at a share of the way from the initial ones to the targets."""
@@ -97,12 +127,24 @@ class Plan:
 
         In a budget; the first one if none is given.
         """
-        cost = (target or self.targets[0]).cost
-        return [site.cost(cost) * site.unit_size for site in self.sites]
+        return list(self._bills[(target or self.targets[0]).cost].prices)
 
-    def sharpness(self) -> list[float]:
+    @cached_property
+    def sharpness(self) -> tuple[float, ...]:
         """What beta is multiplied by, one a site: more for means of many weights."""
-        return [1.0 if s.base else math.sqrt(s.unit_size) for s in self.sites]
+        return tuple(1.0 if s.base else math.sqrt(s.unit_size) for s in self.sites)
+
+    def densities(self, counts: Sequence[int]) -> dict[str, float]:
+        """Kept fractions of weights by name, where so many units are kept."""
+        pairs = zip(self._shapes, counts, strict=True)
+        return {
+            name: min((base + count * unit) / size, 1.0)
+            for (name, base, unit, size), count in pairs
+        }
+
+    @cached_property
+    def _shapes(self) -> list[tuple[str, int, int, int]]:
+        return [(s.name, s.base, s.unit_size, max(s.numel, 1)) for s in self.sites]
 
     def spent(self, counts: Sequence[float]) -> tuple[float, ...]:
         """What it costs in each budget to keep so many units of each site."""
@@ -143,7 +185,8 @@ class Plan:
             sums: of the units' values, if known.
             prices: what a kept unit costs; the first budget's if not given.
         """
-        sites = self.live(weights)
+        known = sums is not None and not any(base for _, base, _, _ in self._shapes)
+        sites = self.sites if known else self.live(weights)
         costs = {target.cost: target.limit for target in self.targets}
         paid = None
         if prices is not None:
@@ -160,10 +203,11 @@ class Plan:
         Raises:
             BudgetError: a budget is below what must be kept costs.
         """
-        budgets = self.budgets(allowed)
+        budgets, own = self.budgets(allowed), self._own
         for cost, budget in budgets.items():
-            check_feasible([*self.sites, *self.dense], budget, cost, budgets)
-        own = limits = [stepped(site, bounds(site)) for site in self.sites]
+            if not self._bills[cost].least <= budget < math.inf:
+                check_feasible([*self.sites, *self.dense], budget, cost, budgets)
+        limits = list(own)
         if self.policy.allocation != "cost_budget":
             everything = [*self.live(weights), *self.dense]
             allocation = run(self.policy, everything, budgets)
@@ -172,6 +216,11 @@ class Plan:
             return limits
         fixed = self._settled(limits, allowed, weights)
         return multiples(self.sites, own, fixed, self.limits(allowed))
+
+    @cached_property
+    def _own(self) -> list[tuple[int, int]]:
+        """The sites' bounds, whatever is allowed."""
+        return [stepped(site, bounds(site)) for site in self.sites]
 
     def starts(self, allowed: Sequence[float], weights: Sequence[Tensor]) -> list[int]:
         """Numbers of weights of random masks, one a site.

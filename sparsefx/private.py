@@ -45,6 +45,9 @@ __all__ = [
 ]
 
 
+_PLAIN = (torch.nn.Parameter, Tensor)
+
+
 def fake_mode() -> FakeTensorMode:
     """A mode in which tensors have shapes and types but no data."""
     from torch.fx.experimental.symbolic_shapes import ShapeEnv  # loads sympy
@@ -130,9 +133,10 @@ def is_plain(*tensors: Tensor) -> bool:
     if is_compiling() or torch._C._len_torch_dispatch_stack() or _is_traced():
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return all(
-        type(x) in (Tensor, torch.nn.Parameter) and not wrapped(x) for x in tensors
-    )
+    for x in tensors:  # not `all`: this is asked at every read of a masked weight
+        if type(x) not in _PLAIN or wrapped(x):
+            return False
+    return True
 
 
 def register_node(

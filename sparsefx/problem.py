@@ -14,6 +14,8 @@ from sparsefx.kernels import Survey, kernels_for
 from sparsefx.layer import Layer, rounded, total_cost
 from sparsefx.projection import logit, search_multiplier, solve_multiplier
 
+_GREATEST = {t: torch.finfo(t).max for t in (torch.float32, torch.float64)}
+
 
 @dataclass(slots=True)
 class State:
@@ -54,27 +56,23 @@ class Problem:
         self.thresholds = hard.thresholds if hard else [-1.0] * len(layers)
         self.lasts = hard.lasts if hard else [size - 1 for size in self.sizes]
         self.states: dict[tuple[int, float, bool], State] = {}
+        # slopes are not rounded to a layer's dtype
+        self.slopes = [beta * x.sharpness * x.worth / x.price for x in layers]
+        self.halves = [cutoff * x.price / x.worth for x in layers]
 
     @property
     def sweeps(self) -> int:
         """Evaluations of the layer evaluated most often."""
         return max(Counter(i for i, _, _ in self.states).values(), default=0)
 
-    def slope(self, i: int) -> float:
-        """Slope of layer i's mask, not rounded to its dtype."""
-        layer = self.layers[i]
-        return self.beta * layer.sharpness * layer.worth / layer.price
-
     def half(self, i: int, alone: bool) -> float:
         """Magnitude in layer i from which multipliers are counted."""
-        if alone:
-            return 0.5 * sum(self.ranges[i])
-        return self.cutoff * self.layers[i].price / self.layers[i].worth
+        return 0.5 * sum(self.ranges[i]) if alone else self.halves[i]
 
     def ends(self, i: int, alone: bool = False) -> tuple[float, float]:
         """Least and greatest exponent of layer i at multiplier 0."""
         (low, high), half = self.ranges[i], self.half(i, alone)
-        return self.slope(i) * (low - half), self.slope(i) * (high - half)
+        return self.slopes[i] * (low - half), self.slopes[i] * (high - half)
 
     def share(self, free: Sequence[int], target: float, guess: float) -> float:
         """The multiplier at which the clamped layers `free` cost `target` together."""
@@ -130,9 +128,9 @@ class Problem:
             even = logit(count, size - count)
             bottom, top = self.ends(i, alone=True)
             middle = (middles or {}).get(i, math.nan)
-            start = guess + self.slope(i) * (self.half(i, True) - self.half(i, False))
+            start = guess + self.slopes[i] * (self.half(i, True) - self.half(i, False))
             if math.isfinite(middle):
-                start = self.slope(i) * (self.half(i, True) - middle)
+                start = self.slopes[i] * (self.half(i, True) - middle)
             searches[i] = search_multiplier(
                 float(count),
                 float(size),
@@ -185,11 +183,10 @@ class Problem:
         offset is near 0, and a sharp mask can still be moved finely.
         """
         low, high = self.ranges[i]
-        slope, dtype = self.slope(i), self.flats[i].dtype
-        half = self.half(i, alone)
+        slope, dtype, half = self.slopes[i], self.flats[i].dtype, self.half(i, alone)
         center = rounded(min(max(half - nu / slope, low), high), dtype)
         return State(
-            slope=rounded(min(slope, torch.finfo(dtype).max), dtype),
+            slope=rounded(min(slope, _GREATEST[dtype]), dtype),
             center=center,
             offset=rounded(nu + slope * (center - half), dtype),
         )

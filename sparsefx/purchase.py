@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsefx.ladder import Ladder
 from sparsefx.layer import Layer
 from sparsefx.projection import BUDGET_SLACK
 from sparsefx.ranking import Levels
 
 # What surely fits, and surely does not, is told with sums that may round.
 COARSE = 1e-9
-_MANY_ROWS = 2**12  # more are sieved before they are sorted
+_MANY_ROWS = 2**9  # more are sieved before they are sorted
+_BINS = 2**12  # of the sieve
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +41,55 @@ class Purse:
         return math.fsum(p * n for p, n in zip(self.prices, counts, strict=True))
 
 
-def buy(
-    layers: Sequence[Layer],
-    purse: Purse,
-    base: Sequence[int],
-    windows: Sequence[Levels | None],
-) -> tuple[list[int], float] | None:
-    """Counts and cutoff, or None if the windows end before the money does.
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is for sale: one row a distinct magnitude of a layer.
 
-    `base` counts what is bought before the windows, which `purse` can pay.
+    Attributes:
+        unit: value of an entry over its price, float64; ties go by layer.
+        count: how many there are.
+        owner: their layer, not decreasing.
     """
-    # One row a distinct magnitude of a layer, the best first; stable: ties by layer.
-    units, counts, owners = [], [], []
-    for i, (layer, window) in enumerate(zip(layers, windows, strict=True)):
-        if window is not None and len(window.values):
-            units.append(window.values * (layer.worth / layer.price))
-            counts.append(available(layer, window.reach, window.above))
-            owners.append(torch.full_like(counts[-1], i))
-    if not units:
+
+    unit: Tensor
+    count: Tensor
+    owner: Tensor
+
+    @classmethod
+    def of_windows(
+        cls, layers: Sequence[Layer], windows: Sequence[Levels | None]
+    ) -> Offer:
+        """The entries of a window of each layer, or of none."""
+        units, counts, owners = [], [], []
+        for i, (layer, window) in enumerate(zip(layers, windows, strict=True)):
+            if window is not None and len(window.values):
+                above = torch.cat([torch.tensor([window.above]), window.reach[:-1]])
+                units.append(window.values * (layer.worth / layer.price))
+                counts.append(available(layer.lower, layer.upper, window.reach, above))
+                owners.append(torch.full_like(counts[-1], i))
+        return cls(torch.cat(units), torch.cat(counts), torch.cat(owners))
+
+    @classmethod
+    def of_ladder(cls, layers: Sequence[Layer], ladder: Ladder) -> Offer:
+        """The entries in the bands of all layers."""
+        reach, owner = ladder.reach, ladder.owner
+        lower, upper = torch.tensor([[x.lower, x.upper] for x in layers]).T
+        scale = torch.tensor([x.worth / x.price for x in layers], dtype=torch.float64)
+        lower, upper = lower[owner], upper[owner]
+        count = available(lower, upper, reach, reach - ladder.counts)
+        return cls(ladder.values * scale[owner], count, owner)
+
+
+def buy(
+    purse: Purse, base: Sequence[int], offer: Offer
+) -> tuple[list[int], float] | None:
+    """Counts and cutoff, or None if the offer ends before the money does.
+
+    `base` counts what is bought before the offer, which `purse` can pay.
+    """
+    unit, count, owner = offer.unit, offer.count, offer.owner
+    if not len(unit):
         return None
-    unit, count, owner = torch.cat(units), torch.cat(counts), torch.cat(owners)
     price, start = torch.tensor(purse.prices, dtype=torch.float64), torch.tensor(base)
     if len(unit) > _MANY_ROWS:
         sure, open_ = _sieve(unit, count * price[owner], purse.limit - purse.cost(base))
@@ -97,19 +128,27 @@ def _sieve(unit: Tensor, cost: Tensor, left: float) -> tuple[Tensor, Tensor]:
     """Rows that are bought for sure, and those near where the money ends."""
     low, high = unit.aminmax()
     width = (high - low).clamp_min(torch.finfo(unit.dtype).tiny)
-    place = ((unit - low) * (_MANY_ROWS / width)).long().clamp_(0, _MANY_ROWS)
+    place = ((unit - low) * (_BINS / width)).long().clamp_(0, _BINS)
     slack = COARSE * left
-    above = torch.bincount(place, cost, _MANY_ROWS + 1).flip(0).cumsum(0).flip(0)
+    above = torch.bincount(place, cost, _BINS + 1).flip(0).cumsum(0).flip(0)
     sure = (above <= left - slack)[place]
     above = torch.cat([above[1:], above.new_zeros(1)])
     return sure, ~sure & (above <= left + slack)[place]
 
 
-def available(layer: Layer, reach: Tensor, above: Tensor | int) -> Tensor:
+def available(
+    lower: Tensor | int, upper: Tensor | int, reach: Tensor, above: Tensor
+) -> Tensor:
     """Entries of each bin or level that are neither in `lower` nor past `upper`.
 
-    `above` is the reach of the next higher one; an int stands for the first's.
+    Args:
+        lower: counts that layers keep in any case.
+        upper: most that they keep.
+        reach: entries of the layer in this bin or level, or higher.
+        above: entries of the layer that are higher.
     """
-    if isinstance(above, int):
-        above = torch.cat([torch.tensor([above]), reach[:-1]])
-    return reach.clamp(layer.lower, layer.upper) - above.clamp(layer.lower, layer.upper)
+    return _between(reach, lower, upper) - _between(above, lower, upper)
+
+
+def _between(count: Tensor, lower: Tensor | int, upper: Tensor | int) -> Tensor:
+    return count.clamp(torch.as_tensor(lower), torch.as_tensor(upper))

@@ -36,23 +36,10 @@ class Levels:
     reach: Tensor
     above: int
 
-    @property
-    def bottom(self) -> int:
-        """Number of entries at least as large as the smallest value here."""
-        return int(self.reach[-1]) if len(self.reach) else self.above
-
     def holds(self, rank: int) -> bool:
         """Whether the entry of this rank (from 1) has one of these values."""
-        return self.above < rank <= self.bottom
-
-
-def levels_of(found: Sequence[Tensor], above: Sequence[int]) -> list[Levels]:
-    """Levels of magnitudes in any order, one list of them a tensor."""
-    pairs = kernels_for(found).distinct(found)
-    return [
-        Levels(values, counts.cumsum(0).add_(n), n)
-        for (values, counts), n in zip(pairs, above, strict=True)
-    ]
+        bottom = int(self.reach[-1]) if len(self.reach) else self.above
+        return self.above < rank <= bottom
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +67,18 @@ class Ranking:
         low, high = self.edges[first].item(), self.edges[last + 1].item()
         found = kernels_for([self.flat]).survey([self.flat], [low], [high]).bands[0]
         if found is not None:
-            return levels_of([found], [above])[0]
+            values, counts, _ = kernels_for([found]).distinct([found])
+            return Levels(values, counts.cumsum(0).add_(above), above)
         # many ties: all zeros, say; piece by piece, so that little is made
-        values, counts = [], []
+        parts, sizes = [], []
         for _, part in chunks(self.flat):
             found = part[(part >= low) & (part < high)]
             value, count = torch.unique(found, return_counts=True)
-            values.append(value.double().cpu())
-            counts.append(count.cpu())
-        distinct, where = torch.unique(torch.cat(values), return_inverse=True)
+            parts.append(value.double().cpu())
+            sizes.append(count.cpu())
+        distinct, where = torch.unique(torch.cat(parts), return_inverse=True)
         total = torch.zeros(len(distinct), dtype=torch.int64)
-        total.index_add_(0, where, torch.cat(counts))
+        total.index_add_(0, where, torch.cat(sizes))
         return Levels(distinct.flip(0), above + total.flip(0).cumsum(0), above)
 
     def threshold(self, count: int, known: Levels | None = None) -> tuple[float, int]:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from sparsefx.kernels import Survey
+from sparsefx.ladder import Ladder
 from sparsefx.layer import Layer
 from sparsefx.limits import Limits, Scope
 from sparsefx.projection import BUDGET_SLACK
-from sparsefx.ranking import levels_of, rank, rule
 
 _ALMOST = 1e-3  # a count this near below a whole number is that number
 
@@ -88,12 +88,5 @@ def rules_of(
     Returns:
         Threshold and last index, one pair a layer; see `sparsefx.ranking.rule`.
     """
-    rules = []
-    for i, (layer, count) in enumerate(zip(layers, counts, strict=True)):
-        flat, band = layer.magnitude.detach().reshape(-1), survey.bands[i]
-        window = levels_of([band], [survey.above[i]])[0] if band is not None else None
-        if 0 < count < flat.numel() and not (window and window.holds(count)):
-            rules.append(rank(layer.magnitude, labels[i]).threshold(count))
-        else:
-            rules.append(rule(flat, count, window))
-    return rules
+    flats = [layer.magnitude.detach().reshape(-1) for layer in layers]
+    return Ladder.of(survey).rules(flats, counts, labels)

@@ -136,7 +136,7 @@ def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameter
             state.multipliers.tolist(),
             state.names,
             survey,
-            plan.sharpness(),
+            plan.sharpness,
         )
     else:
         found = solve(
@@ -150,7 +150,7 @@ def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameter
             state.names,
             survey,
             (state.center - state.mu / state.slope).tolist() if known else None,
-            plan.sharpness(),
+            plan.sharpness,
         )
     if plan.policy.inclusive:
         found = inclusive(found, flats, worths, amount)
@@ -212,7 +212,7 @@ def describe(
     step = int(state.step)
     remember(trainer, HistoryPoint(step, allowed[0], soft[0], hard[0]))
     if found is not None:
-        trainer.device.taken(plan, step, counts, bought)
+        trainer.device.taken(step, counts, bought)
     else:
         trainer.device.forget()
     return StepReport(
@@ -231,10 +231,7 @@ def describe(
         sweeps=found.sweeps if found is not None else 0,
         changed=moved / max(sum(sizes), 1),
         kept_mask_mean=math.fsum(bought) / max(sum(counts), 1),
-        densities={
-            site.name: site.density(count)
-            for site, count in zip(plan.sites, counts, strict=True)
-        },
+        densities=plan.densities(counts),
         frozen=phase.frozen,
         binding=binding(state, plan, hard),
     )

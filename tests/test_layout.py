@@ -85,6 +85,7 @@ RANKS = {
     "curves": 3,
     "dual": 3,
     "greedy": 3,
+    "ladder": 3,
     "grouped": 3,
     "joint_hard": 3,
     "joint_soft": 3,

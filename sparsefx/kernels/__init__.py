@@ -93,8 +93,13 @@ class Kernels(Protocol):
     def histogram(self, weight: Tensor) -> Tensor:
         """Counts by the upper 15 bits (below the sign) of the magnitudes; int64."""
 
-    def distinct(self, bands: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Distinct entries, the largest first, as float64 on the CPU; their counts."""
+    def distinct(self, bands: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
+        """Distinct entries on the CPU, those of one band after the other.
+
+        Returns:
+            The entries as float64, the largest of each band first; how often each is
+            in its band; and how many distinct ones each band has.
+        """
 
     def find(self, weight: Tensor, value: float, nth: int) -> int:
         """Flat index of the nth entry (from 1) of that magnitude, or -1."""
@@ -125,7 +130,7 @@ class Kernels(Protocol):
     def masked_backward(
         self, grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
     ) -> tuple[Tensor, Tensor]:
-        """The local gradient and ``sum G w s``; see `sparsefx.masking`."""
+        """The local gradient and that of ``mu``; see `sparsefx.masking`."""
 
     def couple(
         self,

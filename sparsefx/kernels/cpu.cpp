@@ -55,10 +55,10 @@ void survey(int64_t count, int64_t threads, const float* const* weights,
 }
 
 // Sorts each band, which is not negative; distinct entries from the largest, their
-// counts, and how many they are. The places of a band begin where it would in a row.
+// counts, and how many they are, those of all bands in a row.
 void distinct(int64_t count, float* const* bands, const int64_t* sizes, double* values,
               int64_t* counts, int64_t* found) {
-  for (int64_t t = 0; t < count; values += sizes[t], counts += sizes[t], t++) {
+  for (int64_t t = 0; t < count; values += found[t], counts += found[t], t++) {
     sort(bands[t], sizes[t]);
     found[t] = 0;
     for (int64_t i = sizes[t]; i > 0;) {
@@ -158,17 +158,16 @@ void masked(int64_t threads, const float* weight, int64_t size, const double* mu
   });
 }
 
-// out = g (m + |w| slope s), returns sum g w s, with g = G where kept, through G where
+// out = g (m + |w| slope s), total = sum g w s, with g = G where kept, through G where
 // not, and s = m (1 - m).
-double masked_backward(int64_t threads, const float* weight, int64_t size,
-                       const double* mu, const double* slope, const double* center,
-                       const double* threshold, const int64_t* last,
-                       const double* share, const float* grad, float* out) {
+void masked_backward(int64_t threads, const float* weight, int64_t size,
+                     const double* mu, const double* slope, const double* center,
+                     const double* threshold, const int64_t* last, const double* share,
+                     const float* grad, float* out, double* total) {
   const Mask mask = {(float)*slope, (float)*center, (float)*mu};
   const Rule rule(*threshold, *last);
   const float through = *share;
-  double sum[1] = {};
-  sweep<1>(1, &size, threads, sum, [&](int64_t, int64_t b, int64_t e, double* s) {
+  sweep<1>(1, &size, threads, total, [&](int64_t, int64_t b, int64_t e, double* s) {
     Sum pull;
     auto body = [&](int64_t i, int64_t n, int side) INLINE {
       Floats w = entries(weight + i, n), a = magnitude(w), m = soft(a, mask);
@@ -180,7 +179,6 @@ double masked_backward(int64_t threads, const float* weight, int64_t size,
     walk(b, e, rule.split, body, [&] { pull.flush(); });
     s[0] = pull.value();
   });
-  return sum[0];
 }
 
 // grad -= sign(w) factor m (1 - m).

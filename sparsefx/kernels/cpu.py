@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +76,7 @@ def histogram(weight: Tensor) -> Tensor:
     return bins
 
 
-def distinct(bands: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def distinct(bands: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
     """See `Kernels.distinct`; sorts the bands."""
     sizes = [len(band) for band in bands]
     values = torch.empty(sum(sizes), dtype=torch.float64)
@@ -91,11 +90,9 @@ def distinct(bands: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         _place(counts),
         found,
     )
-    ends = zip(itertools.accumulate(sizes), sizes, found, strict=True)
-    return [
-        (values[end - size : end - size + n], counts[end - size : end - size + n])
-        for end, size, n in ends
-    ]
+    lengths = list(found)
+    total = sum(lengths)
+    return values[:total], counts[:total], lengths
 
 
 def find(weight: Tensor, value: float, nth: int) -> int:
@@ -150,15 +147,17 @@ def masked_backward(
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
     out, grad = torch.empty_like(weight), grad.contiguous()
-    total: float = _library().masked_backward(
+    total = torch.zeros(len(scalars.mu), dtype=torch.float64)
+    _library().masked_backward(
         torch.get_num_threads(),
         weight.data_ptr(),
         weight.numel(),
         *_rule(scalars, index),
         grad.data_ptr(),
         out.data_ptr(),
+        total.data_ptr() + 8 * index,
     )
-    return out, torch.tensor(total, dtype=torch.float64)
+    return out, total
 
 
 def couple(
@@ -186,10 +185,10 @@ def couple(
 def _library() -> ctypes.CDLL:
     found = library()
     assert found is not None, "`usable` has been asked"
-    found.masked_backward.restype, found.find.restype = _Double, _Long
+    found.find.restype = _Long
     pointer = ctypes.c_void_p
     found.masked.argtypes = (_Long, pointer, _Long, *[pointer] * 6)
-    found.masked_backward.argtypes = (_Long, pointer, _Long, *[pointer] * 8)
+    found.masked_backward.argtypes = (_Long, pointer, _Long, *[pointer] * 9)
     return found
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import kernels_for
-from sparsefx.mask_scalars import MaskScalars, alone
+from sparsefx.mask_scalars import MaskScalars
 
 
 @torch.library.custom_op("sparsefx::masked_weight", mutates_args=())
@@ -30,7 +30,7 @@ def masked_backward(
     """The local gradient, and that of ``mu``."""
     maker, rule = kernels_for([weight, grad]), MaskScalars(*vectors)
     local, total = maker.masked_backward(grad, weight, rule, index)
-    return _like(weight, local), alone(total, rule.mu, index)
+    return _like(weight, local), total
 
 
 @masked.register_fake

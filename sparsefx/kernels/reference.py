@@ -14,7 +14,7 @@ from torch import Tensor
 from sparsefx.bits import pack, unpack
 from sparsefx.kernels import BINS, SoftSums, Survey, room
 from sparsefx.layer import hard_mask, magnitude, soft_mask
-from sparsefx.mask_scalars import MaskScalars
+from sparsefx.mask_scalars import MaskScalars, alone
 
 CHUNK = 2**18  # entries of one piece of a sweep
 _BITS = {torch.float32: (torch.int32, 16), torch.float64: (torch.int64, 48)}
@@ -64,10 +64,15 @@ def histogram(weight: Tensor) -> Tensor:
     return bins
 
 
-def distinct(bands: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def distinct(bands: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
     """See `Kernels.distinct`."""
-    pairs = [torch.unique(band.cpu(), return_counts=True) for band in bands]
-    return [(values.double().flip(0), counts.flip(0)) for values, counts in pairs]
+    values = [torch.empty(0, dtype=torch.float64)]
+    counts = [torch.empty(0, dtype=torch.int64)]
+    for band in bands:
+        value, count = torch.unique(band.cpu(), return_counts=True)
+        values.append(value.double().flip(0))
+        counts.append(count.flip(0))
+    return torch.cat(values), torch.cat(counts), [len(value) for value in values[1:]]
 
 
 def find(weight: Tensor, value: float, nth: int) -> int:
@@ -135,14 +140,14 @@ def masked_backward(
     grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
-    a, scalars = magnitude(weight), scalars.at(index)
-    m = scalars.soft(a)
+    a, own = magnitude(weight), scalars.at(index)
+    m = own.soft(a)
     s = m * (1 - m)
     g = grad.to(a.dtype)
-    g = torch.where(scalars.hard(a), g, g * scalars.through)
+    g = torch.where(own.hard(a), g, g * own.through)
     total = (g * weight * s).sum(dtype=torch.float64)
-    local = g * (m + a * scalars.slope * s)
-    return local.to(weight.dtype), total
+    local = g * (m + a * own.slope * s)
+    return local.to(weight.dtype), alone(total, scalars.mu, index)
 
 
 def couple(

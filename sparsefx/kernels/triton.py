@@ -31,7 +31,7 @@ from sparsefx.kernels.reference import (
     survey,
 )
 from sparsefx.kernels.table import layout, pieces, readable
-from sparsefx.mask_scalars import MaskScalars
+from sparsefx.mask_scalars import MaskScalars, alone
 
 __all__ = [
     "couple",
@@ -77,8 +77,8 @@ def masked_backward(
     grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
-    found: tuple[Tensor, Tensor] = _masked_backward(grad, weight, scalars.at(index))
-    return found
+    local, total = _masked_backward(grad, weight, scalars.at(index))
+    return local, alone(total, scalars.mu, index)
 
 
 @torch.library.custom_op("sparsefx::masked", mutates_args=())
