@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsefx.kernels import Survey
 from sparsefx.ladder import Ladder
-from sparsefx.layer import Layer, check_layers, total_cost
+from sparsefx.layer import Layer, check_layers, readable, total_cost
 from sparsefx.purchase import COARSE, Offer, Purse, available, buy
 from sparsefx.ranking import Levels, Ranking, check_finite, rank
 
@@ -121,7 +121,7 @@ def _from_survey(
                 return None
             if bottom < layer.upper and not cutoff > low * scale:
                 return None
-    flats = [layer.magnitude.detach().reshape(-1) for layer in layers]
+    flats = [readable(layer.magnitude) for layer in layers]
     rules = ladder.rules(flats, counts, labels)
     return counts, _lowest(layers, rules) if cutoff is None else cutoff, rules
 

@@ -21,7 +21,7 @@ import torch
 from sparsefx.curves import Curves
 from sparsefx.greedy import HardMasks, solve_hard
 from sparsefx.kernels import Survey, kernels_for
-from sparsefx.layer import Layer
+from sparsefx.layer import Layer, readable
 from sparsefx.limits import Limits, Scope, scope, shares_of
 from sparsefx.problem import Problem
 from sparsefx.rounding import rules_of, whole_counts
@@ -84,7 +84,7 @@ def solve_hard_joint(
     """
     labels = names or [f"layer {i}" for i in range(len(layers))]
     found = scope(layers, limits)
-    flats = [layer.magnitude.detach().reshape(-1) for layer in layers]
+    flats = [readable(layer.magnitude) for layer in layers]
     if survey is None:
         none = [0.0] * len(layers)
         survey = kernels_for(flats).survey(flats, none, none)

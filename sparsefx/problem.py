@@ -11,7 +11,7 @@ import torch
 
 from sparsefx.greedy import HardMasks
 from sparsefx.kernels import Survey, kernels_for
-from sparsefx.layer import Layer, rounded, total_cost
+from sparsefx.layer import Layer, readable, rounded, total_cost
 from sparsefx.projection import logit, search_multiplier, solve_multiplier
 
 _GREATEST = {t: torch.finfo(t).max for t in (torch.float32, torch.float64)}
@@ -46,7 +46,7 @@ class Problem:
         hard: HardMasks | None,
     ) -> None:
         self.layers, self.beta, self.cutoff, self.rtol = layers, beta, cutoff, rtol
-        self.flats = [layer.magnitude.detach().reshape(-1) for layer in layers]
+        self.flats = [readable(layer.magnitude) for layer in layers]
         self.sizes = [flat.numel() for flat in self.flats]
         self.kernels = kernels_for(self.flats)
         no_band = [0.0] * len(layers)

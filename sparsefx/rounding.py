@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from sparsefx.kernels import Survey
 from sparsefx.ladder import Ladder
-from sparsefx.layer import Layer
+from sparsefx.layer import Layer, readable
 from sparsefx.limits import Limits, Scope
 from sparsefx.projection import BUDGET_SLACK
 
@@ -88,5 +88,5 @@ def rules_of(
     Returns:
         Threshold and last index, one pair a layer; see `sparsefx.ranking.rule`.
     """
-    flats = [layer.magnitude.detach().reshape(-1) for layer in layers]
+    flats = [readable(layer.magnitude) for layer in layers]
     return Ladder.of(survey).rules(flats, counts, labels)
