@@ -12,6 +12,7 @@ import sparsefx
 from sparsefx import greedy
 from sparsefx.dual import Layer, solve_hard
 from sparsefx.kernels import kernels_for
+from sparsefx.learners.soft_topk import cuts
 from tests import reference
 from tests.networks import blocks, hard_masks, networks
 
@@ -105,3 +106,19 @@ def test_training_seldom_looks_for_masks_cold(monkeypatch):
         optimizer.zero_grad()
         sparsefx.step(model)
     assert len(cold) <= 3
+
+
+def test_cuts_reach_from_the_threshold_to_the_cutoff():
+    """But not where a layer keeps all it may: nothing is decided by the cutoff there."""
+    ramp = torch.arange(1.0, 2001.0)
+    free, least = (Layer(ramp, 1.0, worth, 5, 2000) for worth in (1.0, 1e-3))
+    most = Layer(ramp, 1.0, 1e3, 0, 7)
+    layers = [free, least, most]
+    masks = solve_hard(layers, 5.0 + 7.0 + 10.0)
+    assert masks.counts == (10, 5, 7)
+    assert masks.cutoff == 1990.0
+    assert cuts(layers, masks, masks.cutoff) == (
+        (1990.0, 1991.0),
+        (1996.0, 1990.0 / 1e-3),
+        (1994.0, 1994.0),
+    )
