@@ -109,7 +109,7 @@ def test_training_seldom_looks_for_masks_cold(monkeypatch):
 
 
 def test_cuts_reach_from_the_threshold_to_the_cutoff():
-    """But not where a layer keeps all it may: nothing is decided by the cutoff there."""
+    """But not where a layer keeps all it may: its own threshold decides there."""
     ramp = torch.arange(1.0, 2001.0)
     free, least = (Layer(ramp, 1.0, worth, 5, 2000) for worth in (1.0, 1e-3))
     most = Layer(ramp, 1.0, 1e3, 0, 7)
