@@ -59,17 +59,17 @@ def test_masks_of_one_are_the_identity() -> None:
 
 def test_operators_are_registered() -> None:
     w = torch.randn(9, 7, requires_grad=True)
-    rule = site_scalars()
+    rule = site_scalars().at(0)
     rule.mu.requires_grad_(True)
     arguments = (w, rule, torch.float32)
     torch.library.opcheck(torch.ops.sparsefx.masked.default, arguments)
-    arguments = (torch.randn(9, 7), w.detach(), site_scalars())
+    arguments = (torch.randn(9, 7), w.detach(), site_scalars().at(0))
     torch.library.opcheck(torch.ops.sparsefx.masked_backward.default, arguments)
 
 
 def test_the_operator_casts() -> None:
     w = torch.randn(9, 7)
-    out = torch.ops.sparsefx.masked(w, site_scalars(), torch.bfloat16)
+    out = torch.ops.sparsefx.masked(w, site_scalars().at(0), torch.bfloat16)
     expected = reference.masked(w, site_scalars(), 0).bfloat16()
     torch.testing.assert_close(out, expected)
 
