@@ -69,7 +69,7 @@ def run(
         gaps = [x.ramanujan_gap for x in layers if x.ramanujan_gap == x.ramanujan_gap]
         gap = statistics.fmean(gaps) if gaps else None
         model = sparsefx.finalize(model)
-    assert target - slack < kept <= target, (member, density, kept, target)
+    assert 0 <= target - kept <= slack, (member, density, kept, target)
     return {
         "member": member,
         "density": density,
