@@ -1,29 +1,19 @@
 """The Triton solver, in Triton's interpreter on CPU tensors; the sizes are tiny."""
 
 import math
-import os
 
 import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("triton", reason="triton is not installed: pip install '.[triton]'")
-if os.environ.get("TRITON_INTERPRET") != "1":  # tests/conftest.py sets it
-    pytest.skip("there is a GPU: tests/test_triton_compile.py", allow_module_level=True)
+from tests.interpreted import QUIET, SIZES, WIDE  # isort: skip
 
 from sparsefx.dual import solve_soft
 from sparsefx.greedy import solve_hard
 from sparsefx.kernels.device_solver import VECTORS, DeviceSolver, Seen
 from sparsefx.layer import Layer, hard_mask, magnitude, soft_mask
 
-SIZES = {"chunk": 256, "block": 128}
-WIDE = torch.channels_last
-pytestmark = pytest.mark.filterwarnings(
-    # the interpreter's NumPy speaks of lanes that are masked out
-    "ignore:divide by zero:RuntimeWarning",
-    "ignore:overflow:RuntimeWarning",
-    "ignore:invalid value:RuntimeWarning",
-)
+pytestmark = QUIET
 
 
 def buffers(sites: int) -> dict[str, Tensor]:

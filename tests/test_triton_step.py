@@ -2,16 +2,13 @@
 
 import copy
 import math
-import os
 import pickle
 
 import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("triton", reason="triton is not installed: pip install '.[triton]'")
-if os.environ.get("TRITON_INTERPRET") != "1":  # tests/conftest.py sets it
-    pytest.skip("there is a GPU: tests/test_triton_compile.py", allow_module_level=True)
+from tests.interpreted import QUIET, SIZES, WIDE  # isort: skip
 
 import sparsefx
 from sparsefx.errors import MaskError
@@ -22,14 +19,7 @@ from sparsefx.kernels.table import readable
 from sparsefx.step_report import LaterReport
 from tests.scalars import site_scalars
 
-SIZES = {"chunk": 256, "block": 128}
-WIDE = torch.channels_last
-pytestmark = pytest.mark.filterwarnings(
-    # the interpreter's NumPy speaks of lanes that are masked out
-    "ignore:divide by zero:RuntimeWarning",
-    "ignore:overflow:RuntimeWarning",
-    "ignore:invalid value:RuntimeWarning",
-)
+pytestmark = QUIET
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
