@@ -6,7 +6,7 @@
     python benchmarks/accuracy.py --report           # only the table and the figure
     python benchmarks/accuracy.py --reference PATH   # also the authors' Spartan
 
-Each run is one file under --out and is not made again. Same network, data, recipe and
+Each run is one line of --out and is not made again. Same network, data, recipe and
 steps for all; the budget counts parameters, as in the papers. No choice was made on the
 test set: it is read once, when a run has ended.
 """
@@ -14,16 +14,15 @@ test set: it is read once, when a run has ended.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_report import write
+from accuracy_report import KEYS, write
 from accuracy_tasks import SCALES, Scale, Task, task_of
-from measure import RESULTS
 from recipe import fit
+from result_lines import RESULTS, append, read
 from tqdm import tqdm
 from trial import Trial
 
@@ -52,7 +51,7 @@ def run(
     reference: str | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Trains one network; returns what a run's file holds."""
+    """Trains one network; returns what a run's line holds."""
     trial = Trial.of(task, learner, density, seed, scale, device, reference, **more)
     trained = fit(task, trial.model, seed, scale.steps, trial.after)
     found = trial.finished()
@@ -81,7 +80,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", action="store_true", help="make no runs")
     parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS / "accuracy.jsonl")
     parser.add_argument("--tasks", nargs="+", default=["resnet", "vit", "chars"])
     parser.add_argument("--learners", nargs="+", default=list(LEARNERS))
     parser.add_argument("--densities", nargs="+", type=float, default=DENSITIES)
@@ -91,8 +90,6 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     scales = SCALES[given.scale]
-    out = given.out or RESULTS / f"accuracy-{given.scale}"
-    out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     learners = [*given.learners, *(["reference"] if given.reference else [])]
     wanted = [
@@ -103,23 +100,19 @@ def main() -> None:
         for learner in learners
     ]
     tasks: dict[str, Task] = {}
-    done = set()
     for seed, density, name, learner in tqdm([] if given.report else wanted):
         share = 1.0 if learner == "dense" else density
-        path = out / f"{name}-{learner}-{share:g}-{seed}.json"
-        if path.exists() or path in done:
+        key = given.scale, name, learner, share, seed
+        if key in read(given.out, *KEYS):
             continue
-        done.add(path)
         if name not in tasks:
             tasks[name] = task_of(name, scales[name], given.data, device)
         logging.disable(logging.INFO)
         result = run(
             tasks[name], learner, share, seed, scales[name], device, given.reference
         )
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1) + "\n")
-        part.replace(path)
-    write(out, given.page, given.scale)
+        append(given.out, {"scale": given.scale, **result})
+    write(given.out, given.page, given.scale)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""Table and figure of the accuracy benchmark, from the files of its runs."""
+"""Table and figure of the accuracy benchmark, from its runs."""
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from result_lines import read
+
+KEYS = ("scale", "task", "learner", "density", "seed")
 MARKS = ("<!-- {scale}: begin -->", "<!-- {scale}: end -->")
 COLOURS = ("#3b7dd8", "#d9822b", "#2a9d6f", "#c0392b", "#7b4fb5", "#8a6d3b", "#c2519c",
            "#777777", "#1f9ea8", "#a3a81f")  # fmt: skip
@@ -21,12 +23,12 @@ SHOWN = 0.05  # of the column of multiply-accumulates
 Rows = dict[tuple[str, float], list[dict[str, Any]]]
 
 
-def runs_of(folder: Path) -> dict[str, Rows]:
-    """All runs, by task, learner and density."""
+def runs_of(path: Path, scale: str) -> dict[str, Rows]:
+    """All runs of a scale, by task, learner and density."""
     found: dict[str, Rows] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(folder.glob("*.json")):
-        run = json.loads(path.read_text())
-        found[run["task"]][run["learner"], run["density"]].append(run)
+    for run in read(path, *KEYS).values():
+        if run["scale"] == scale:
+            found[run["task"]][run["learner"], run["density"]].append(run)
     return found
 
 
@@ -137,9 +139,9 @@ def figure(path: Path, found: dict[str, Rows]) -> None:
     )
 
 
-def write(folder: Path, page: Path | None, scale: str) -> None:
+def write(path: Path, page: Path | None, scale: str) -> None:
     """Prints the tables; puts them and the figure into a page between its marks."""
-    found = runs_of(folder)
+    found = runs_of(path, scale)
     lines: list[str] = []
     for task, rows in found.items():
         lines += [f"**{TITLES[task]}**", "", *table(rows), ""]

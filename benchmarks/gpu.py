@@ -1,6 +1,6 @@
 """What masks cost on a GPU: the projection, its sweeps, and the training step.
 
-    python benchmarks/gpu.py    # everything; writes results/gpu_<device>.json
+    python benchmarks/gpu.py    # everything; adds to results/gpu.jsonl
     python benchmarks/gpu.py --only check    # is it right there? seconds
     python benchmarks/gpu.py --only projection
     python benchmarks/gpu.py --only steps --batch 64
@@ -13,7 +13,7 @@ masked training steps alternate. Synchronisations raise while masked steps are t
 from __future__ import annotations
 
 import argparse
-import re
+import json
 from collections.abc import Callable
 from statistics import median
 
@@ -231,8 +231,7 @@ def main() -> None:
             for model in ("resnet50", "vit_b_16")
             for mode in ("default", "reduce-overhead")
         ]
-    slug = re.sub(r"\W+", "_", torch.cuda.get_device_name()).strip("_").lower()
-    print(measure.save(f"gpu_{slug}", result).read_text())
+    print(json.dumps(measure.save("gpu", result), indent=1))
 
 
 if __name__ == "__main__":

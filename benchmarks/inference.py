@@ -5,7 +5,7 @@
 
 ``run`` compares a model under torch.compile with what ``sparsefx.lower`` returns, in
 turns, by medians of the ratio; on one thread it is the time of the process. Results are
-added to results/inference.json. ``page`` writes docs/speed.md and docs/speed.svg.
+added to results/inference.jsonl. ``page`` writes docs/speed.md and docs/speed.svg.
 """
 
 import argparse
@@ -25,9 +25,11 @@ import sparsefx
 
 sys.path.insert(0, str(Path(__file__).parent))
 from inference_models import MODELS
+from result_lines import RESULTS, append, read
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks/results/inference.json"
+FILE = RESULTS / "inference.jsonl"
+KEYS = ("model", "zeros", "batch", "threads")
 BLOCK = 32
 
 
@@ -145,13 +147,6 @@ def forms(fast):
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-def add(rows):
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    keys = ("model", "zeros", "batch", "threads")
-    table = {tuple(row[k] for k in keys): row for row in [*known, *rows]}
-    RESULTS.write_text(json.dumps([table[k] for k in sorted(table)], indent=1) + "\n")
-
-
 def main():
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -165,13 +160,14 @@ def main():
     if options.what == "page":
         from inference_page import write
 
-        write(json.loads(RESULTS.read_text()), ROOT / "docs")
+        write(read(FILE, *KEYS).values(), ROOT / "docs")
         return
     for name in options.models:
         for threads in options.threads:
             for batch in options.batch:
                 for zeros in options.zeros:
-                    add([measure(name, zeros, batch, threads, options.rounds)])
+                    row = measure(name, zeros, batch, threads, options.rounds)
+                    append(FILE, row)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import logging
 import math
 import warnings
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 import zoo_preload  # noqa: F401 - before torchvision
-from measure import RESULTS
+from result_lines import RESULTS, append
 from torch import nn
 
 import sparsefx
@@ -38,7 +37,6 @@ from sparsefx.passes.iso_flop import record_of
 from sparsefx.passes.own_graph import own_graph
 
 ISO = ("layer", "model")
-KEYS = ("network", "member", "iso")
 MEMBERS = {
     kind.__name__: kind
     for kind in (SparseWide, SparseParallel, SparseFactorized, SparseDoped)
@@ -133,21 +131,15 @@ def main() -> None:
     parser.add_argument("--density", type=float, default=0.25)
     parser.add_argument("--iso", nargs="+", choices=ISO, default=list(ISO))
     parser.add_argument("--members", nargs="+", choices=MEMBERS, default=list(MEMBERS))
-    parser.add_argument("--out", type=Path, default=RESULTS / "iso_flop.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "iso_flop.jsonl")
     given = parser.parse_args()
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    rows = json.loads(given.out.read_text()) if given.out.exists() else []
     for name in given.networks:
-        made = check(name, given.density, given.iso, given.members)
-        new = {tuple(row[key] for key in KEYS) for row in made}
-        rows = [row for row in rows if tuple(row[key] for key in KEYS) not in new]
-        rows += made
-        for row in made:
+        for row in check(name, given.density, given.iso, given.members):
             print(row, flush=True)
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(rows, indent=1) + "\n")
+            append(given.out, row)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Trains under a budget of milliseconds, lowers, and compares with what was asked.
 
-    python benchmarks/latency_budget.py [--steps 20] [--out latency_budget-cpu.json]
+    python benchmarks/latency_budget.py [--steps 20] [--out FILE]
 
 A network of four linear layers of 1024 units at batch 64, one thread. The budget is a
 share of the dense model under ``torch.compile``; so is what the lowered model takes,
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from result_lines import append
 from torch import Tensor, nn
 
 import sparsefx
@@ -59,11 +60,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="gets a line a run")
     options = parser.parse_args()
     torch.set_num_threads(1)
     x = torch.randn(64, 1024, generator=torch.Generator().manual_seed(0))
-    rows = []
     for policy, share in RUNS:
         start = time.perf_counter()
         dense = trained(policy, share, x, options.steps)
@@ -77,6 +77,8 @@ def main() -> None:
         )
         found = times["lowered"] / times["dense"]
         row = {
+            "processor": platform.processor(),
+            "torch": torch.__version__,
             "policy": policy,
             "asked": share,
             "found": round(found, 4),
@@ -86,11 +88,8 @@ def main() -> None:
             "seconds_to_train": round(seconds, 1),
         }
         print(json.dumps(row))
-        rows.append(row)
-    if options.out:
-        machine = {"processor": platform.processor(), "torch": torch.__version__}
-        text = json.dumps({"machine": machine, "rows": rows}, indent=1)
-        options.out.write_text(text + "\n")
+        if options.out:
+            append(options.out, row)
 
 
 if __name__ == "__main__":

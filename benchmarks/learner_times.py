@@ -68,7 +68,7 @@ def main() -> None:
             for row in rows.values()
         ]
         print(f"| {learner} | {' | '.join(cells)} |")
-    save("learner_times-cpu", {"density": DENSITY, "steps": given.steps, "rows": rows})
+    save("learner_times", {"density": DENSITY, "steps": given.steps, "rows": rows})
 
 
 if __name__ == "__main__":

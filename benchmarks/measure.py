@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import math
 import platform
 import time
@@ -13,8 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-
-RESULTS = Path(__file__).parent / "results"
+from result_lines import RESULTS, append
 
 
 def device_name() -> str:
@@ -98,13 +96,11 @@ def _status(key: str) -> int:
     return -1
 
 
-def save(name: str, result: Mapping[str, object]) -> Path:
-    """Writes a result with the machine's name; returns the file."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def save(benchmark: str, result: Mapping[str, object]) -> dict[str, object]:
+    """Adds a result with the machine's name to the benchmark's file; returns it."""
     head = {"device": device_name(), "torch": torch.__version__, "threads": 1}
-    path.write_text(json.dumps({**head, **result}, indent=1) + "\n")
-    return path
+    append(RESULTS / f"{benchmark}.jsonl", {**head, **result})
+    return {**head, **result}
 
 
 def bars(path: Path, title: str, rows: Sequence[tuple[str, float]], unit: str) -> None:

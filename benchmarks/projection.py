@@ -19,7 +19,8 @@ from dataclasses import replace
 import torch
 from authors_package import projector
 from authors_route import project
-from measure import RESULTS, bars, extra_bytes, rounds, save
+from measure import bars, extra_bytes, rounds, save
+from result_lines import RESULTS
 from torch import nn
 from torch.nn.utils import prune
 
@@ -140,7 +141,7 @@ def main() -> None:
                 flush=True,
             )
     if not options.no_save:
-        save("projection-cpu", {"density": DENSITY, "rows": rows})
+        save("projection", {"density": DENSITY, "rows": rows})
         times = rows[len(options.betas) // 2]["times"]
         names = {
             "authors_package": "authors' package",

@@ -108,7 +108,7 @@ def main() -> None:
         print(f"{name:8} {row['cpu_ms']:8.0f} ms (cold {cold[name]['cpu_ms']:.0f} ms)")
     print(f"several budgets take {ratio:.2f} times as long; {result['soft']}")
     if not options.no_save:
-        save("solver-cpu", result)
+        save("solver", result)
 
 
 if __name__ == "__main__":

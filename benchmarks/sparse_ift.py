@@ -6,14 +6,13 @@
 A narrow 18-layer residual net on Fashion-MNIST. Same data, recipe and steps for all;
 every member's masked weights cost the dense layers' multiply-accumulates, exactly or
 less by under one weight, which each run checks. Masks move by RigL as in the presets,
-or by --learner. Each run is one file under --out and is not made again. The test set is
+or by --learner. Each run is one line of --out and is not made again. The test set is
 read once, when a run has ended.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import statistics
@@ -22,13 +21,14 @@ from typing import Any
 
 import torch
 from accuracy_tasks import Scale, Task, task_of
-from measure import RESULTS
 from recipe import fit
+from result_lines import RESULTS, append, read
 from tqdm import tqdm
 
 import sparsefx
 
 MEMBERS = ("sparse_wide", "sparse_parallel", "sparse_factorized", "sparse_doped")
+KEYS = ("member", "density", "learner", "seed")
 DENSITIES = (0.25, 0.5, 0.1)
 UPDATES = 30  # of the masks, over a run
 EVERY_STEP = ("soft_topk", "dual_averaging")  # learners that need no such interval
@@ -37,7 +37,7 @@ EVERY_STEP = ("soft_topk", "dual_averaging")  # learners that need no such inter
 def run(
     task: Task, member: str, density: float, seed: int, steps: int, learner: str
 ) -> dict[str, Any]:
-    """Trains one network; returns what its file holds."""
+    """Trains one network; returns what its line holds."""
     torch.manual_seed(seed)
     model = dense = task.make()
     target = sparsefx.costs(dense, task.example).totals()["macs"]["maskable"]
@@ -73,7 +73,7 @@ def run(
     return {
         "member": member,
         "density": density,
-        "learner": "" if member == "dense" else learner,
+        "learner": learner,
         "seed": seed,
         "validation": task.evaluate(model, "validation"),
         "test": task.evaluate(model, "test"),
@@ -90,10 +90,9 @@ def run(
 
 def table(out: Path) -> str:
     """Test accuracy by member and density, mean and standard deviation over seeds."""
-    runs = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
     found: dict[tuple[str, float, str], list[float]] = {}
     macs: dict[tuple[str, float, str], float] = {}
-    for one in runs:
+    for one in read(out, *KEYS).values():
         key = one["member"], one["density"], one["learner"]
         found.setdefault(key, []).append(one["test"])
         macs[key] = one["macs"]
@@ -126,12 +125,11 @@ def main() -> None:
     parser.add_argument("--members", nargs="+", default=["dense", *MEMBERS])
     parser.add_argument("--learner", default="rigl")
     parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS / "sparse_ift")
+    parser.add_argument("--out", type=Path, default=RESULTS / "sparse_ift.jsonl")
     parser.add_argument("--report", action="store_true", help="make no runs")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     logging.disable(logging.INFO)
-    given.out.mkdir(parents=True, exist_ok=True)
     wanted = [
         (density, seed, member)
         for density in given.densities
@@ -141,18 +139,13 @@ def main() -> None:
     task = None
     for density, seed, member in tqdm([] if given.report else wanted):
         share = 1.0 if member == "dense" else density
-        plain = member == "dense" or given.learner == "rigl"
-        suffix = "" if plain else f"-{given.learner}"
-        path = given.out / f"{member}-{share:g}-{seed}{suffix}.json"
-        if path.exists():
+        learner = "" if member == "dense" else given.learner
+        if (member, share, learner, seed) in read(given.out, *KEYS):
             continue
         if task is None:
             scale = Scale(given.steps, given.batch, given.width, 0, 0, 0)
             task = task_of("resnet", scale, given.data, "cpu")
-        result = run(task, member, share, seed, given.steps, given.learner)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1) + "\n")
-        part.replace(path)
+        append(given.out, run(task, member, share, seed, given.steps, learner))
     print(table(given.out))
 
 

@@ -13,18 +13,18 @@ it is read when a run has ended.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
 from accuracy_tasks import Scale, SmallViT, Task, vision
-from measure import RESULTS
 from recipe import fit
+from result_lines import RESULTS, append, read
 
 import sparsefx
 
+KEYS = ("variant", "seed")
 SCALE = Scale(steps=1500, batch=32, width=0, dim=48, depth=3, chars=0)
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {},
@@ -121,20 +121,17 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS / "svite.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "svite.jsonl")
     parser.add_argument("--report", action="store_true", help="make no runs")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    results = json.loads(given.out.read_text()) if given.out.exists() else []
     task = None if given.report else vision("vit", SCALE, given.data, "cpu")
     for seed in given.seeds:
         for variant in given.variants:
-            made = [(r["variant"], r["seed"]) for r in results]
-            if task is None or (variant, seed) in made:
+            if task is None or (variant, seed) in read(given.out, *KEYS):
                 continue
-            results.append(run(task, variant, seed, SCALE))
-            given.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results))
+            append(given.out, run(task, variant, seed, SCALE))
+    print(table(list(read(given.out, *KEYS).values())))
 
 
 if __name__ == "__main__":

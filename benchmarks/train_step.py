@@ -21,8 +21,9 @@ from collections.abc import Callable
 import torch
 from authors_package import sparsifier
 from authors_route import project
-from measure import RESULTS, bars, peak_bytes, rounds, save
+from measure import bars, peak_bytes, rounds, save
 from networks import ViT, resnet
+from result_lines import RESULTS
 from torch import nn
 from torch.nn.utils import prune
 
@@ -145,10 +146,11 @@ def main() -> None:
                 flush=True,
             )
     if not options.no_save:
-        name = f"train_step-cpu-{'compiled' if options.compile else 'eager'}"
-        save(name, {"batch": BATCH, "density": DENSITY, "beta": BETA, "rows": rows})
+        head = {"compiled": options.compile, "batch": BATCH}
+        save("train_step", {**head, "density": DENSITY, "beta": BETA, "rows": rows})
         bars(
-            RESULTS / f"{name}.svg",
+            RESULTS
+            / f"train_step-cpu-{'compiled' if options.compile else 'eager'}.svg",
             "CPU time of a training step, dense = 1",
             [
                 (f"{r['model']}: {k}", v)

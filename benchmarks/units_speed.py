@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_lines import append
 from torch import Tensor, nn
 
 import sparsefx
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, help="gets a line a run")
     options = parser.parse_args()
     torch.manual_seed(0)
     model = model_of(options.heads, options.depth)
@@ -92,16 +93,15 @@ def main() -> None:
     models = {n: m.to(options.device, dtype) for n, m in models.items()}
     if options.compile:
         models = {n: torch.compile(m, fullgraph=True) for n, m in models.items()}
-    rows = []
     for batch in options.batch:
         x = torch.randn(batch, 3, 224, 224).to(options.device, dtype)
         found = medians(models, x, options.rounds)
         ratio = found["dense"] / found["cut"]
         row = {"batch": batch, "macs": share, **found, "faster": ratio}
-        rows.append(row | {"compiled": options.compile, "device": options.device})
-        print(json.dumps(rows[-1]), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        row |= {"compiled": options.compile, "device": options.device}
+        print(json.dumps(row), flush=True)
+        if options.out:
+            append(options.out, row)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 import zoo_preload  # noqa: F401 - before timm and torchvision
+from result_lines import append
 from torch import Tensor, nn
 
 import sparsefx
@@ -172,6 +173,7 @@ def compare(made: Made, dtype: torch.dtype, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="*", help="a glob of names, such as 'hf/*'")
+    parser.add_argument("--out", type=Path, help="gets a line a run")
     options = parser.parse_args()
     for name, make in MODELS.items():
         if not fnmatchcase(name, options.only):
@@ -182,8 +184,10 @@ def main() -> None:
             row = compare(make(), dtype, 0)
             cells = [f"{k} {v:.3g}" for k, v in row.items()]
             spent = f"{time.perf_counter() - start:.1f} s"
-            print(name, str(dtype).removeprefix("torch."), *cells, spent, sep="  ")
-            sys.stdout.flush()
+            kind = str(dtype).removeprefix("torch.")
+            print(name, kind, *cells, spent, sep="  ", flush=True)
+            if options.out:
+                append(options.out, {"model": name, "dtype": kind, **row})
 
 
 if __name__ == "__main__":
