@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_report import KEYS, write
-from accuracy_tasks import SCALES, Scale, Task, task_of
-from recipe import fit
-from result_lines import RESULTS, append, read
+from shared.result_lines import RESULTS, append, read
 from tqdm import tqdm
-from trial import Trial
+from training.accuracy_report import KEYS, write
+from training.accuracy_tasks import SCALES, Scale, Task, task_of
+from training.recipe import fit
+from training.trial import Trial
 
 LEARNERS = (
     "dense",

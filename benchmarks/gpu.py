@@ -6,7 +6,7 @@
     python benchmarks/gpu.py --only steps --batch 64
 
 Times are CUDA events, medians. The floor is the bandwidth of a copy in the same run;
-the rival is the authors' route (benchmarks/authors_route.py) on the same GPU. Dense and
+the rival is the authors' route (rivals/authors_route.py) on the same GPU. Dense and
 masked training steps alternate. Synchronisations raise while masked steps are tried.
 """
 
@@ -17,12 +17,12 @@ import json
 from collections.abc import Callable
 from statistics import median
 
-import authors_route
 import gpu_check
-import gpu_models
-import measure
 import torch
+from rivals import authors_route
+from shared import measure
 from torch import nn
+from training import gpu_models
 
 import sparsefx
 
@@ -204,8 +204,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit(
             "benchmarks/gpu.py needs a CUDA GPU, and torch sees none here. Without "
-            "one, tests/test_triton.py runs the same kernels in Triton's interpreter, "
-            "and benchmarks/projection.py measures those of the CPU."
+            "one, tests/solver/test_device_solver.py runs the kernels in Triton's "
+            "interpreter, and benchmarks/projection.py measures those of the CPU."
         )
     result: dict[str, object] = {}
     if options.only in (None, "check"):

@@ -24,8 +24,8 @@ import torch
 import sparsefx
 
 sys.path.insert(0, str(Path(__file__).parent))
-from inference_models import MODELS
-from result_lines import RESULTS, append, read
+from lowering.models import MODELS
+from shared.result_lines import RESULTS, append, read
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = RESULTS / "inference.jsonl"
@@ -158,7 +158,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     if options.what == "page":
-        from inference_page import write
+        from lowering.speed_page import write
 
         write(read(FILE, *KEYS).values(), ROOT / "docs")
         return

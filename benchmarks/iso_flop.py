@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import zoo_preload  # noqa: F401 - before torchvision
-from result_lines import RESULTS, append
+import zoo.preload  # noqa: F401 - before torchvision
+from shared.result_lines import RESULTS, append
 from torch import nn
 
 import sparsefx

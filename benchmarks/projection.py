@@ -17,10 +17,10 @@ import copy
 from dataclasses import replace
 
 import torch
-from authors_package import projector
-from authors_route import project
-from measure import bars, extra_bytes, rounds, save
-from result_lines import RESULTS
+from rivals.authors_package import projector
+from rivals.authors_route import project
+from shared.measure import bars, extra_bytes, rounds, save
+from shared.result_lines import RESULTS
 from torch import nn
 from torch.nn.utils import prune
 

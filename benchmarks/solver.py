@@ -14,7 +14,7 @@ import argparse
 import math
 
 import torch
-from measure import rounds, save
+from shared.measure import rounds, save
 
 from sparsefx.learners.joint_topk import solve_joint
 from sparsefx.learners.soft_topk import look, solve

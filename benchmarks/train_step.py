@@ -19,13 +19,13 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from authors_package import sparsifier
-from authors_route import project
-from measure import bars, peak_bytes, rounds, save
-from networks import ViT, resnet
-from result_lines import RESULTS
+from rivals.authors_package import sparsifier
+from rivals.authors_route import project
+from shared.measure import bars, peak_bytes, rounds, save
+from shared.result_lines import RESULTS
 from torch import nn
 from torch.nn.utils import prune
+from training.networks import ViT, resnet
 
 import sparsefx
 

@@ -1,6 +1,6 @@
 """Every private torch name the package uses, in one place.
 
-`tests/test_private.py` names them one by one, so that an upgrade of torch that
+`tests/test_torch_internals.py` names them one by one, so that an upgrade of torch that
 moves one of them fails there and nowhere else.
 """
 

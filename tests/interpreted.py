@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: pip install '.[triton]'")
 if os.environ.get("TRITON_INTERPRET") != "1":  # tests/conftest.py sets it
-    pytest.skip("there is a GPU: tests/test_triton_compile.py", allow_module_level=True)
+    pytest.skip("there is a GPU: test_triton_compile.py", allow_module_level=True)
 
 SIZES = {"chunk": 256, "block": 128}
 WIDE = torch.channels_last

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from result_lines import RESULTS, append, read
+from shared.result_lines import RESULTS, append, read
 
 
 def test_the_last_run_of_equal_keys_counts(tmp_path: Path) -> None:

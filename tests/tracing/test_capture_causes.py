@@ -1,0 +1,426 @@
+"""What a recording once lost, one small model each: it is kept now, or said."""
+
+import copy
+import dataclasses
+import itertools
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import sparsefx
+from sparsefx.capture import capture
+from sparsefx.errors import CaptureError
+from sparsefx.masked_module import program_of
+from sparsefx.preserve import preserved, tensors_of
+from tests import models
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import traps
+
+# these have nothing to mask, or may not be transformed; each is tested on its own
+REFUSED = {"scripted_child"}
+X = torch.linspace(-1, 1, 24).reshape(4, 6)
+
+
+class Run(nn.Module):
+    """Two layers and a forward that is a function of them and the input."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.__dict__["run"] = run
+
+    def forward(self, x):
+        return self.__dict__["run"](self, x)
+
+
+def sparse_of(model, inputs, **options):
+    return sparsefx.transform(model, example_inputs=inputs, budget=1.0, **options)
+
+
+def outcome(model, inputs, training):
+    """Outputs and gradients of one call with fixed random numbers."""
+    model.train(training)
+    torch.manual_seed(1)
+    given = copy.deepcopy(inputs)
+    with torch.set_grad_enabled(training):
+        out = model(**given) if isinstance(given, dict) else model(*given)
+    found = tensors_of(out)
+    if training:
+        sum(o.float().sum() for o in found if o.requires_grad).backward()
+        found += [p.grad for p in model.parameters() if p.grad is not None]
+        found = [f.to_dense() if f.is_sparse else f for f in found]
+        model.zero_grad(set_to_none=True)
+    return [f.detach().clone() for f in found]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(set(traps.MODELS) - REFUSED))
+def test_traps_are_masked_and_equal(name):
+    made = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        made.append(traps.MODELS[name]())
+    (model, inputs), (original, _) = made
+    try:
+        sparse = sparse_of(model, inputs)
+    except sparsefx.BudgetError:  # nothing costs MACs
+        sparse = sparsefx.transform(
+            model, example_inputs=inputs, budget={"params": 1.0}
+        )
+    for training in (False, True, False):
+        wanted = outcome(original, inputs, training)
+        got = outcome(sparse, inputs, training)
+        assert len(wanted) == len(got)
+        for a, b in zip(wanted, got, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    finalized = sparsefx.finalize(sparse)
+    assert list(finalized.state_dict()) == list(original.state_dict())
+
+
+def no_grad(m, x):
+    with torch.no_grad():
+        x = m.a(x)
+    return m.b(x)
+
+
+def autocast(m, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        x = m.a(x)
+    return m.b(x.float())
+
+
+def shared_weight(m, x):
+    with torch.no_grad():
+        x = m.a(x)
+    return m.a(x)
+
+
+@pytest.mark.parametrize("run", [no_grad, autocast, shared_weight])
+def test_regions_are_part_of_the_graph(run):
+    model = Run(run)
+    assert capture(model, (X,)).whole
+    sparse = sparse_of(model, (X,))
+    for training in (True, False):
+        pairs = zip(
+            outcome(model, (X,), training), outcome(sparse, (X,), training), strict=True
+        )
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert torch.is_grad_enabled()
+
+
+def test_a_region_restores_what_was_before():
+    sparse = sparse_of(Run(no_grad), (X,))
+    with torch.no_grad():
+        assert not sparse(X).requires_grad
+        assert not torch.is_grad_enabled()
+
+
+def test_a_graph_that_fails_leaves_its_regions():
+    model = Run(no_grad)
+    found = capture(model, (X,)).programs[""]
+    model.a.weight.data = torch.zeros(5, 5)
+    with pytest.raises(RuntimeError):
+        found.run(model, (X,), {})
+    assert torch.is_grad_enabled()
+
+
+def test_autograd_functions_keep_their_gradient():
+    model = models.CustomBackward()
+    found = capture(model, (X,))
+    assert found.whole
+    assert "_Doubled" in found.graphs[""].code
+
+
+def test_modes_that_run_different_code_are_two_graphs():
+    def run(m, x):
+        return (m.b(m.a(x)), m.a(x)) if m.training else m.b(m.a(x))
+
+    model = Run(run)
+    sparse = sparse_of(model, (X,))
+    assert set(sparsefx.graphs(sparse)) == {":train", ":eval"}
+    program = program_of(sparse)
+    for training in (True, False):
+        sparse.train(training)
+        assert program.run(sparse, (X,), {})[0]
+    sparse.train()
+    sparse.a.eval()  # neither mode as a whole
+    assert not program.run(sparse, (X,), {})[0]
+    assert not hasattr(sparse, "code")
+
+
+def test_only_eval_may_be_a_graph():
+    def run(m, x):
+        return m.b(x) if m.training and torch.rand([]) < 0.5 else m.b(m.a(x))
+
+    found = capture(Run(run), (X,))
+    assert not found.whole
+    assert set(found.graphs) == {":eval", "a", "b"}
+    assert found.reasons[""].startswith("in train mode, ")
+    table = sparsefx.costs(Run(run), (X,))  # and each weight's price is paid once
+    assert table.totals()["macs"]["total"] == 2 * 4 * 36
+
+
+def test_a_part_that_only_train_mode_uses_is_priced():
+    def run(m, x):
+        return m.b(x) if m.training and torch.rand([]) < 2 else m.a(x)
+
+    table = sparsefx.costs(Run(run), (X,))
+    assert {str(table[f"{name}.weight"].macs) for name in "ab"} == {"36*batch"}
+
+
+@pytest.mark.parametrize("name", ["layer_drop", "layer_drop_numpy"])
+def test_random_numbers_that_torch_does_not_draw(name):
+    model, inputs = traps.MODELS[name]()
+    states = random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002
+    found = capture(model, inputs)
+    assert set(found.graphs) == {":eval", "a", "b"}
+    assert "draws random numbers from" in found.reasons[""]
+    assert states == (random.getstate(), np.random.get_state()[1].tobytes())  # noqa: NPY002
+
+
+def test_functions_that_keep_tensors():
+    model, inputs = traps.MODELS["cached_function"]()
+    table = traps.control.table_of
+    assert capture(model, inputs).whole
+    assert type(table(6)) is Tensor  # no fake one is left
+    wanted = model(*inputs)
+    assert torch.equal(sparse_of(model, inputs)(*inputs), wanted)
+
+
+def test_hooks_that_a_model_installs_itself_are_taken_off():
+    class Hooked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.ready = nn.Linear(6, 6), False
+
+        def forward(self, x):
+            if not self.ready:
+                self.a.register_forward_hook(lambda m, args, out: 2 * out)
+                self.ready = True
+            return self.a(x)
+
+    model = Hooked()
+    found = capture(model, (X,))
+    assert "submodule 'a' has hooks" in found.reasons[""]
+    assert not model.a._forward_hooks
+    assert not model.ready
+    model(X)
+    assert len(model.a._forward_hooks) == 1
+
+
+def test_attributes_that_change_are_seen():
+    model = Run(lambda m, x: m.b(m.a(x)) * m.scale)
+    model.scale, model.table = 2.0, {"shift": 1}
+    found = capture(model, (X,)).programs[""]
+    assert found.run(model, (X,), {})[0]
+    for name, value in (("scale", 3.0), ("table", {"shift": 2})):
+        before = getattr(model, name)
+        setattr(model, name, value)
+        assert not found.run(model, (X,), {})[0]
+        setattr(model, name, before)
+        assert found.run(model, (X,), {})[0]
+
+
+def test_caches_are_built_by_python_first():
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.tables = nn.Linear(6, 6), {}
+            self.register_buffer("index", torch.zeros(1))
+
+        def forward(self, x):
+            if x.shape[1] not in self.tables:
+                self.tables[x.shape[1]] = torch.linspace(0, 1, x.shape[1])
+            if self.index.shape[0] != x.shape[1]:
+                self.index = torch.arange(float(x.shape[1]))
+            return self.a(x + self.tables[x.shape[1]] * self.index)
+
+    model = Cached()
+    sparse = sparse_of(model, (X,))
+    assert model.tables == {}
+    program = program_of(sparse)
+    assert not program.run(sparse, (X,), {})[0]
+    wanted = model(X)
+    assert torch.equal(sparse(X), wanted)
+    assert program.run(sparse, (X,), {})[0]
+    assert torch.equal(sparse(X), wanted)
+
+
+def test_contents_of_containers_are_put_back():
+    model = nn.Linear(2, 2)
+    model.seen, model.names = [1], {"a": 1}
+    with preserved(model):
+        model.seen.append(2)
+        model.names.clear()
+    assert (model.seen, model.names) == ([1], {"a": 1})
+
+
+class WithLabels(nn.Module):
+    """A loss beside the output, where labels are given."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x, labels=None):
+        out = self.b(self.a(x))
+        if labels is None:
+            return {"out": out}
+        return {"out": out, "loss": nn.functional.cross_entropy(out, labels)}
+
+
+def test_several_calls_have_a_graph_each():
+    model = WithLabels()
+    labels = torch.tensor([0, 1, 2, 0])
+    calls = [(X,), {"x": X, "labels": labels}]
+    sparse = sparsefx.transform(model, example_inputs=calls, budget=0.5)
+    assert set(sparsefx.graphs(sparse)) == {"", ":2"}
+    for twin in (sparse, copy.deepcopy(sparse)):
+        program = program_of(twin)
+        for args, kwargs in (((X,), {}), ((), calls[1])):
+            done, out = program.run(twin, args, kwargs)
+            assert done
+            assert ("loss" in out) == bool(kwargs)
+            wanted = type(twin).__mro__[1].forward(twin, *args, **kwargs)
+            assert all(torch.equal(out[key], wanted[key]) for key in wanted)
+        # a third structure: masked Python
+        assert not program.run(twin, (X, labels), {})[0]
+    rows = {row["name"]: row for row in sparsefx.report(sparse).to_dict()["layers"]}
+    assert rows["a.weight"]["costs"]["macs"]["dense"] == 4 * 36  # of one call
+
+
+def test_a_further_call_that_is_no_graph_is_said():
+    model = Run(lambda m, x, flag: m.a(x) if not flag or x.sum() > 0 else m.b(x))
+    model.forward = lambda x, flag=False: model.__dict__["run"](model, x, flag)
+    found = capture(model, [(X,), (X, True)])
+    assert set(found.graphs) == {""}
+    assert not found.whole
+    assert "cannot run on symbolic inputs" in found.reasons[":2"]
+    found = capture(model, [(X, True), (X,)])
+    assert set(found.graphs) <= {"a", "b"}
+    assert found.reasons[":2"] == "the first call has no graph"
+
+
+class Blocks(nn.Module):
+    """Activation checkpointing while training, as large models have it."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.blocks = nn.ModuleList(models.mlp(6, 8, 6) for _ in range(2))
+        self.drop, self.head, self.reentrant = (
+            nn.Dropout(0.5),
+            nn.Linear(6, 2),
+            reentrant,
+        )
+
+    def forward(self, x):
+        for block in self.blocks:
+            run = lambda y, block=block: self.drop(block(y))  # noqa: E731
+            if self.training:
+                x = checkpoint(run, x, use_reentrant=self.reentrant)
+            else:
+                x = run(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_is_pythons_while_training_and_a_graph_in_eval(reentrant):
+    model, original = Blocks(reentrant), Blocks(reentrant)
+    original.load_state_dict(model.state_dict())
+    x = X.clone().requires_grad_()
+    with pytest.warns(UserWarning, match="not one graph .in train mode"):
+        sparse = sparse_of(model, (x,))
+    assert set(sparsefx.graphs(sparse)) == {":eval", "blocks.0", "blocks.1", "head"}
+    for training in (True, False):
+        wanted = outcome(original, (x,), training)
+        got = outcome(sparse, (x,), training)
+        assert len(wanted) == (1 + len(list(model.parameters())) if training else 1)
+        assert all(torch.equal(a, b) for a, b in zip(wanted, got, strict=True))
+    # the activations inside are still computed again, not kept
+    calls = []
+    sparse.train()
+    sparse.drop.register_forward_pre_hook(lambda *_: calls.append(1))
+    sparse(x).sum().backward()
+    assert len(calls) == 4
+
+
+def test_the_self_check_finds_what_recording_cannot_see():
+    calls = itertools.count(1)
+    model = Run(lambda m, x: m.b(m.a(x)) * next(calls))
+    found = capture(model, (X,))
+    assert "the recorded graph is not the module: outputs differ" in found.reasons[""]
+    assert set(found.graphs) == {"a", "b"}
+    with pytest.warns(UserWarning, match="not one graph"):
+        sparse = sparse_of(model, (X,))
+    calls = itertools.count(2)
+    assert torch.equal(sparse(X), 2 * model.b(model.a(X)))
+    assert torch.equal(sparse(X), 3 * model.b(model.a(X)))
+    assert capture(model, (X,), verify=False).whole  # why it is on by default
+
+
+def test_the_line_that_decides_by_values_is_named():
+    model, inputs = traps.MODELS["branch_on_values"]()
+    reason = capture(model, inputs).reasons[""]
+    assert "the values of a tensor decide what runs, at control.py:" in reason
+    assert "if v.sum() > 0" in reason
+
+
+def test_own_hooks_run_once():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+    model[0].register_forward_hook(lambda m, args, out: 2 * out)
+    model[0].register_forward_pre_hook(lambda m, args: (args[0] + 1,))
+    with pytest.warns(UserWarning, match="not one graph"):
+        sparse = sparse_of(model, (X,))
+    assert "0" in sparsefx.graphs(sparse)
+    assert torch.equal(sparse(X), model(X))
+
+
+def test_dataclasses_come_back():
+    @dataclasses.dataclass
+    class Answer:
+        logits: Tensor
+        parts: list
+        note: str = "no note"
+
+    model = Run(lambda m, x: Answer(m.b(m.a(x)), [m.a(x)]))
+    sparse = sparse_of(model, (X,))
+    assert set(sparsefx.graphs(sparse)) == {""}
+    out = sparse(X)
+    assert type(out) is Answer
+    assert out.note == "no note"
+    assert torch.equal(out.parts[0], model(X).parts[0])
+
+
+def test_what_cannot_be_masked_at_all_is_refused_by_name():
+    with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
+        scripted = torch.jit.script(nn.Linear(6, 6))
+    with pytest.raises(CaptureError, match="submodule '1' is scripted"):
+        sparse_of(nn.Sequential(nn.Linear(6, 6), scripted), (X,))
+    lazy = nn.Sequential(nn.LazyLinear(3))
+    with pytest.raises(CaptureError, match="layer '0' is not built yet"):
+        sparse_of(lazy, (X,))
+
+
+def test_coverage_as_plain_values():
+    found = capture(models.DataDependent(), (X.abs() + 1,))
+    rows = {row["parameter"]: row for row in found.to_dict()["coverage"]}
+    assert rows["a.weight"]["masked"] == "graph"
+    assert rows["b.weight"]["masked"] == "property"
+    assert "never call it" in rows["b.weight"]["reason"]
+    assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
+
+
+def test_embeddings_with_a_maximal_norm_are_not_rescaled():
+    model = nn.Sequential(nn.Embedding(10, 6, max_norm=1.0), nn.Linear(6, 3))
+    before = model[0].weight.detach().clone()
+    capture(model, (torch.arange(6).reshape(2, 3),))
+    assert torch.equal(model[0].weight, before)
