@@ -54,7 +54,7 @@ def copy_bandwidth() -> float:
 def projection(shapes: list[tuple[int, ...]], beta: float, copy: float) -> dict:
     """Times of one projection of weights of these shapes, in milliseconds."""
     from sparsefx.kernels import triton_sweeps as sweeps
-    from sparsefx.kernels.device_solver import DeviceSolver, Seen
+    from sparsefx.solver.device_solver import DeviceSolver, Seen
 
     weights = [0.05 * torch.randn(shape, device="cuda") for shape in shapes]
     prices = [float(4 ** (i % 4)) for i in range(len(weights))]
@@ -127,7 +127,7 @@ def projection(shapes: list[tuple[int, ...]], beta: float, copy: float) -> dict:
 
 def training(name: str, mode: str, batch: int) -> dict:
     """Dense and masked training steps by turns; milliseconds."""
-    from sparsefx.step_report import LaterReport
+    from sparsefx.training.step_report import LaterReport
 
     x = torch.randn(batch, 3, 224, 224, device="cuda")
     x = x.to(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ import sparsefx
 
 def buffers(sites: int) -> dict[str, Tensor]:
     """The mask parameters a state would hold."""
-    from sparsefx.kernels.device_solver import VECTORS
+    from sparsefx.solver.device_solver import VECTORS
 
     made = {
         name: torch.zeros(
@@ -29,10 +29,10 @@ def buffers(sites: int) -> dict[str, Tensor]:
 
 def check() -> dict:
     """The kernels against the plain ones on this GPU, and twice against themselves."""
-    from sparsefx.kernels import reference, triton
-    from sparsefx.kernels.device_solver import DeviceSolver, Seen
-    from sparsefx.learners.soft_topk import solve
-    from sparsefx.mask_scalars import MaskScalars
+    from sparsefx.kernels import reference, triton_backend
+    from sparsefx.kernels.mask_rule import MaskScalars
+    from sparsefx.solver.device_solver import DeviceSolver, Seen
+    from sparsefx.solver.solve_one import solve
 
     results = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -58,9 +58,9 @@ def check() -> dict:
         rule = MaskScalars(*(into[n] for n in MaskScalars._fields[:-1]), through)
         grad, w = torch.randn_like(weights[1]), weights[1]
         pairs = [
-            (triton.masked(w, rule, 1), reference.masked(w, rule, 1)),
+            (triton_backend.masked(w, rule, 1), reference.masked(w, rule, 1)),
             *zip(
-                triton.masked_backward(grad, w, rule, 1),
+                triton_backend.masked_backward(grad, w, rule, 1),
                 reference.masked_backward(grad, w, rule, 1),
                 strict=True,
             ),

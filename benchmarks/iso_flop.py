@@ -26,15 +26,10 @@ from shared.result_lines import RESULTS, append
 from torch import nn
 
 import sparsefx
-from sparsefx.passes import (
-    SparseDoped,
-    SparseFactorized,
-    SparseParallel,
-    SparseWide,
-)
-from sparsefx.passes.graph_prices import Prices
-from sparsefx.passes.iso_flop import record_of
-from sparsefx.passes.own_graph import own_graph
+from sparsefx.passes import SparseDoped, SparseFactorized, SparseParallel, SparseWide
+from sparsefx.passes.costs.graph_costs import Prices
+from sparsefx.passes.graphs.owned_graph import own_graph
+from sparsefx.passes.iso_flop.record import record_of
 
 ISO = ("layer", "model")
 MEMBERS = {

@@ -16,9 +16,9 @@ import math
 import torch
 from shared.measure import rounds, save
 
-from sparsefx.learners.joint_topk import solve_joint
-from sparsefx.learners.soft_topk import look, solve
-from sparsefx.limits import Limits
+from sparsefx.solver.joint_budgets import Limits
+from sparsefx.solver.solve_joint import solve_joint
+from sparsefx.solver.solve_one import look, solve
 
 BETA = 10.0
 

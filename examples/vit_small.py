@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import sparsefx
 from sparsefx.passes import SelectTokens, ShrinkUnits
-from sparsefx.passes.plain_graph import plain_graph
-from sparsefx.token_selection import anneal
+from sparsefx.passes.graphs.standalone_graph import plain_graph
+from sparsefx.passes.tokens.token_scorer import anneal
 
 
 class Attention(nn.Module):

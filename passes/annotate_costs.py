@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from sparsefx.amount import Amount, hint, integer
-from sparsefx.cost import CostRow, CostTable, Use
-from sparsefx.observed_uses import Observed
-from sparsefx.passes.price_nodes import price
-from sparsefx.passes.weight_paths import Scope, label_of
+from sparsefx.passes.costs.cost_table import CostRow, CostTable, Use
+from sparsefx.passes.costs.node_costs import price
+from sparsefx.passes.costs.symbolic_size import Amount, integer
+from sparsefx.passes.graphs.weight_sources import Scope, label_of
+from sparsefx.torch_internals import hint
+from sparsefx.tracing.observed_uses import Observed
 
 NOT_MULTIPLIED = "no weight operation takes it as it is"
 # What a module of these types does with its `weight`, if no graph shows it.

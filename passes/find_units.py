@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from sparsefx.passes.interpret_tags import Tags, called, interpret
-from sparsefx.passes.unit_costs import unit_costs
-from sparsefx.passes.unit_owners import Owners, present, slab_dim
-from sparsefx.passes.unit_rules import MOVES
-from sparsefx.passes.unit_tags import STUCK, Ledger, compact
-from sparsefx.units import Kind, Share, UnitGroup, UnitMap
+from sparsefx.passes.units.owners import Owners, present, slab_dim
+from sparsefx.passes.units.tag_interpreter import Tags, called, interpret
+from sparsefx.passes.units.tag_rules import MOVES
+from sparsefx.passes.units.tags import STUCK, Ledger, compact
+from sparsefx.passes.units.unit_costs import unit_costs
+from sparsefx.passes.units.unit_map import Kind, Share, UnitGroup, UnitMap
 
 _ROW, _COLUMN, _BOUND = range(3)
 
@@ -38,7 +38,7 @@ def find_units(graph_module: fx.GraphModule) -> UnitMap:
         CaptureError: the graph's inputs carry no recorded values.
 
     Example:
-        >>> from sparsefx.capture import capture
+        >>> from sparsefx.tracing.capture import capture
         >>> net = torch.nn.Sequential(
         ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> print(find_units(capture(net, (torch.ones(3, 4),)).graphs[""]))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.passes.find_units import find_units
-from sparsefx.passes.interpret_tags import called
-from sparsefx.rewriting import Writer
-from sparsefx.unit_scores import growth, taylor
-from sparsefx.units import Share, UnitMap
+from sparsefx.passes.graphs.node_writer import Writer
+from sparsefx.passes.units.tag_interpreter import called
+from sparsefx.passes.units.unit_map import Share, UnitMap
+from sparsefx.passes.units.unit_scores import growth, taylor
 
 PATH = "_units"
 _SAME = frozenset("view reshape flatten transpose permute contiguous clone".split())
@@ -151,7 +151,7 @@ class GateUnits:
         path: where the graph finds them.
 
     Example:
-        >>> from sparsefx.capture import capture
+        >>> from sparsefx.tracing.capture import capture
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> graph = GateUnits()(capture(net, (torch.ones(3, 4),)).graphs[""])
         >>> gates_of(graph).names

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
-from sparsefx.grouped import masked_groups
-from sparsefx.kept import KeptMasks, kept_weight
-from sparsefx.mask_scalars import MaskScalars
-from sparsefx.masking import masked_weight
+from sparsefx.kernels.mask_rule import MaskScalars
+from sparsefx.masking.kept_masks import KeptMasks, kept_weight
+from sparsefx.masking.masked_groups import masked_groups
+from sparsefx.masking.masked_weight import masked_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class InsertMasks:
                                                   linear = F.linear(x, masked)
 
     Weights that live and die in groups get ``masked_groups(..., 0, '2:4', 'linear')``.
-    Where the state keeps its masks as tensors (`sparsefx.kept`), the node is
-    ``kept_weight(fc_weight, mask_0, None, mu, through, 0)``.
+    Where the state keeps its masks as tensors (`sparsefx.masking.kept_masks`), the node
+    is ``kept_weight(fc_weight, mask_0, None, mu, through, 0)``.
 
     Attributes:
         sites: site number by the graph's name of the weight.

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from sparsefx.amount import hint
 from sparsefx.errors import CaptureError, MaskError
-from sparsefx.passes.token_dims import free_tokens
-from sparsefx.private import FakeTensor
-from sparsefx.rewriting import note_value
-from sparsefx.token_selection import TokenScorer, select_tokens
+from sparsefx.passes.graphs.node_writer import note_value
+from sparsefx.passes.tokens.token_dimension import free_tokens
+from sparsefx.passes.tokens.token_scorer import TokenScorer, select_tokens
+from sparsefx.torch_internals import FakeTensor, hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class SelectTokens:
             (windows, masks or position tables of a fixed length).
 
     Example:
-        >>> from sparsefx.capture import capture
+        >>> from sparsefx.tracing.capture import capture
         >>> net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
         >>> graph = capture(net, (torch.ones(3, 9, 4),)).graphs[""]
         >>> SelectTokens("1", keep=0.5)(graph)(torch.ones(3, 9, 4)).shape

@@ -12,11 +12,11 @@ from torch import Tensor, fx
 from sparsefx.errors import MaskError
 from sparsefx.passes.find_units import find_units
 from sparsefx.passes.gate_units import UnitGates, gated, scored
-from sparsefx.passes.idle_units import Idle, idle_units
-from sparsefx.passes.interpret_tags import interpret
-from sparsefx.passes.plain_graph import plain_graph
-from sparsefx.passes.resize import Lines, resize
-from sparsefx.units import Share, UnitGroup, UnitMap, kept_indices
+from sparsefx.passes.graphs.standalone_graph import plain_graph
+from sparsefx.passes.units.idle_units import Idle, idle_units
+from sparsefx.passes.units.size_literals import Lines, resize
+from sparsefx.passes.units.tag_interpreter import interpret
+from sparsefx.passes.units.unit_map import Share, UnitGroup, UnitMap, kept_indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class ShrinkUnits:
         CaptureError: a size in the graph cannot be followed.
 
     Example:
-        >>> from sparsefx.capture import capture
+        >>> from sparsefx.tracing.capture import capture
         >>> net = torch.nn.Sequential(
         ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> graph = capture(net, (torch.ones(3, 4),)).graphs[""]

@@ -12,12 +12,16 @@ import torch
 from torch import fx
 
 from sparsefx.errors import PolicyError
-from sparsefx.fields import choice
-from sparsefx.passes.draw_weights import drawn, energy_of, moments
-from sparsefx.passes.factors import FACTORS, factor_calls, factor_shapes
-from sparsefx.passes.iso_flop import check_density
-from sparsefx.passes.layer_rewrite import LayerRewrite
-from sparsefx.passes.layer_sites import LayerSite, is_batch_norm, tail_of
+from sparsefx.passes.iso_flop.factor_pair import FACTORS, factor_calls, factor_shapes
+from sparsefx.passes.iso_flop.initial_weights import drawn, energy_of, moments
+from sparsefx.passes.iso_flop.layer_rewrite import LayerRewrite
+from sparsefx.passes.iso_flop.record import check_density
+from sparsefx.passes.iso_flop.replaceable_layers import (
+    LayerSite,
+    is_batch_norm,
+    tail_of,
+)
+from sparsefx.settings.checks import choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +58,14 @@ class SparseDoped:
         CaptureError: the graph has no recorded values.
 
     Example:
-        >>> from sparsefx.capture import capture
+        >>> from sparsefx.tracing.capture import capture
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Linear(64, 128),
         ...                           torch.nn.ReLU(), torch.nn.Linear(128, 2))
         >>> graph = capture(net, (torch.randn(3, 4),)).graphs[""]
         >>> doped = SparseDoped(density=0.25)(graph)
         >>> doped.get_parameter("1.factor_in.weight").shape[0]
         32
-        >>> from sparsefx.passes.iso_flop import record_of
+        >>> from sparsefx.passes.iso_flop.record import record_of
         >>> record_of(doped).kept
         {'1.weight': 2048}
     """

@@ -11,13 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from sparsefx.errors import PolicyError
-from sparsefx.fields import choice
-from sparsefx.passes.draw_weights import drawn, energy_of, moments, resized
-from sparsefx.passes.factors import FACTORS, factor_calls, factor_shapes
-from sparsefx.passes.iso_flop import check_density, shared
-from sparsefx.passes.layer_rewrite import LayerRewrite
-from sparsefx.passes.layer_sites import LayerSite, is_batch_norm, tail_of
-from sparsefx.passes.weight_paths import argument
+from sparsefx.passes.graphs.weight_sources import argument
+from sparsefx.passes.iso_flop.factor_pair import FACTORS, factor_calls, factor_shapes
+from sparsefx.passes.iso_flop.initial_weights import drawn, energy_of, moments, resized
+from sparsefx.passes.iso_flop.layer_rewrite import LayerRewrite
+from sparsefx.passes.iso_flop.record import check_density, shared
+from sparsefx.passes.iso_flop.replaceable_layers import (
+    LayerSite,
+    is_batch_norm,
+    tail_of,
+)
+from sparsefx.settings.checks import choice
 
 Between = Literal["follow", "relu", "gelu", "silu", "tanh", "linear"]
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -63,12 +67,12 @@ class SparseFactorized:
 
     Example:
         >>> import torch
-        >>> from sparsefx.capture import capture
+        >>> from sparsefx.tracing.capture import capture
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Linear(64, 128),
         ...                           torch.nn.ReLU(), torch.nn.Linear(128, 2))
         >>> graph = capture(net, (torch.randn(3, 4),)).graphs[""]
         >>> wide = SparseFactorized(density=0.5)(graph)
-        >>> from sparsefx.passes.iso_flop import record_of
+        >>> from sparsefx.passes.iso_flop.record import record_of
         >>> record_of(wide).kept
         {'1.factor_in.weight': 2731, '1.factor_out.weight': 5461}
     """

@@ -15,12 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from sparsefx.errors import PolicyError
-from sparsefx.fields import choice
-from sparsefx.passes.draw_weights import drawn, energy_of
-from sparsefx.passes.iso_flop import check_density, shared
-from sparsefx.passes.layer_rewrite import LayerRewrite
-from sparsefx.passes.layer_sites import LayerSite, is_activation, tail_of
-from sparsefx.passes.weight_paths import argument
+from sparsefx.passes.graphs.weight_sources import argument
+from sparsefx.passes.iso_flop.initial_weights import drawn, energy_of
+from sparsefx.passes.iso_flop.layer_rewrite import LayerRewrite
+from sparsefx.passes.iso_flop.record import check_density, shared
+from sparsefx.passes.iso_flop.replaceable_layers import (
+    LayerSite,
+    is_activation,
+    tail_of,
+)
+from sparsefx.settings.checks import choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,12 @@ class SparseParallel:
         CaptureError: the graph has no recorded values.
 
     Example:
-        >>> from sparsefx.capture import capture
+        >>> from sparsefx.tracing.capture import capture
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Linear(64, 128),
         ...                           torch.nn.ReLU(), torch.nn.Linear(128, 2))
         >>> graph = capture(net, (torch.randn(3, 4),)).graphs[""]
         >>> wide = SparseParallel(density=0.25)(graph)
-        >>> from sparsefx.passes.iso_flop import record_of
+        >>> from sparsefx.passes.iso_flop.record import record_of
         >>> record_of(wide).kept["1.branches.0.weight"]
         2048
     """

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import fx
 
 from sparsefx.errors import CaptureError, PolicyError
-from sparsefx.fields import choice
-from sparsefx.passes.iso_flop import check_density
-from sparsefx.passes.own_graph import NodeError, own_graph
+from sparsefx.passes.graphs.owned_graph import NodeError, own_graph
+from sparsefx.passes.iso_flop.record import check_density
 from sparsefx.passes.split_attention import SplitAttention
-from sparsefx.passes.widened import Widened
+from sparsefx.passes.widths.widen_graph import Widened
+from sparsefx.settings.checks import choice
 
 _ATTEMPTS = 12  # nodes that turn out not to run on new sizes, one a time
 
@@ -60,14 +60,14 @@ class SparseWide:
 
     Example:
         >>> import torch
-        >>> from sparsefx.capture import capture
+        >>> from sparsefx.tracing.capture import capture
         >>> net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(),
         ...     torch.nn.Linear(64, 128), torch.nn.Linear(128, 4))
         >>> graph = capture(net, (torch.randn(3, 8),)).graphs[""]
         >>> wide = SparseWide(density=0.25)(graph)
         >>> tuple(wide.get_parameter("2.weight").shape)
         (256, 128)
-        >>> from sparsefx.passes.iso_flop import record_of
+        >>> from sparsefx.passes.iso_flop.record import record_of
         >>> record_of(wide).kept
         {'0.weight': 512, '2.weight': 8192, '3.weight': 512}
     """

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import fx
 
 from sparsefx.errors import CaptureError
-from sparsefx.merge import by_mode
-from sparsefx.passes.weight_paths import shape_of
-from sparsefx.rewriting import Writer
+from sparsefx.passes.graphs.node_writer import Writer
+from sparsefx.passes.graphs.weight_sources import shape_of
+from sparsefx.tracing.merge_modes import by_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class SplitAttention:
         CaptureError: the node has ``bias_k``, ``add_zero_attn`` or static keys.
 
     Example:
-        >>> from sparsefx.capture import capture
+        >>> from sparsefx.tracing.capture import capture
         >>> x = torch.randn(2, 3, 8)
         >>> found = capture(torch.nn.TransformerEncoderLayer(8, 2, 16), (x,))
         >>> split = SplitAttention()(found.graphs[""])

@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from sparsefx.budget import parse_budget
 from sparsefx.errors import BudgetError, PolicyError
+from sparsefx.masking.site import Site
 from sparsefx.policies import ALLOCATIONS
 from sparsefx.policies.allocation import Allocation, planned, prices
-from sparsefx.policy import Policy
-from sparsefx.policy_source import PolicySource, load_policy
-from sparsefx.pricing import with_costs
-from sparsefx.site import Site
+from sparsefx.policies.load_policy import PolicySource, load_policy
+from sparsefx.policies.policy import Policy
+from sparsefx.policies.site_costs import with_costs
+from sparsefx.settings.budget import parse_budget
 
 
 def allocate(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sparsefx.errors import BudgetError, PolicyError
-from sparsefx.policies.bounds import label
-from sparsefx.site import Site
+from sparsefx.masking.site import Site
+from sparsefx.policies.unit_bounds import label
 
 
 class AllocationFunction(Protocol):

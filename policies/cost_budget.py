@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from sparsefx.greedy import solve_hard
-from sparsefx.grouped import entries
-from sparsefx.joint_hard import solve_hard_joint
-from sparsefx.layer import Layer
-from sparsefx.limits import Limits
+from sparsefx.masking.masked_groups import entries
+from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, spending, unit_prices
-from sparsefx.policies.bounds import base_cost, bounds, label
-from sparsefx.policies.feasible import check_feasible
-from sparsefx.policies.worths import weight_of, worths
-from sparsefx.site import Site
+from sparsefx.policies.feasibility import check_feasible
+from sparsefx.policies.magnitude_worths import weight_of, worths
+from sparsefx.policies.unit_bounds import base_cost, bounds, label
+from sparsefx.solver.hard_masks import solve_hard
+from sparsefx.solver.hard_masks_joint import solve_hard_joint
+from sparsefx.solver.joint_budgets import Limits
+from sparsefx.solver.layer import Layer
 
 
 def cost_budget(
@@ -34,8 +34,8 @@ def cost_budget(
                     min_density_l <= mean_i m_li <= max_density_l
 
     greedily by ``worth_l |w_li| / price_l``; of several budgets, ``price_l`` is what a
-    weight costs in what is scarce (`sparsefx.joint_hard`). Sites that cost nothing keep
-    their upper bound.
+    weight costs in what is scarce (`sparsefx.solver.hard_masks_joint`). Sites that cost
+    nothing keep their upper bound.
 
     Args:
         sites: the maskable weights, with the live tensors in ``weight``.

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from sparsefx.errors import BudgetError, PolicyError
+from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, planned, prices, some
-from sparsefx.selection import most_specific
-from sparsefx.site import Site
+from sparsefx.settings.patterns import most_specific
 
 
 def layerwise(

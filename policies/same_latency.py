@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsefx.errors import PolicyError
-from sparsefx.latency_line import Line
+from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, planned, prices
-from sparsefx.policies.feasible import check_feasible
-from sparsefx.site import Site
+from sparsefx.policies.feasibility import check_feasible
+from sparsefx.policies.latency_line import Line
 
 _HALVINGS = 80
 

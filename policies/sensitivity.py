@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.errors import PolicyError
+from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, planned, prices
-from sparsefx.policies.feasible import check_feasible
-from sparsefx.site import Site
+from sparsefx.policies.feasibility import check_feasible
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation
-from sparsefx.policies.scaled import scaled
-from sparsefx.site import Site
+from sparsefx.policies.proportional import scaled
 
 
 def uniform(

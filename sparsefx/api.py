@@ -2,168 +2,36 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from sparsefx.building import build
-from sparsefx.capture import Capture, by_path, capture
-from sparsefx.cost import CostTable
-from sparsefx.draw import draw as draw_graphs
-from sparsefx.errors import CaptureError, MaskError
-from sparsefx.example_inputs import offered
-from sparsefx.learners import UNIT_LEARNERS
-from sparsefx.masked_module import duplicate, program_of, restore
-from sparsefx.masked_module import unwrapped as unwrapped
+from sparsefx.errors import CaptureError
+from sparsefx.masking.masked_module import duplicate, program_of, restore
+from sparsefx.masking.masked_module import unwrapped as unwrapped
+from sparsefx.masking.sparse_state import CHILD, SparseState
 from sparsefx.passes.annotate_costs import cost_table
-from sparsefx.policies.sensitivity import measure_sensitivity
-from sparsefx.policy_source import PolicySource, load_policy
-from sparsefx.report import Report
-from sparsefx.reporting import reported
-from sparsefx.restructure import rebuild
-from sparsefx.site import Site
-from sparsefx.state import CHILD, SparseState
-from sparsefx.step_report import StepReport
-from sparsefx.token_building import build_tokens
-from sparsefx.token_life import cools_tokens, reports_tokens
-from sparsefx.training import Trainer, advance, current_masks
-from sparsefx.unit_building import build_units
-from sparsefx.unit_life import (
-    advance_units,
+from sparsefx.passes.costs.cost_table import CostTable
+from sparsefx.passes.drawing.draw_graph import draw as draw_graphs
+from sparsefx.reports.report import Report
+from sparsefx.tracing.capture import Capture, by_path, capture
+from sparsefx.tracing.offered_inputs import offered
+from sparsefx.training.current_report import reported
+from sparsefx.training.live_model import _live
+from sparsefx.training.live_model import masks as masks
+from sparsefx.training.live_model import sites as sites
+from sparsefx.training.live_model import step as step
+from sparsefx.training.live_model import transform as transform
+from sparsefx.training.token_life import reports_tokens
+from sparsefx.training.unit_life import (
     finalize_units,
     gated_graphs,
-    kept_units,
     report_units,
     units_by,
 )
-
-
-def transform(
-    model: nn.Module,
-    policy: PolicySource = "cost_budget",
-    *,
-    example_inputs: Any = None,
-    inplace: bool = False,
-    strict: bool = False,
-    calibration: Sequence[tuple[Any, Any]] = (),
-    loss: Callable[[Any, Any], Tensor] | None = None,
-    **overrides: Any,
-) -> nn.Module:
-    """Makes a model train sparse: its weights are masked under an exact budget.
-
-    Args:
-        model: any module. It is not touched unless ``inplace``; the result shares its
-            parameters and buffers, so that an existing optimizer stays valid.
-        policy: a preset's name, the path of a YAML file, a mapping, a `Policy`, or a
-            function ``(sites, budget) -> Allocation``.
-        example_inputs: a tuple of positional inputs or a dict of keyword inputs, for
-            the graph and the costs, or a list of such, a graph for each (costs are of
-            the first). Without them, what the model offers is used.
-        inplace: transform the model itself.
-        strict: raise if a selected weight cannot be masked, instead of warning.
-        calibration: a few batches, pairs of input and target, for the policy
-            ``sensitivity``; and the ``loss`` of output and target they are judged by.
-        loss: see ``calibration``.
-        overrides: fields of `Policy`: ``budget=``, ``total_steps=``, ``exclude=`` ...
-
-    Returns:
-        A module of the model's class with the same parameter names and signature; with
-        a policy that rewrites the structure or drops tokens, a graph module with the
-        signature and tensors of its own.
-
-    Raises:
-        PolicyError: the policy or one of its fields is not understood.
-        BudgetError: the budget cannot be met.
-        CaptureError: the model does not run on the example inputs.
-        MaskError: the model is already transformed, has nothing to mask, or ``strict``
-            and a weight stays dense.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-        >>> sparse = transform(net, budget=0.25, example_inputs=(torch.randn(2, 8),))
-        >>> sum(int(mask.sum()) for mask in masks(sparse).values())
-        48
-    """
-    settings = load_policy(policy, **overrides)
-    if not isinstance(model, nn.Module):
-        raise MaskError(f"model is a {type(model).__name__}; give a torch.nn.Module")
-    if _find_state(model) is not None:
-        raise MaskError(
-            f"this {type(model).__name__} is already transformed; transform the "
-            "original model, or finalize this one first"
-        )
-    if settings.tokens:
-        return build_tokens(
-            model, settings, example_inputs, inplace=inplace, strict=strict
-        )
-    if settings.learner in UNIT_LEARNERS:
-        return build_units(model, settings, example_inputs, inplace=inplace)
-    measured = None
-    if calibration and loss is not None:
-        measured = functools.partial(
-            measure_sensitivity, model, calibration=calibration, loss=loss
-        )
-    options: dict[str, Any] = {"inplace": inplace, "strict": strict}
-    if settings.rewrite != "none":
-        return rebuild(model, settings, example_inputs, **options)
-    return build(model, settings, example_inputs, measure=measured, **options)
-
-
-@cools_tokens
-@units_by(advance_units)
-def step(
-    module: nn.Module, optimizer: torch.optim.Optimizer | None = None
-) -> StepReport:
-    """Moves the masks one step; call it after ``optimizer.step()``.
-
-    Args:
-        module: what `transform` returned, also inside DDP or ``torch.compile``.
-        optimizer: for learners that set its state to zero where masks move (magnitude,
-            set, rigl, granet, unless ``optimizer_state="keep"``).
-
-    Raises:
-        MaskError: the module is not transformed or is finalized, or a weight has NaN
-            or infinite entries (the masks then stay as they were).
-
-    Example:
-        >>> net = nn.Linear(8, 4)
-        >>> sparse = transform(net, budget=0.5, example_inputs=(torch.randn(2, 8),))
-        >>> step(sparse).hard_cost
-        32.0
-    """
-    state, trainer = _live(module, "step")
-    return advance(state, trainer, optimizer)
-
-
-@units_by(kept_units)
-def masks(module: nn.Module) -> dict[str, Tensor]:
-    """The hard masks (bool, True is kept) by parameter name.
-
-    Example:
-        >>> net = nn.Linear(4, 1)
-        >>> _ = nn.init.constant_(net.weight, 1.0)
-        >>> masks(transform(net, budget=0.5, example_inputs=(torch.ones(1, 4),)))
-        {'weight': tensor([[ True,  True, False, False]])}
-    """
-    state, trainer = _live(module, "masks")
-    found = current_masks(state, trainer)
-    return {n: mask.clone() for n, mask in zip(state.names, found, strict=True)}
-
-
-def sites(module: nn.Module) -> tuple[Site, ...]:
-    """The masked weights with granularity, costs and bounds.
-
-    Example:
-        >>> sparse = transform(nn.Linear(4, 2), example_inputs=(torch.ones(3, 4),))
-        >>> [(site.name, str(site.costs["macs"])) for site in sites(sparse)]
-        [('weight', 'batch')]
-    """
-    state, trainer = _live(module, "sites")
-    return tuple(trainer.plan.live(state.weights()))
 
 
 @units_by(gated_graphs)
@@ -269,25 +137,3 @@ def finalize(module: nn.Module) -> nn.Module:
     restore(dense)
     trainer.finalized = True
     return dense
-
-
-def _find_state(model: nn.Module) -> SparseState | None:
-    return next((m for m in model.modules() if isinstance(m, SparseState)), None)
-
-
-def _live(module: nn.Module, verb: str) -> tuple[SparseState, Trainer]:
-    root = unwrapped(module)
-    state = root._modules.get(CHILD)
-    if not isinstance(state, SparseState):
-        raise MaskError(
-            f"{verb} needs what sparsefx.transform returned; this "
-            f"{type(root).__name__} has no masks (it was never transformed, or is "
-            "already finalized)"
-        )
-    trainer = cast(Trainer, state.trainer)
-    if trainer.finalized and verb in ("step", "finalize"):
-        raise MaskError(
-            f"{verb} after finalize: this model has been finalized and its masks are "
-            "final; train the model that finalize returned, or transform again"
-        )
-    return state, trainer

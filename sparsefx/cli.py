@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import sparsefx
 from sparsefx.errors import SparsefxError
 from sparsefx.policies.presets import preset_names
-from sparsefx.report import Report
-from sparsefx.table import text_table
+from sparsefx.reports.report import Report
+from sparsefx.reports.text_table import text_table
 
 MODEL = "package.module:name of a callable that returns the model, or of the model"
 INPUT = "shape of an input, such as 1,3,224,224 or 1,128:int64; once an input"

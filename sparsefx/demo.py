@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 
 import sparsefx
 from sparsefx.errors import SparsefxError
-from sparsefx.report import Report
-from sparsefx.table import percent, text_table
+from sparsefx.reports.report import Report
+from sparsefx.reports.text_table import percent, text_table
 
 BUDGET = 0.1  # of the dense MACs
 BATCH = 64

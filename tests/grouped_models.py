@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sparsefx
-from sparsefx.granularity import Granularity
+from sparsefx.settings.granularity import Granularity
 
 ALL = ("block:2x4", "block:3x5:pad", "2:4", "1:4", "channel")
 X = torch.linspace(-2, 2, 6 * 16).reshape(6, 16).sin()

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch.optim import AdamW
 
 import sparsefx
-from sparsefx.rewiring import moves_state
+from sparsefx.training.update_kept_masks import moves_state
 from tests import models
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()

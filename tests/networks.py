@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from sparsefx.dual import Layer, hard_mask, soft_mask
+from sparsefx.solver.soft_masks import Layer, hard_mask, soft_mask
 from tests import reference
 
 KINDS = ("smooth", "levels", "zeros", "equal", "none")

@@ -2,7 +2,7 @@
 
 import torch
 
-from sparsefx.mask_scalars import MaskScalars
+from sparsefx.kernels.mask_rule import MaskScalars
 
 
 def site_scalars(

@@ -8,7 +8,7 @@ import torch
 import sparsefx
 from sparsefx import demo
 from sparsefx.errors import SparsefxError
-from sparsefx.report import BudgetReport, Cost, LayerReport, Report, Total
+from sparsefx.reports.report import BudgetReport, Cost, LayerReport, Report, Total
 
 
 @pytest.mark.parametrize("recipe", demo.RECIPES, ids=lambda recipe: recipe.name)

@@ -2,13 +2,13 @@
 
 import torch
 
-from sparsefx import private
+from sparsefx import torch_internals
 
 
 def test_fake_tensors_have_symbolic_batches():
-    mode = private.fake_mode()
-    fake = private.fake_input(mode, torch.ones(4, 3), (True, False))
-    assert isinstance(fake, private.FakeTensor)
+    mode = torch_internals.fake_mode()
+    fake = torch_internals.fake_input(mode, torch.ones(4, 3), (True, False))
+    assert isinstance(fake, torch_internals.FakeTensor)
     assert isinstance(fake.shape[0], torch.SymInt)
     assert fake.shape[1] == 3
     with mode:
@@ -18,7 +18,7 @@ def test_fake_tensors_have_symbolic_batches():
 def test_torch_function_modes_see_calls():
     seen = []
 
-    class Watch(private.TorchFunctionMode):
+    class Watch(torch_internals.TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
             seen.append(func.__name__)
             return func(*args, **(kwargs or {}))
@@ -30,10 +30,10 @@ def test_torch_function_modes_see_calls():
 
 def test_trees_flatten_and_come_back():
     nest = ((torch.ones(1),), {"a": [2, None]})
-    leaves, spec = private.tree_flatten(nest)
+    leaves, spec = torch_internals.tree_flatten(nest)
     assert len(leaves) == 3
-    assert private.tree_unflatten(leaves, spec) == nest
-    assert isinstance(spec, private.TreeSpec)
+    assert torch_internals.tree_unflatten(leaves, spec) == nest
+    assert isinstance(spec, torch_internals.TreeSpec)
 
 
 def test_callbacks_run_after_all_gradients():
@@ -44,34 +44,37 @@ def test_callbacks_run_after_all_gradients():
         found.append([w.grad is not None for w in weights])
 
     def hook(_):
-        assert private.backward_number() >= 0
-        private.after_backward(ended)
+        assert torch_internals.backward_number() >= 0
+        torch_internals.after_backward(ended)
 
     weights[1].register_post_accumulate_grad_hook(hook)
     (weights[0] * weights[1]).sum().backward()
     assert found == [[True, True]]
-    assert private.backward_number() == -1
+    assert torch_internals.backward_number() == -1
 
 
 def test_compilers_are_noticed():
     def f(x):
-        return x + 1 if private.is_compiling() else x
+        return x + 1 if torch_internals.is_compiling() else x
 
-    assert not private.is_compiling()
+    assert not torch_internals.is_compiling()
     compiled = torch.compile(f, backend="eager", fullgraph=True)
     assert compiled(torch.ones(1)).item() == 2
 
 
 def test_function_transforms_are_noticed():
-    assert not private.transforming()
-    assert torch.vmap(lambda x: x + private.transforming())(torch.zeros(2)).sum() == 2
+    assert not torch_internals.transforming()
+    assert (
+        torch.vmap(lambda x: x + torch_internals.transforming())(torch.zeros(2)).sum()
+        == 2
+    )
 
 
 def test_containers_of_our_own_are_flattened():
-    from sparsefx.boxes import Box
+    from sparsefx.tracing.object_trees import Box
 
-    leaves, spec = private.tree_flatten([Box(dict, ("a", "b"), [1, 2])])
+    leaves, spec = torch_internals.tree_flatten([Box(dict, ("a", "b"), [1, 2])])
     assert leaves == [1, 2]
-    assert private.tree_unflatten(leaves, spec)[0].values == [1, 2]
-    assert private.tree_is_leaf(object())
-    assert not private.tree_is_leaf([1])
+    assert torch_internals.tree_unflatten(leaves, spec)[0].values == [1, 2]
+    assert torch_internals.tree_is_leaf(object())
+    assert not torch_internals.tree_is_leaf([1])

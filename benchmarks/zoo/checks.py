@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from zoo.catalogue import build
 
 import sparsefx
-from sparsefx.masked_module import program_of
+from sparsefx.masking.masked_module import program_of
 
 Result = dict[str, Any]
 Call = tuple[tuple[Any, ...], dict[str, Any]]

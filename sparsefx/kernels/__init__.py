@@ -15,11 +15,11 @@ from typing import Any, Protocol, TypeVar, cast
 
 from torch import Tensor
 
-from sparsefx.mask_scalars import MaskScalars
-from sparsefx.private import is_plain
+from sparsefx.kernels.mask_rule import MaskScalars
+from sparsefx.torch_internals import is_plain
 
 # By device type, where there is a faster one than the reference.
-MAKERS = {"cpu": "sparsefx.kernels.cpu", "cuda": "sparsefx.kernels.triton"}
+MAKERS = {"cpu": "sparsefx.kernels.cpu", "cuda": "sparsefx.kernels.triton_backend"}
 REFERENCE = "sparsefx.kernels.reference"
 BINS = 2**15
 _T = TypeVar("_T")
@@ -122,7 +122,8 @@ class Kernels(Protocol):
         last: Sequence[int],
         into: Sequence[Tensor],
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Writes masks as `sparsefx.bits`; how many are kept, how many have changed."""
+        """Writes masks as `sparsefx.kernels.bits`; how many are kept, how many have
+        changed."""
 
     def masked(self, weight: Tensor, scalars: MaskScalars, index: int) -> Tensor:
         """``h m w``; the scalars are those of all sites, of which this is one."""
@@ -130,7 +131,8 @@ class Kernels(Protocol):
     def masked_backward(
         self, grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
     ) -> tuple[Tensor, Tensor]:
-        """The local gradient and that of ``mu``; see `sparsefx.masking`."""
+        """The local gradient and that of ``mu``; see
+        `sparsefx.masking.masked_weight`."""
 
     def couple(
         self,

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import BINS, SoftSums, Survey, room
-from sparsefx.kernels.native import library
-from sparsefx.mask_scalars import MaskScalars
+from sparsefx.kernels.compile_cpu import library
+from sparsefx.kernels.mask_rule import MaskScalars
 
 _Long, _Float, _Double = ctypes.c_int64, ctypes.c_float, ctypes.c_double
 

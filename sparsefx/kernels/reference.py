@@ -11,10 +11,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sparsefx.bits import pack, unpack
 from sparsefx.kernels import BINS, SoftSums, Survey, room
-from sparsefx.layer import hard_mask, magnitude, soft_mask
-from sparsefx.mask_scalars import MaskScalars, alone
+from sparsefx.kernels.bits import pack, unpack
+from sparsefx.kernels.mask_rule import (
+    MaskScalars,
+    alone,
+    hard_mask,
+    magnitude,
+    soft_mask,
+)
 
 CHUNK = 2**18  # entries of one piece of a sweep
 _BITS = {torch.float32: (torch.int32, 16), torch.float64: (torch.int64, 48)}

@@ -1,7 +1,8 @@
 r"""The masked weight on a GPU: one launch forward, two backward, one for all couplings.
 
-The mathematics is that of `sparsefx.masking` and `sparsefx.coupling`; everything is
-computed in float32 from scalars that stay on the device, and rounded once.
+The mathematics is that of `sparsefx.masking.masked_weight` and
+`sparsefx.masking.budget_gradient`; everything is computed in float32 from scalars that
+stay on the device, and rounded once.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Two searches share the sweeps of `sparsefx.kernels.triton_sweeps`:
   float64 read as integers. A pass cuts its window into bins and keeps the one in which
   the money ends; when that is so narrow that no site has two magnitudes in it, the
   rows left are the sites' entries of one magnitude each, and the greedy purchase of
-  `sparsefx.greedy` is finished exactly: by unit value, then site, then index.
-* The soft one is the safeguarded Newton of `sparsefx.projection`, step by step.
+  `sparsefx.solver.hard_masks` is finished exactly: by unit value, site, index.
+* The soft one is the safeguarded Newton of `sparsefx.solver.projection`, step by step.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def narrow(bills, control, state, tally, classes, BINS: tl.constexpr):
 @triton.jit
 def newton(owner, real, control, state, partial, sites, chunks, capacity, soft,
            rtol: tl.constexpr, CLOSE: tl.constexpr, SPAN: tl.constexpr):  # fmt: skip
-    """One step of `sparsefx.projection.solve_multiplier`."""
+    """One step of `sparsefx.solver.projection.solve_multiplier`."""
     costs = tl.zeros([SPAN], tl.float64)
     spreads = tl.zeros([SPAN], tl.float64)
     start = tl.full([], 0, tl.int32)

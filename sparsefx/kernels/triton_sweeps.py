@@ -38,7 +38,7 @@ WHOLE_ROWS = 13
 # Rows of the real numbers of a site.
 PRICE = tl.constexpr(0)
 BILL = tl.constexpr(1)  # what an entry is charged with: the price, or 1 if all agree
-SHARE = tl.constexpr(2)  # see `sparsefx.policies.worths`
+SHARE = tl.constexpr(2)  # see `sparsefx.policies.magnitude_worths`
 WORTH = tl.constexpr(3)
 SUM = tl.constexpr(4)  # of magnitudes
 LOW = tl.constexpr(5)
@@ -109,7 +109,8 @@ def sigmoid(x):
 
 @triton.jit
 def place_mask(nu, ref, beta, worth, price, low, high):
-    """Slope, center and offset of a site's mask in float32, see `sparsefx.dual`."""
+    """Slope, center and offset of a site's mask in float32, see
+    `sparsefx.solver.soft_masks`."""
     slope = beta * worth / price
     half = ref * price / worth
     center = tl.minimum(tl.maximum(half - nu / slope, low), high).to(tl.float32)

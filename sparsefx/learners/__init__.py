@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sparsefx.learners import dual_averaging, fixed, magnitude, regrow
-from sparsefx.learners.situation import Learner
+from sparsefx.learners.learner import Learner
 from sparsefx.learners.units import UNIT_LEARNERS as UNIT_LEARNERS
 
 KEPT: Mapping[str, Learner] = {

@@ -9,8 +9,8 @@ Top-KAST). Source: Jayakumar et al., "Top-KAST: Top-K Always Sparse Training", 2
 
 from __future__ import annotations
 
-from sparsefx.learners.choosing import affordable
-from sparsefx.learners.situation import Decision, Situation
+from sparsefx.learners.choose_entries import affordable
+from sparsefx.learners.learner import Decision, Situation
 
 
 def decide(situation: Situation) -> Decision:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sparsefx.learners.choosing import randomly
-from sparsefx.learners.situation import Decision, Situation
+from sparsefx.learners.choose_entries import randomly
+from sparsefx.learners.learner import Decision, Situation
 
 
 def decide(situation: Situation) -> Decision:

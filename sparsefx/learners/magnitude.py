@@ -7,8 +7,8 @@ Gupta, "To prune, or not to prune", 2017 (arXiv 1710.01878).
 
 from __future__ import annotations
 
-from sparsefx.learners.choosing import affordable
-from sparsefx.learners.situation import Decision, Situation
+from sparsefx.learners.choose_entries import affordable
+from sparsefx.learners.learner import Decision, Situation
 
 
 def decide(situation: Situation) -> Decision:

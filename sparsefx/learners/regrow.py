@@ -24,10 +24,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsefx.learners.choosing import affordable, inside, largest
+from sparsefx.learners.choose_entries import affordable, inside, largest
 from sparsefx.learners.fixed import drawn
-from sparsefx.learners.situation import Decision, Situation
-from sparsefx.projection import BUDGET_SLACK
+from sparsefx.learners.learner import Decision, Situation
+from sparsefx.solver.projection import BUDGET_SLACK
 
 
 def decide(situation: Situation) -> Decision:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from sparsefx.errors import BudgetError
-from sparsefx.learners.choosing import affordable, randomly
+from sparsefx.learners.choose_entries import affordable, randomly
+from sparsefx.learners.learner import Situation
 from sparsefx.learners.regrow import regrown
-from sparsefx.learners.situation import Situation
-from sparsefx.projection import project
+from sparsefx.solver.projection import project
 
 UNIT_LEARNERS: Mapping[str, str] = {
     "units_taylor": "drop by first-order score, grow by gradient; steady counts",

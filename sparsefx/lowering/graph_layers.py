@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from sparsefx.lowering.layers import Dense, window_of
+from sparsefx.lowering.dense_layer import Dense, window_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsefx.lowering.plain_graph import Signature
-from sparsefx.lowering.record import Lowering
+from sparsefx.lowering.inference_graph import Signature
+from sparsefx.lowering.lowering_report import Lowering
 
 
 class Lowered(nn.Module):

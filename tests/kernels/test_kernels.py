@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sparsefx import kernels
-from sparsefx.bits import empty_bits, pack, unpack
-from sparsefx.dual import Layer, solve_hard, solve_soft
-from sparsefx.kernels import cpu, native, operators, reference
-from sparsefx.layer import hard_mask
-from sparsefx.learners.soft_topk import cuts, look
-from sparsefx.masking import masked_weight
+from sparsefx.kernels import compile_cpu, cpu, custom_ops, reference
+from sparsefx.kernels.bits import empty_bits, pack, unpack
+from sparsefx.kernels.mask_rule import hard_mask
+from sparsefx.masking.masked_weight import masked_weight
+from sparsefx.solver.soft_masks import Layer, solve_hard, solve_soft
+from sparsefx.solver.solve_one import cuts, look
 from tests.networks import networks
 from tests.scalars import site_scalars
 
-compiled = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
+compiled = pytest.mark.skipif(compile_cpu.library() is None, reason="no C++ compiler")
 SIZES = [0, 1, 15, 16, 17, 511, 512, 513, 70_001]
 
 
@@ -222,26 +222,26 @@ def test_masked_weights_are_traced_into_graphs():
 
 
 def test_without_a_compiler_the_reference_runs(monkeypatch):
-    native.library.cache_clear()
+    compile_cpu.library.cache_clear()
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     try:
-        assert native.library() is None
+        assert compile_cpu.library() is None
         assert kernels.kernels_for([torch.ones(3)]) is reference
     finally:
-        native.library.cache_clear()
+        compile_cpu.library.cache_clear()
 
 
 @compiled
 def test_where_the_cache_cannot_be_written_it_is_built_aside(monkeypatch, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    native.library.cache_clear()
+    compile_cpu.library.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     try:
-        assert native.library() is not None
+        assert compile_cpu.library() is not None
     finally:
-        native.library.cache_clear()
+        compile_cpu.library.cache_clear()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -250,6 +250,6 @@ def test_the_operators_keep_what_compilers_are_told(layout):
     scalars = site_scalars(0.3, 7.0, 0.9, 0.5, 40)
     rule = [torch.cat([torch.ones_like(x), x]) for x in scalars]
     grad = torch.randn(4, 3, 5, 5)
-    torch.library.opcheck(operators.masked_backward, (grad, weight.detach(), rule, 1))
+    torch.library.opcheck(custom_ops.masked_backward, (grad, weight.detach(), rule, 1))
     rule[0].requires_grad_()
-    torch.library.opcheck(operators.masked, (weight, rule, 1))
+    torch.library.opcheck(custom_ops.masked, (weight, rule, 1))

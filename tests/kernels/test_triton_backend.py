@@ -13,10 +13,10 @@ from tests.interpreted import QUIET, SIZES, WIDE  # isort: skip
 import sparsefx
 from sparsefx.errors import MaskError
 from sparsefx.kernels import reference, using
-from sparsefx.kernels import triton as kernels
-from sparsefx.kernels.device_solver import DeviceSolver
-from sparsefx.kernels.table import readable
-from sparsefx.step_report import LaterReport
+from sparsefx.kernels import triton_backend as kernels
+from sparsefx.kernels.tensor_layout import readable
+from sparsefx.solver.device_solver import DeviceSolver
+from sparsefx.training.step_report import LaterReport
 from tests.scalars import site_scalars
 
 pytestmark = QUIET
@@ -131,7 +131,7 @@ def trained(
 
 @pytest.mark.usefixtures("small_pieces")
 def test_training_on_the_device_is_training_on_the_host() -> None:
-    device, fetched = trained("sparsefx.kernels.triton", 5)
+    device, fetched = trained("sparsefx.kernels.triton_backend", 5)
     host, known = trained("sparsefx.kernels.reference", 5)
     assert isinstance(fetched[-1], LaterReport)
     for one, two in zip(fetched, known, strict=True):
@@ -155,11 +155,11 @@ def test_training_on_the_device_is_training_on_the_host() -> None:
 
 @pytest.mark.usefixtures("small_pieces")
 def test_a_device_tells_of_weights_that_are_not_finite_at_the_next_step() -> None:
-    net, _ = trained("sparsefx.kernels.triton", 3)
+    net, _ = trained("sparsefx.kernels.triton_backend", 3)
     before = sparsefx.masks(net)
     weight = dict(net.named_parameters())["0.weight"]
     value = weight[0, 0].item()
-    with torch.no_grad(), using("sparsefx.kernels.triton"):
+    with torch.no_grad(), using("sparsefx.kernels.triton_backend"):
         weight[0, 0] = math.inf
         sparsefx.step(net)
         weight[0, 0] = value
@@ -177,6 +177,6 @@ def test_layers_near_their_least_are_left_to_the_host(
 ) -> None:
     layers = {"2": {"min_density": least}}
     options = {"layers": layers, "budget": 0.4, "total_steps": None}
-    net, reports = trained("sparsefx.kernels.triton", 2, **options)
+    net, reports = trained("sparsefx.kernels.triton_backend", 2, **options)
     assert isinstance(reports[-1], LaterReport) == later
     assert sparsefx.masks(net)["2.weight"].sum() >= least * 80

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import sparsefx
 from sparsefx.learners import KEPT, magnitude, regrow
-from sparsefx.learners.choosing import affordable, largest, one_each
-from sparsefx.learners.situation import Situation
-from sparsefx.policy_source import load_policy
+from sparsefx.learners.choose_entries import affordable, largest, one_each
+from sparsefx.learners.learner import Situation
+from sparsefx.policies.load_policy import load_policy
 
 A = torch.tensor([[0.9, -0.2, 0.05, 0.6], [-0.4, 0.1, 0.3, -0.8]])
 GA = torch.tensor([[0.1, 0.9, 0.2, 0.3], [0.05, 0.6, 0.4, 0.2]])

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 import sparsefx
 from sparsefx.errors import BudgetError, CaptureError, MaskError
+from sparsefx.learners.learner import Situation
 from sparsefx.learners.regrow import decide as regrow
-from sparsefx.learners.situation import Situation
 from sparsefx.learners.units import decide, even_counts
+from sparsefx.masking.site import Site
+from sparsefx.masking.sparse_state import CHILD
 from sparsefx.passes import ShrinkUnits
+from sparsefx.passes.units.unit_map import Share, UnitGroup
+from sparsefx.passes.units.unit_scores import growth, magnitudes, taylor
 from sparsefx.policies.erk import erk
-from sparsefx.schedule import Ramp
-from sparsefx.site import Site
-from sparsefx.state import CHILD
-from sparsefx.unit_scores import growth, magnitudes, taylor
-from sparsefx.units import Share, UnitGroup
+from sparsefx.settings.schedule import Ramp
 from tests.models import DataDependent
 from tests.unit_networks import Gelu, awake, images, vit
 

@@ -77,7 +77,7 @@ def test_what_cannot_be_packaged_says_why(lowered, tmp_path, monkeypatch):
     def refuse(*_):
         raise RuntimeError("no compiler\nlong trace")
 
-    monkeypatch.setattr("sparsefx.lowering.ahead.aoti_package", refuse)
+    monkeypatch.setattr("sparsefx.lowering.aot_package.aoti_package", refuse)
     with pytest.raises(sparsefx.SparsefxError, match=r"here: no compiler; on a"):
         package(lowered, (X,), tmp_path / "model.pt2")
     with pytest.raises(sparsefx.SparsefxError, match=r"torch\.export cannot take"):

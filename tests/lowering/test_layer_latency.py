@@ -8,15 +8,14 @@ import torch
 from torch import nn
 
 import sparsefx
-from sparsefx import latency, latency_costs
 from sparsefx.errors import BudgetError, PolicyError
-from sparsefx.latency import Latencies, measure, measure_layer
-from sparsefx.latency_costs import fewest, through, timed
-from sparsefx.latency_line import Line
-from sparsefx.lowering import trial
-from sparsefx.lowering.layers import Dense
+from sparsefx.lowering import latency_costs, layer_latency, layer_trial
+from sparsefx.lowering.dense_layer import Dense
+from sparsefx.lowering.latency_costs import fewest, through, timed
+from sparsefx.lowering.layer_latency import Latencies, measure, measure_layer
+from sparsefx.masking.site import Site
+from sparsefx.policies.latency_line import Line
 from sparsefx.policies.same_latency import SameLatency
-from sparsefx.site import Site
 
 X = torch.linspace(-1, 1, 64 * 96).reshape(64, 96).sin()
 PAIR = {
@@ -55,7 +54,7 @@ def sites(names=("0.weight", "2.weight")):
 
 
 def asked(text):
-    return sparsefx.budget.parse_budget(text, "macs", ())
+    return sparsefx.settings.budget.parse_budget(text, "macs", ())
 
 
 def test_a_line_fits_what_was_measured(monkeypatch):
@@ -65,22 +64,22 @@ def test_a_line_fits_what_was_measured(monkeypatch):
             for name in calls
         }  # fmt: skip
 
-    monkeypatch.setattr(trial, "interleaved", clock)
+    monkeypatch.setattr(layer_trial, "interleaved", clock)
     line = measure_layer(Dense("w", torch.randn(16, 16), None), torch.randn(3, 16))
     assert (line.dense, line.form) == (2.0, "csr")
     assert (line.fixed, line.slope) == pytest.approx((0.5, 0.0))
     assert line.residual < 1e-9
     assert line.even == 1.0
-    fitted = latency._fitted([0.7, 0.9, 1.3], [0.05, 0.1, 0.2], 2.0, "csr")
+    fitted = layer_latency._fitted([0.7, 0.9, 1.3], [0.05, 0.1, 0.2], 2.0, "csr")
     assert (fitted.fixed, fitted.slope) == pytest.approx((0.5, 4.0))
     assert fitted.even == pytest.approx(0.375)
     assert fitted.at(1.3) == pytest.approx(0.2)
 
 
 def test_blocks_are_timed_as_blocks():
-    site = Site("w", "", "linear", (64, 64), {}, granularity=sparsefx.site.Granularity(
-        "block", (16, 16)))  # fmt: skip
-    mask = latency.largest(torch.rand(64, 64), 0.25, site)
+    blocks = sparsefx.Granularity("block", (16, 16))
+    site = Site("w", "", "linear", (64, 64), {}, granularity=blocks)
+    mask = layer_latency.largest(torch.rand(64, 64), 0.25, site)
     assert mask.sum() == 4 * 256
     assert (
         mask[::16, ::16].repeat_interleave(16, 0).repeat_interleave(16, 1).equal(mask)
@@ -219,13 +218,13 @@ def test_same_latency_never_keeps_less_for_more(low):
 
 
 def test_measurements_are_remembered(cache, monkeypatch):
-    monkeypatch.setattr(latency, "can_compile", lambda device: False)
+    monkeypatch.setattr(layer_latency, "can_compile", lambda device: False)
     found = measure(net(), (X,))
     assert set(found.lines) == {"0.weight", "2.weight"}
     assert all(line.dense > 0 for line in found.lines.values())
     assert "residual" in str(found)
     assert len(json.loads(cache.read_text())) == 2
-    monkeypatch.setattr(latency, "measure_layer", None)  # would fail if called
+    monkeypatch.setattr(layer_latency, "measure_layer", None)  # would fail if called
     again = measure(net(), (X,))
     assert again.lines == found.lines
     cache.write_text("no json")
@@ -234,7 +233,7 @@ def test_measurements_are_remembered(cache, monkeypatch):
 
 
 def test_the_lowered_model_is_timed_once(cache, monkeypatch):
-    for place in (latency, latency_costs):
+    for place in (layer_latency, latency_costs):
         monkeypatch.setattr(place, "can_compile", lambda device: False)
     model = net()
     before = {name: p.clone() for name, p in model.named_parameters()}

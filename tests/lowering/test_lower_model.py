@@ -12,22 +12,28 @@ from torch.nn import functional
 
 import sparsefx
 from sparsefx.lowering import lower as lower_function
-from sparsefx.lowering.attention import feature_major_attention
-from sparsefx.lowering.graph_search import lower_graph
-from sparsefx.lowering.layers import Dense, Window, columns_of, of_module, result_of
-from sparsefx.lowering.operators import compressed
-from sparsefx.lowering.patterns import block_size, is_two_of_four
-from sparsefx.lowering.plain_graph import graph_of
-from sparsefx.lowering.products import (
+from sparsefx.lowering.cut_chains import cut_chains
+from sparsefx.lowering.dense_layer import (
+    Dense,
+    Window,
+    columns_of,
+    of_module,
+    result_of,
+)
+from sparsefx.lowering.feature_major_attention import feature_major_attention
+from sparsefx.lowering.inference_graph import graph_of
+from sparsefx.lowering.layer_forms import (
     CompressedLayer,
     CutLayer,
     NoCandidateError,
     SemiStructuredLayer,
 )
-from sparsefx.lowering.removal import cut_chains
+from sparsefx.lowering.layer_trial import try_layer
+from sparsefx.lowering.lower_graph import lower_graph
+from sparsefx.lowering.sparse_ops import compressed
 from sparsefx.lowering.tiles import LINE, WIDEST, Tiling, feature_last, feature_major
 from sparsefx.lowering.timing import interleaved
-from sparsefx.lowering.trial import try_layer
+from sparsefx.lowering.zero_patterns import block_size, is_two_of_four
 
 CPU = torch.device("cpu")
 DOUBLE = {"fused": 2.0, "ours": 1.0}
@@ -306,7 +312,7 @@ def test_a_layer_keeps_one_unit():
 def test_the_fastest_wins_and_the_rest_say_by_how_much(monkeypatch):
     times = {"dense": 10.0, "removal 0": 8.0, "csr 0": 4.0, "csr 1": 2.0, "bsr 0": 20.0}
     monkeypatch.setattr(
-        "sparsefx.lowering.trial.interleaved",
+        "sparsefx.lowering.layer_trial.interleaved",
         lambda calls, *_: {name: times[name] for name in calls},
     )
     weight = torch.zeros(16, 16)
@@ -357,7 +363,9 @@ def test_feature_major_attention(heads, queries, keys, features):
 
 def test_attention_follows_the_sparse_products(block, monkeypatch):
     model, x = block
-    monkeypatch.setattr("sparsefx.lowering.attention.interleaved", lambda *_: DOUBLE)
+    monkeypatch.setattr(
+        "sparsefx.lowering.feature_major_attention.interleaved", lambda *_: DOUBLE
+    )
     module, _ = graph_of(model, (x,))
     for target, taken in (("csr", True), ("dense", False)):
         made, _, _ = lower_graph(module, [x], target, 1, fused=True)
@@ -388,13 +396,13 @@ def test_the_whole_decides(block, monkeypatch):
     model, x = block
     state = copy.deepcopy(model.state_dict())
     alone = {"dense": 2.0, "csr 0": 1.0, "csr 1": 1.0}
-    monkeypatch.setattr("sparsefx.lowering.trial.interleaved", lambda *_: alone)
+    monkeypatch.setattr("sparsefx.lowering.layer_trial.interleaved", lambda *_: alone)
     for gain, verdict in (
         (0.9, "dense: the whole model would run at 0.90x"),
         (1.5, "lowered: 1.50x the dense model"),
     ):
         monkeypatch.setattr(
-            "sparsefx.lowering.api.interleaved",
+            "sparsefx.lowering.lower_model.interleaved",
             lambda calls, *_, g=gain: {"dense": 3.0, "lowered": 3.0 / g},
         )
         fast = sparsefx.lower(model, (x,), compile=False, rounds=1)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import sparsefx
-from sparsefx.lowering.layers import Dense
-from sparsefx.lowering.products import CompressedLayer, SemiStructuredLayer
+from sparsefx.lowering.dense_layer import Dense
+from sparsefx.lowering.layer_forms import CompressedLayer, SemiStructuredLayer
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="there is no CUDA device"

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import SGD
 
 import sparsefx
-from sparsefx.learners.soft_topk import solve
+from sparsefx.solver.solve_one import solve
 from tests import models
 from tests.gradient_models import X, Y, assert_close, gradients, loss_of, sparse_of
 

@@ -9,8 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparsefx
-from sparsefx.dual import Layer, hard_mask, soft_mask, solve_hard, solve_soft
-from sparsefx.grouping import grouping
+from sparsefx.masking.cut_groups import grouping
+from sparsefx.solver.soft_masks import (
+    Layer,
+    hard_mask,
+    soft_mask,
+    solve_hard,
+    solve_soft,
+)
 from tests.grouped_models import ALL, X, labels, members, net, sparse_of
 from tests.reference import bisect, sigmoid
 from tests.scalars import site_scalars
@@ -35,7 +41,7 @@ def test_plain_operations_give_the_same(granularity):
 
 @pytest.mark.parametrize("granularity", ["block:3x5:pad", "2:4"])
 def test_the_operators_keep_their_contracts(granularity):
-    from sparsefx.grouped import _forward
+    from sparsefx.masking.masked_groups import _forward
 
     weight = torch.randn(6, 8, requires_grad=True)
     rule = site_scalars(0.1, 2.0, 0.5, 0.4, 1)

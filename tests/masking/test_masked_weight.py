@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import sparsefx
-from sparsefx.coupling import couple
-from sparsefx.layer import soft_mask
-from sparsefx.masking import magnitude, masked_weight
+from sparsefx.kernels.mask_rule import soft_mask
+from sparsefx.masking.budget_gradient import couple
+from sparsefx.masking.masked_weight import magnitude, masked_weight
 from tests import models
 
 DOUBLE = torch.float64

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsefx.grouping import grouping
-from sparsefx.n_of_m import NOfM, soft_top
+from sparsefx.masking.cut_groups import grouping
+from sparsefx.masking.n_of_m import NOfM, soft_top
 from tests.grouped_models import labels, members
 from tests.reference import bisect, sigmoid
 

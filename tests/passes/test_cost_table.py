@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from sparsefx.amount import Amount
-from sparsefx.cost import attention_macs, conv_uses, linear_uses
 from sparsefx.errors import CaptureError
+from sparsefx.masking.site import Site
 from sparsefx.passes.annotate_costs import AnnotateCosts, cost_table
-from sparsefx.site import Site
+from sparsefx.passes.costs.cost_table import attention_macs, conv_uses, linear_uses
+from sparsefx.passes.costs.symbolic_size import Amount
 
 
 class Opened(fx.Tracer):

@@ -6,9 +6,16 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from sparsefx.draw import draw
 from sparsefx.errors import SparsefxError
-from sparsefx.graph_layout import BOX, HEIGHT, Picture, kind, label, picture
+from sparsefx.passes.drawing.draw_graph import draw
+from sparsefx.passes.drawing.graph_layout import (
+    BOX,
+    HEIGHT,
+    Picture,
+    kind,
+    label,
+    picture,
+)
 
 
 def masked_weight(weight: Tensor, mu: Tensor, threshold: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import sparsefx
 from sparsefx.errors import CaptureError, MaskError
 from sparsefx.passes import GateUnits, ShrinkUnits, SplitAttention, find_units
 from sparsefx.passes.gate_units import gates_of
-from sparsefx.units import UnitMap
+from sparsefx.passes.units.unit_map import UnitMap
 from tests.models import Attention
 from tests.unit_networks import NETWORKS, Gelu, Residual, awake, images, vit
 

@@ -8,8 +8,13 @@ import sparsefx
 from sparsefx.errors import CaptureError, MaskError
 from sparsefx.passes import SelectTokens, ShrinkUnits
 from sparsefx.passes.annotate_costs import cost_table
-from sparsefx.passes.plain_graph import plain_graph
-from sparsefx.token_selection import TokenScorer, anneal, gumbel_soft, select_tokens
+from sparsefx.passes.graphs.standalone_graph import plain_graph
+from sparsefx.passes.tokens.token_scorer import (
+    TokenScorer,
+    anneal,
+    gumbel_soft,
+    select_tokens,
+)
 from tests.unit_networks import Block, Gelu, SeparateAttention, Vit, images, vit
 
 SCORES = torch.tensor([0.1, 2.0, -1.0, 1.5, 0.3])

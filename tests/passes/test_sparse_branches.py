@@ -11,7 +11,7 @@ from torch import nn
 
 import sparsefx
 from sparsefx.passes import SparseDoped, SparseFactorized, SparseParallel
-from sparsefx.passes.iso_flop import record_of, shared
+from sparsefx.passes.iso_flop.record import record_of, shared
 from tests.rewrites import ZOO, example
 
 MEMBERS = (SparseParallel, SparseFactorized, SparseDoped)

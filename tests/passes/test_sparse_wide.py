@@ -11,10 +11,10 @@ from torch import nn
 
 import sparsefx
 from sparsefx.passes import SparseWide
-from sparsefx.passes.axes import Axes
-from sparsefx.passes.graph_prices import Prices
-from sparsefx.passes.iso_flop import record_of, shared_by_price
-from sparsefx.passes.own_graph import own_graph
+from sparsefx.passes.costs.graph_costs import Prices
+from sparsefx.passes.graphs.owned_graph import own_graph
+from sparsefx.passes.iso_flop.record import record_of, shared_by_price
+from sparsefx.passes.widths.axes import Axes
 from tests.rewrites import ZOO, RMSNorm, example
 
 

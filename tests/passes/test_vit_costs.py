@@ -9,10 +9,10 @@ import sympy
 import torch
 
 import sparsefx
+from sparsefx.masking.site import Site
 from sparsefx.passes import find_units
 from sparsefx.passes.annotate_costs import cost_table
 from sparsefx.policies.erk import erk
-from sparsefx.site import Site
 
 TOKENS, PATCHES, DEPTH = 197, 196, 12
 DENSITIES = (0.7, 0.6, 0.5, 0.4, 0.3)

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsefx.errors import BudgetError, MaskError, PolicyError
+from sparsefx.masking.site import Site
 from sparsefx.policies.allocate import allocate, run
 from sparsefx.policies.allocation import Allocation, planned
-from sparsefx.policies.bounds import bounds
 from sparsefx.policies.cost_budget import cost_budget
-from sparsefx.policies.counts import counts
 from sparsefx.policies.erk import erk
+from sparsefx.policies.load_policy import load_policy
+from sparsefx.policies.magnitude_worths import worths
+from sparsefx.policies.policy import Policy
 from sparsefx.policies.uniform import uniform
-from sparsefx.policies.worths import worths
-from sparsefx.policy import Policy
-from sparsefx.policy_source import load_policy
-from sparsefx.site import Site
+from sparsefx.policies.unit_bounds import bounds
+from sparsefx.policies.whole_units import counts
 
 POLICIES = (cost_budget, uniform, erk)
 

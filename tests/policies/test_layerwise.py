@@ -15,9 +15,9 @@ from torch import nn
 
 import sparsefx
 from sparsefx.errors import BudgetError, PolicyError
+from sparsefx.masking.site import Site
 from sparsefx.policies.layerwise import layerwise
 from sparsefx.policies.sensitivity import Sensitivity, measure_sensitivity
-from sparsefx.site import Site
 
 X, Y = torch.linspace(-1, 1, 48).reshape(6, 8).sin(), torch.ones(6, 3)
 BATCHES = [(X, Y), (X.flip(0), Y)]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 import sparsefx.policies
 from sparsefx.errors import PolicyError
+from sparsefx.policies.load_policy import load_policy
+from sparsefx.policies.policy import Policy
 from sparsefx.policies.presets import parse
-from sparsefx.policy import Policy
-from sparsefx.policy_source import load_policy
-from sparsefx.schedule import RAMP_SHAPES
+from sparsefx.settings.schedule import RAMP_SHAPES
 
 FOLDER = Path(__file__).resolve().parents[2] / "policies"
 PRESETS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))

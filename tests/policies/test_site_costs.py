@@ -9,12 +9,12 @@ import yaml
 from torch import nn
 
 import sparsefx
-from sparsefx.budget import Budget, parse_budget
 from sparsefx.errors import BudgetError, PolicyError
-from sparsefx.expression import parse_expression
-from sparsefx.policy import Policy
-from sparsefx.site import Granularity, Site
-from sparsefx.storage import stored
+from sparsefx.masking.site import Granularity, Site
+from sparsefx.policies.policy import Policy
+from sparsefx.policies.storage import stored
+from sparsefx.settings.budget import Budget, parse_budget
+from sparsefx.settings.cost_expression import parse_expression
 
 COSTS = ("macs", "params", "bytes", "energy")
 

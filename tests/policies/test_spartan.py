@@ -9,8 +9,8 @@ from torch import nn
 
 import sparsefx
 from sparsefx.errors import BudgetError, PolicyError
-from sparsefx.learners.inclusive import inclusive
-from sparsefx.learners.soft_topk import solve
+from sparsefx.solver.inclusive_masks import inclusive
+from sparsefx.solver.solve_one import solve
 from tests import models
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import sparsefx
 from sparsefx import SpectralHistory
-from sparsefx.singular_values import lanczos, top_two
-from sparsefx.spectrum import spectrum
+from sparsefx.reports.mask_spectrum import spectrum
+from sparsefx.reports.singular_values import lanczos, top_two
 
 
 def dense_top_two(matrix):

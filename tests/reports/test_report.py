@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sparsefx.errors import SparsefxError
-from sparsefx.report import (
+from sparsefx.reports.report import (
     BudgetReport,
     Cost,
     Coverage,
@@ -15,7 +15,7 @@ from sparsefx.report import (
     Report,
     Total,
 )
-from sparsefx.table import human, percent, text_table
+from sparsefx.reports.text_table import human, percent, text_table
 
 
 def make_report(**changes: object) -> Report:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsefx.budget import Budget, parse_budget
 from sparsefx.errors import BudgetError
+from sparsefx.settings.budget import Budget, parse_budget
 
 
 @pytest.mark.parametrize(

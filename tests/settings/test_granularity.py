@@ -7,10 +7,10 @@ import torch
 
 import sparsefx
 from sparsefx.errors import BudgetError, PolicyError
-from sparsefx.granularity import Granularity
-from sparsefx.grouping import grouping
-from sparsefx.limits import Limits
-from sparsefx.multiples import multiples
+from sparsefx.masking.cut_groups import grouping
+from sparsefx.policies.round_to import multiples
+from sparsefx.settings.granularity import Granularity
+from sparsefx.solver.joint_budgets import Limits
 from tests.grouped_models import X, labels, members, net, sparse_of
 
 

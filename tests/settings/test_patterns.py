@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsefx.errors import PolicyError
-from sparsefx.selection import Selection, select
+from sparsefx.settings.patterns import Selection, select
 
 NAMES = [
     ("stem.conv.weight", "stem.conv"),

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsefx.errors import PolicyError
-from sparsefx.policy import Policy
-from sparsefx.schedule import RAMP_SHAPES, Ramp, Schedule, resolve
+from sparsefx.policies.policy import Policy
+from sparsefx.settings.schedule import RAMP_SHAPES, Ramp, Schedule, resolve
 
 
 def spartan(shape):

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from tests.interpreted import QUIET, SIZES, WIDE  # isort: skip
 
-from sparsefx.dual import solve_soft
-from sparsefx.greedy import solve_hard
-from sparsefx.kernels.device_solver import VECTORS, DeviceSolver, Seen
-from sparsefx.layer import Layer, hard_mask, magnitude, soft_mask
+from sparsefx.kernels.mask_rule import hard_mask, magnitude, soft_mask
+from sparsefx.solver.device_solver import VECTORS, DeviceSolver, Seen
+from sparsefx.solver.hard_masks import solve_hard
+from sparsefx.solver.layer import Layer
+from sparsefx.solver.soft_masks import solve_soft
 
 pytestmark = QUIET
 

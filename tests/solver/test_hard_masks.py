@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sparsefx
-from sparsefx import greedy
-from sparsefx.dual import Layer, solve_hard
 from sparsefx.kernels import kernels_for
-from sparsefx.learners.soft_topk import cuts
+from sparsefx.solver import hard_masks as greedy
+from sparsefx.solver.soft_masks import Layer, solve_hard
+from sparsefx.solver.solve_one import cuts
 from tests import reference
 from tests.networks import blocks, hard_masks, networks
 

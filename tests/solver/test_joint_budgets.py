@@ -15,12 +15,12 @@ from torch.func import functional_call
 
 import sparsefx
 from sparsefx.errors import BudgetError
-from sparsefx.greedy import solve_hard
-from sparsefx.joint_hard import solve_hard_joint
-from sparsefx.joint_soft import solve_soft_joint
 from sparsefx.kernels import kernels_for
-from sparsefx.layer import Layer
-from sparsefx.limits import Limits, scope, shares_of
+from sparsefx.solver.hard_masks import solve_hard
+from sparsefx.solver.hard_masks_joint import solve_hard_joint
+from sparsefx.solver.joint_budgets import Limits, scope, shares_of
+from sparsefx.solver.layer import Layer
+from sparsefx.solver.soft_masks_joint import solve_soft_joint
 from tests.networks import KINDS, hard_masks, magnitudes, soft_masks
 
 RTOL = 1e-6

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsefx.errors import BudgetError, MaskError
-from sparsefx.projection import hard_topk, project, solve_multiplier
+from sparsefx.solver.projection import hard_topk, project, solve_multiplier
 from tests import reference
 
 DOUBLE = {"dtype": torch.float64}

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsefx.dual import Layer, solve_hard, solve_soft
 from sparsefx.errors import BudgetError, MaskError
+from sparsefx.solver.soft_masks import Layer, solve_hard, solve_soft
 from tests import reference
 from tests.networks import (
     best_unit,

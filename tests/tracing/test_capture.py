@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from sparsefx.capture import capture
 from sparsefx.errors import CaptureError
-from sparsefx.preserve import tensors_of
+from sparsefx.tracing.capture import capture
+from sparsefx.tracing.preserve import tensors_of
 from tests import models
 
 X = torch.linspace(-1, 1, 24).reshape(4, 6)
@@ -251,7 +251,7 @@ def test_other_gradients_are_not_lost(make, reason, parts):
 
 def test_the_self_check_finds_a_graph_that_is_not_the_module(monkeypatch):
     # a backward that recording cannot see: a wrong spelling in its place
-    import sparsefx.recorder as recorder
+    import sparsefx.tracing.recorder as recorder
 
     spell = recorder.spell
 

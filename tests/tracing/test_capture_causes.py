@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import sparsefx
-from sparsefx.capture import capture
 from sparsefx.errors import CaptureError
-from sparsefx.masked_module import program_of
-from sparsefx.preserve import preserved, tensors_of
+from sparsefx.masking.masked_module import program_of
+from sparsefx.tracing.capture import capture
+from sparsefx.tracing.preserve import preserved, tensors_of
 from tests import models
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import sparsefx
-from sparsefx.masked_module import program_of
-from sparsefx.preserve import tensors_of
+from sparsefx.masking.masked_module import program_of
+from sparsefx.tracing.preserve import tensors_of
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

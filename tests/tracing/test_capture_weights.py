@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import sparsefx
-from sparsefx.masked_module import program_of
-from sparsefx.observed_uses import watch
+from sparsefx.masking.masked_module import program_of
+from sparsefx.tracing.observed_uses import watch
 
 X = torch.linspace(-1, 1, 24).reshape(4, 6)
 

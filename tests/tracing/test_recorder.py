@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparsefx.capture import capture
 from sparsefx.errors import CaptureError
-from sparsefx.recorder import is_leaf, record
+from sparsefx.tracing.capture import capture
+from sparsefx.tracing.recorder import is_leaf, record
 from tests import models
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparsefx
-from sparsefx.restructure import record_of_root
+from sparsefx.training.build_rewritten import record_of_root
 from tests.rewrites import ResNet, example
 
 PRESETS = ("sparse_wide", "sparse_parallel", "sparse_factorized", "sparse_doped")

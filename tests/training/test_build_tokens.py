@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 import sparsefx
-from sparsefx import token_building
 from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.passes import ShrinkUnits
-from sparsefx.token_building import largest
-from sparsefx.token_options import parse_tokens
-from sparsefx.token_selection import scorers, switch_tokens
-from sparsefx.whole_graph import whole_graph
+from sparsefx.passes.tokens.token_scorer import scorers, switch_tokens
+from sparsefx.settings.token_options import parse_tokens
+from sparsefx.training import build_tokens
+from sparsefx.training.build_tokens import largest
+from sparsefx.training.whole_graph import whole_graph
 from tests.unit_networks import Block, FusedAttention, Gelu, Vit
 
 WIDTH, HIDDEN, TOKENS, BATCH, DEPTH = 8, 12, 17, 2, 2
@@ -65,7 +65,7 @@ def reuse(recorded, patch: pytest.MonkeyPatch) -> None:
     """Recording takes most of the time, and is the same in every test."""
     graph, totals = recorded
     patch.setattr(
-        token_building, "whole_graph", lambda *_: (copy.deepcopy(graph), totals)
+        build_tokens, "whole_graph", lambda *_: (copy.deepcopy(graph), totals)
     )
 
 
@@ -175,7 +175,7 @@ def test_bounds_hold_the_share_of_the_tokens(quick) -> None:
     bounds = {"before": 0.5, "min_keep": 0.75, "max_keep": 0.8}
     policy = sparsefx.load_policy("svite_joint", tokens=bounds)
     options = parse_tokens(policy.tokens)
-    short = token_building.shortened(tall(), policy, options, (pictures(),))
+    short = build_tokens.shortened(tall(), policy, options, (pictures(),))
     (scorer,) = scorers(short.model)
     assert scorer.choice.before == "blocks.1"
     assert scorer.choice.kept == 12

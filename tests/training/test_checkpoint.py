@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim import AdamW
 
 import sparsefx
-from sparsefx.packing import compress, expand, pack, unpack
+from sparsefx.training.packed_tensors import compress, expand, pack, unpack
 from tests import models
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()

@@ -9,8 +9,8 @@ from torch import nn
 
 import sparsefx
 from sparsefx.errors import MaskError, PolicyError
+from sparsefx.masking.sparse_state import CHILD
 from sparsefx.passes import ShrinkUnits
-from sparsefx.state import CHILD
 from tests.unit_networks import awake, images, vit
 
 STEPS = 6

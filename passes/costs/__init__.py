@@ -1,0 +1,1 @@
+"""Symbolic sizes, the price of each node, the table of costs."""

@@ -1,0 +1,1 @@
+"""Graphs that own their tensors; writing nodes; which parameter an operand is."""

@@ -1,0 +1,1 @@
+"""What a rewrite at equal cost promises and keeps."""

@@ -1,0 +1,1 @@
+"""The token dimension, and what scores tokens."""

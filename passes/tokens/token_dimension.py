@@ -1,0 +1,210 @@
+"""Follows the token dimension through a graph, and frees the sizes that name it."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from sparsefx.errors import CaptureError
+from sparsefx.passes.tokens.token_scorer import select_tokens
+from sparsefx.passes.units.owners import slab_dim
+from sparsefx.passes.units.tag_interpreter import called
+from sparsefx.passes.units.tag_rules import JOINS, KEEPS, MOVES, NORMALIZES, REDUCES
+from sparsefx.torch_internals import hint
+
+Probes = list[Tensor]
+_SIZED = ("view", "reshape", "expand", "broadcast_to")
+
+
+def free_tokens(start: fx.Node, count: fx.Node, tokens: int) -> None:
+    """Makes what follows a node work for any number of tokens.
+
+    A probe, a tensor that numbers the tokens along one dimension, goes through each
+    call that moves data; where it ends up is where the sizes are.
+
+    Args:
+        start: (batch, tokens, width), recorded with ``tokens``; not rewritten.
+        count: the node that gives the new number of tokens.
+        tokens: the old number.
+
+    Raises:
+        CaptureError: something behind ``start`` needs the old number of tokens.
+    """
+    shape = _shape(start)
+    probe = torch.arange(tokens).view(1, tokens, 1).expand(shape)
+    probes: dict[fx.Node, Any] = {start: [probe]}
+    node = count.next
+    while node.op != "output":
+        parts = [probes[n] for n in node.all_input_nodes if probes.get(n)]
+        if parts and node.op != "get_attr":
+            probes[node] = _follow(node, probes, count, tokens)
+        node = node.next
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    return tuple(hint(s) for s in value.shape) if isinstance(value, Tensor) else ()
+
+
+def _refuse(node: fx.Node, why: str) -> CaptureError:
+    where = node.meta.get("module") or "the root module"
+    return CaptureError(
+        f"tokens cannot be selected here: {node.name} in {where!r} {why}; select "
+        "behind it, or leave SelectTokens out"
+    )
+
+
+def _follow(
+    node: fx.Node, probes: dict[fx.Node, Any], count: fx.Node, tokens: int
+) -> Any:
+    name, first = called(node), node.args[0]
+    own = probes.get(first) if isinstance(first, fx.Node) else None
+    if node.op == "call_module":
+        return own
+    if name == "size" or not _value_shapes(node):
+        return None
+    if name in ("scaled_dot_product_attention",):
+        return _attention(node, probes, tokens)
+    if name in ("matmul", "__matmul__", "bmm"):
+        return _matmul(node, probes)
+    if name == "linear":
+        if own and slab_dim(own[0]) == own[0].ndim - 1:
+            raise _refuse(node, "multiplies the tokens by a weight")
+        out = _shape(node)
+        return [p[..., :1].expand(out) for p in own or ()]
+    if name == "layer_norm" or name in KEEPS or name in NORMALIZES:
+        return own
+    if name in REDUCES:
+        return None  # over the tokens, or over the features behind which is a norm
+    if name in JOINS:
+        return _joined(node, probes, tokens)
+    if name in ("cat", "concat"):
+        raise _refuse(node, "joins the tokens with others")
+    if name in MOVES:
+        return _moved(node, probes, count, tokens)
+    raise _refuse(node, "is not known to work for another number of tokens")
+
+
+def _value_shapes(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, (Tensor, tuple, list))
+
+
+def _joined(node: fx.Node, probes: dict[fx.Node, Any], tokens: int) -> Probes:
+    shape = _shape(node)
+    found: dict[int, Tensor] = {}
+    for used in node.all_input_nodes:
+        for probe in probes.get(used) or ():
+            spread = probe.expand(shape)
+            dim = slab_dim(spread)
+            if dim is not None:
+                found[dim] = spread
+    for used in node.all_input_nodes:
+        own = {slab_dim(p.expand(shape)) for p in probes.get(used) or ()}
+        size = _shape(used)
+        for dim in found:
+            back = dim - len(shape)
+            if -back <= len(size) and size[back] > 1 and dim not in own:
+                raise _refuse(node, f"adds something made for {tokens} tokens")
+    return list(found.values())
+
+
+def _attention(node: fx.Node, probes: dict[fx.Node, Any], tokens: int) -> Probes:
+    query, shape = node.args[0], _shape(node)
+    assert isinstance(query, fx.Node)
+    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    if isinstance(mask, fx.Node) and not probes.get(mask):
+        if tokens in _shape(mask)[-2:]:
+            raise _refuse(node, f"has a mask made for {tokens} tokens")
+    return [p[..., :1].expand(shape) for p in probes.get(query) or ()]
+
+
+def _matmul(node: fx.Node, probes: dict[fx.Node, Any]) -> Probes:
+    left, right = node.args[:2]
+    shape, found = _shape(node), []
+    assert isinstance(left, fx.Node)
+    assert isinstance(right, fx.Node)
+    for probe in probes.get(left) or ():
+        if slab_dim(probe) != probe.ndim - 1:
+            found.append(probe[..., :1].expand(shape))
+    for probe in probes.get(right) or ():
+        if slab_dim(probe) == probe.ndim - 1:
+            found.append(probe[..., :1, :].expand(shape))
+    return found
+
+
+def _moved(
+    node: fx.Node, probes: dict[fx.Node, Any], count: fx.Node, tokens: int
+) -> Any:
+    source = node.args[0]
+    if not isinstance(source, fx.Node):
+        raise _refuse(node, "moves several values at once")
+    if isinstance(source.meta.get("val"), (tuple, list)):
+        at: Any = node.args[1]
+        return [p[at] for p in probes[source]]
+    found: Probes = []
+    for probe in probes[source]:
+        moved = _run(node, probe)
+        if isinstance(moved, Tensor):
+            dim = slab_dim(moved)
+            if dim is None:
+                continue  # one token was picked
+            if called(node) in _SIZED:
+                _free(node, dim, moved.shape[dim], count, tokens)
+            found.append(moved)
+        else:
+            found.append(moved)
+    return found
+
+
+def _run(node: fx.Node, probe: Tensor) -> Any:
+    def value(used: fx.Node) -> Any:
+        known = used.meta.get("val")
+        if isinstance(known, Tensor):
+            return known
+        return _number(used)
+
+    args: Any = fx.node.map_arg(node.args[1:], value)
+    kwargs: Any = fx.node.map_arg(node.kwargs, value)
+    if called(node) in ("view", "reshape"):
+        sizes = args[0] if isinstance(args[0], (tuple, list)) else args
+        return probe.reshape(*sizes)
+    if node.op == "call_method":
+        return getattr(probe, str(node.target))(*args, **kwargs)
+    assert callable(node.target)
+    return node.target(probe, *args, **kwargs)
+
+
+def _number(node: fx.Node) -> Any:
+    """A size's number in the example call."""
+    if node.target == "size" and isinstance(node.args[0], fx.Node):
+        dim: Any = node.args[1]
+        return _shape(node.args[0])[dim]
+    args = [_number(a) if isinstance(a, fx.Node) else a for a in node.args]
+    assert callable(node.target)
+    return node.target(*args)
+
+
+def _counts_tokens(node: fx.Node) -> bool:
+    """Whether a size is that of an earlier selection."""
+    source = node.args[0]
+    return isinstance(source, fx.Node) and source.target is select_tokens
+
+
+def _free(node: fx.Node, dim: int, size: int, count: fx.Node, tokens: int) -> None:
+    """Replaces a written size by one that follows the number of tokens."""
+    first: Any = node.args[1]
+    packed = len(node.args) == 2 and isinstance(first, (tuple, list))
+    sizes: list[Any] = list(first) if packed else list(node.args[1:])
+    given = sizes[dim]
+    if given == -1 or (isinstance(given, fx.Node) and not _counts_tokens(given)):
+        return
+    sizes[dim] = count
+    if size != tokens:
+        with node.graph.inserting_before(node):
+            rest = size // tokens
+            sizes[dim] = node.graph.call_function(operator.mul, (count, rest))
+    node.args = (node.args[0], tuple(sizes)) if packed else (node.args[0], *sizes)

@@ -1,0 +1,1 @@
+"""Who owns which entry of a weight: tags, rules, owners, scores."""

@@ -1,0 +1,168 @@
+"""Runs a graph once on its example's sizes, and its tags beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sparsefx.errors import CaptureError
+from sparsefx.passes.graphs.weight_sources import label_of
+from sparsefx.passes.units.tag_rules import follow, norm_module
+from sparsefx.passes.units.tag_step import Step
+from sparsefx.passes.units.tags import Ledger
+from sparsefx.torch_internals import hint
+from sparsefx.tracing.gradient_regions import closed_on_error
+
+Tags = dict[fx.Node, Any]
+
+
+def interpret(graph_module: fx.GraphModule) -> tuple[Ledger, Tags]:
+    """Follows every weight's rows through a graph.
+
+    The graph runs on zeros: only sizes matter, and the values of what is an index.
+
+    Returns:
+        what was learned, and the tags of each node's value.
+
+    Raises:
+        CaptureError: an input carries no recorded value.
+    """
+    ledger = Ledger()
+    tags: Tags = {}
+    values: dict[Any, Any] = {}
+    last = _last_uses(graph_module.graph)
+    with torch.no_grad(), closed_on_error():
+        for node in graph_module.graph.nodes:
+            if node.op == "output":
+                for used in node.all_input_nodes:
+                    if isinstance(tags[used], Tensor):
+                        ledger.stick(tags[used], node)
+                break
+            values[node] = _value(graph_module, node, values)
+            tags[node] = _tags(graph_module, node, values, tags, ledger)
+            for done in last.get(node, ()):
+                values[done] = None
+    return ledger, tags
+
+
+def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    seen: set[fx.Node] = set()
+    found: dict[fx.Node, list[fx.Node]] = {}
+    for node in reversed(graph.nodes):
+        for used in node.all_input_nodes:
+            if used not in seen:
+                seen.add(used)
+                found.setdefault(node, []).append(used)
+    return found
+
+
+def _value(graph_module: fx.GraphModule, node: fx.Node, values: dict[Any, Any]) -> Any:
+    if node.op == "placeholder":
+        example = node.meta.get("val")
+        if not isinstance(example, Tensor):
+            raise CaptureError(
+                f"input {node.name} has no recorded value; use a graph of "
+                "sparsefx.capture"
+            )
+        sizes = [hint(size) for size in example.shape]
+        return torch.zeros(sizes, dtype=example.dtype, device=_device(example))
+    if node.op == "get_attr":
+        return _attribute(graph_module, str(node.target))
+    args = fx.node.map_arg(node.args, lambda n: values[n])
+    kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n])
+    if node.op == "call_module":
+        return args[0]  # recorded leaves are norms and dropouts, which keep the shape
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    assert callable(node.target)
+    return node.target(*args, **kwargs)
+
+
+def _device(example: Tensor) -> torch.device:
+    return torch.device(getattr(example, "fake_device", example.device))
+
+
+def _attribute(graph_module: fx.GraphModule, target: str) -> Any:
+    found: Any = graph_module
+    for part in target.split("."):
+        found = getattr(found, part)
+    return found.detach() if isinstance(found, Tensor) else found
+
+
+def _tags(
+    graph_module: fx.GraphModule,
+    node: fx.Node,
+    values: dict[Any, Any],
+    tags: Tags,
+    ledger: Ledger,
+) -> Any:
+    value = values[node]
+    if node.op == "get_attr":
+        if isinstance(value, Tensor) and value.ndim > 0:
+            return ledger.parameter(str(node.target), value)
+        return _zeros(value)
+    if node.op == "placeholder":
+        return torch.zeros((), dtype=torch.int64).expand(value.shape)
+
+    def tagged(used: fx.Node) -> Any:
+        found = tags.get(used)
+        return values[used] if found is None else found
+
+    def plain(used: fx.Node) -> Any:
+        found = values[used]
+        return found.cpu() if isinstance(found, Tensor) else found
+
+    shape = value.shape if isinstance(value, Tensor) else torch.Size()
+    step = Step(
+        node,
+        called(node),
+        fx.node.map_arg(node.args, tagged),
+        fx.node.map_arg(node.kwargs, tagged),
+        fx.node.map_arg(node.args, plain),
+        shape,
+        ledger,
+    )
+    if node.op == "call_module":
+        return _module(graph_module, step)
+    if not isinstance(value, (Tensor, tuple, list)) or not _holds_tensor(value):
+        return None
+    if isinstance(value, (tuple, list)):
+        found = follow(step)
+        if isinstance(found, (tuple, list)):
+            return found
+        return [_zeros(item) for item in value]
+    return follow(step) if step.tensors() else _zeros(value)
+
+
+def _zeros(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return None
+    return torch.zeros((), dtype=torch.int64).expand(value.shape)
+
+
+def _holds_tensor(value: Any) -> bool:
+    items = value if isinstance(value, (tuple, list)) else [value]
+    return any(isinstance(item, Tensor) for item in items)
+
+
+def called(node: fx.Node) -> str:
+    """The name of what a node calls, without the mark of in-place methods."""
+    name = "getattr" if node.target is getattr else label_of(node)
+    return name if name.startswith("__") else name.strip("_")
+
+
+def _module(graph_module: fx.GraphModule, step: Step) -> Any:
+    path = str(step.node.target)
+    module = graph_module.get_submodule(path)
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        owned = [
+            step.ledger.parameter(f"{path}.{name}", value)
+            for name, value in (*module._parameters.items(), *module._buffers.items())
+            if isinstance(value, Tensor) and value.ndim == 1
+        ]
+        return norm_module(step, owned)
+    if any(True for _ in module.parameters()):
+        return step.stuck()
+    return step.args[0]

@@ -1,0 +1,1 @@
+"""Groups of channels that must grow together."""

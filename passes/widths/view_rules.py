@@ -1,0 +1,163 @@
+"""What views, permutations and repetitions do to widths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx
+
+from sparsefx.passes.graphs.weight_sources import argument, label_of
+from sparsefx.passes.widths.axes import FIXED
+from sparsefx.passes.widths.layer_rules import Rule, place_of
+from sparsefx.passes.widths.width_flow import Value, Widths
+
+
+def _reshape(flow: Widths, node: fx.Node) -> Any:
+    x, sizes = flow.first(node), flow.size(node)
+    out = _regroup(flow, node, x, sizes)
+    literals, place = _literals(node)
+    if literals is not None:
+        if label_of(node) == "unflatten":
+            dim = int(str(argument(node, 1, "dim"))) % len(x)
+            out_of = out[dim : dim + len(literals)]
+        else:
+            out_of = out
+        for index, axis in enumerate(out_of):
+            flow.patch(node, (*place, index), axis) if place else flow.patch(
+                node, (0, index + 1), axis
+            )
+    return out
+
+
+def _literals(node: fx.Node) -> tuple[Sequence[Any] | None, tuple[Any, ...]]:
+    """The sizes a call spells out, and where; an empty place: as arguments."""
+    label = label_of(node)
+    if label in ("view", "reshape", "expand"):
+        name = "shape" if "shape" in node.kwargs else "size"
+        sizes = argument(node, 1, name)
+        if isinstance(sizes, list | tuple):
+            return sizes, place_of(node, 1, name)
+        return node.args[1:], ()
+    if label == "unflatten":
+        sizes = argument(node, 2, "sizes")
+        if isinstance(sizes, list | tuple):
+            return sizes, place_of(node, 2, "sizes")
+    return None, ()
+
+
+def _regroup(flow: Widths, node: fx.Node, x: Value, sizes: Sequence[int]) -> Value:
+    """The axes after a view: neighbours whose sizes multiply to the same."""
+    axes = flow.axes
+    out: Value = []
+    rest = [axis for axis in x if axes.size(axis) != 1]
+    wanted = [size for size in sizes if size != 1]
+    made: Value = []
+    while rest and wanted:
+        ins, outs = [rest.pop(0)], [wanted.pop(0)]
+        while (a := math.prod(map(axes.size, ins))) != (b := math.prod(outs)):
+            if a < b:
+                ins.append(rest.pop(0))
+            else:
+                outs.append(wanted.pop(0))
+        merged = ins[0]
+        for axis in ins[1:]:
+            merged = axes.merge(merged, axis)
+        last = len(outs) - 1
+        grown = max(last - 1, 0) if node.name in flow.by_count else last
+        parts = axes.split(merged, outs, grown)
+        if len(outs) > 1 and axes.live(merged):
+            flow.splits[node.name] = parts
+        made += parts
+    for size in sizes:
+        out.append(((FIXED, 1),) if size == 1 else made.pop(0))
+    return out
+
+
+def _squeeze(flow: Widths, node: fx.Node) -> Any:
+    return _regroup(flow, node, flow.first(node), flow.size(node))
+
+
+def _permute(flow: Widths, node: fx.Node) -> Value:
+    x, label = flow.first(node), label_of(node)
+    if label == "permute":
+        dims: Any = argument(node, 1, "dims")
+        dims = dims if isinstance(dims, list | tuple) else node.args[1:]
+        return [x[d] for d in dims]
+    if label in ("movedim", "moveaxis"):
+        given: Any = argument(node, 1, "source"), argument(node, 2, "destination")
+        source, target = (
+            list(d) if isinstance(d, list | tuple) else [d] for d in given
+        )
+        order = [i for i in range(len(x)) if i not in [d % len(x) for d in source]]
+        pairs = zip(target, source, strict=True)
+        for to, of in sorted((t % len(x), s % len(x)) for t, s in pairs):
+            order.insert(to, of)
+        return [x[i] for i in order]
+    last = len(x) - 1
+    if node.target is getattr:
+        swap = (last - 1, last) if node.args[1] in ("mT", "mH") else (0, last)
+    elif label == "t":
+        swap = (0, last)
+    else:
+        swap = tuple(int(str(d)) for d in node.args[1:3])  # type: ignore[assignment]
+        if len(swap) < 2:
+            swap = tuple(node.kwargs[f"dim{i}"] for i in (0, 1))
+    x[swap[0]], x[swap[1]] = x[swap[1]], x[swap[0]]
+    return x
+
+
+def _expand(flow: Widths, node: fx.Node) -> Value:
+    x, sizes = flow.first(node), flow.size(node)
+    more = len(sizes) - len(x)
+    literals, place = _literals(node)
+    out: Value = [((FIXED, size),) for size in sizes[:more]]
+    for index, axis in enumerate(x, start=more):
+        kept = flow.axes.size(axis) == sizes[index]
+        out.append(axis if kept else ((FIXED, sizes[index]),))
+        if kept and literals is not None:
+            flow.patch(node, (*place, index) if place else (0, index + 1), axis)
+    return out
+
+
+def _repeat(flow: Widths, node: fx.Node) -> Any:
+    x, sizes = flow.first(node), flow.size(node)
+    out: Value = [((FIXED, size),) for size in sizes[: len(sizes) - len(x)]]
+    for axis, size in zip(x, sizes[len(out) :], strict=True):
+        old = flow.axes.size(axis)
+        out.append(
+            ((FIXED, size),) if old == 1 else flow.axes.copies(axis, size // old)
+        )
+    return out
+
+
+def _interleave(flow: Widths, node: fx.Node) -> Any:
+    x, count = flow.first(node), argument(node, 1, "repeats")
+    dim = argument(node, 2, "dim")
+    if not isinstance(count, int) or not isinstance(dim, int):
+        return flow.give_up(node, "it is repeated unevenly")
+    x[dim] = flow.axes.spread(x[dim], count)
+    return x
+
+
+def _pixel_shuffle(flow: Widths, node: fx.Node) -> Value:
+    x, sizes = flow.first(node), flow.size(node)
+    factor = int(str(argument(node, 1, "upscale_factor")))
+    x[-3] = flow.axes.gathered(x[-3], factor**2)
+    return [*x[:-2], *(((FIXED, size),) for size in sizes[-2:])]
+
+
+VIEWS: dict[str, Rule] = {
+    **dict.fromkeys(("view", "reshape", "unflatten"), _reshape),
+    **dict.fromkeys(("flatten", "squeeze", "unsqueeze", "ravel"), _squeeze),
+    **dict.fromkeys(
+        ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t"),
+        _permute,
+    ),
+    **dict.fromkeys(("T", "mT", "H", "mH"), _permute),
+    "expand": _expand,
+    **dict.fromkeys(("repeat", "tile"), _repeat),
+    "repeat_interleave": _interleave,
+    "pixel_shuffle": _pixel_shuffle,
+}

@@ -1,0 +1,72 @@
+"""Settings of a policy that have no effect, and what to do about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparsefx.settings import checks as check
+
+REWRITES = (
+    "none",
+    "sparse_wide",
+    "sparse_parallel",
+    "sparse_factorized",
+    "sparse_doped",
+)
+# Settings that only some learners read; others warn where they are set.
+READ_BY = {
+    "beta": ("soft_topk", "units_soft_topk"),
+    "beta_initial": ("soft_topk", "units_soft_topk"),
+    "drop_fraction": ("set", "rigl", "granet", "units_taylor"),
+    "drop_fraction_final": ("set", "rigl", "granet", "units_taylor"),
+    "inclusive": ("soft_topk",),
+    "dropped": ("magnitude",),
+    "backward_density": ("dual_averaging",),
+}
+
+
+def unused(policy: Mapping[str, Any], default: Mapping[str, Any]) -> list[str]:
+    """One message for each setting that has no effect.
+
+    Args:
+        policy: the settings by field name.
+        default: what they are if nobody sets them.
+
+    Example:
+        >>> from dataclasses import fields
+        >>> from sparsefx.policies.policy import Policy
+        >>> default = {f.name: f.default for f in fields(Policy)}
+        >>> values = {f.name: getattr(Policy(), f.name) for f in fields(Policy)}
+        >>> unused({**values, "density": 0.3}, default)[0][:40]
+        'density and rewrite_options have no effe'
+    """
+    found = [
+        f"layers[{pattern!r}] is empty; set {', '.join(check.LAYER_KEYS)} or remove it"
+        for pattern, options in policy["layers"].items()
+        if not options
+    ]
+    if policy["budget_ramp"] == "constant" and policy["initial_budget"] != 1:
+        found.append(
+            f"initial_budget {policy['initial_budget']:g} has no effect with "
+            "budget_ramp 'constant'; choose linear, cosine or cubic"
+        )
+    if policy["beta_ramp"] == "constant" and policy["beta_initial"] != 1:
+        found.append(
+            f"beta_initial {policy['beta_initial']:g} has no effect with beta_ramp "
+            "'constant'; choose linear, cosine or cubic"
+        )
+    if policy["rewrite"] == "none" and (
+        policy["density"] != 0.5 or policy["rewrite_options"]
+    ):
+        found.append(
+            "density and rewrite_options have no effect without a rewrite; set "
+            f"rewrite to one of {', '.join(REWRITES[1:])}, or give a budget"
+        )
+    found += [
+        f"{name} {policy[name]} has no effect with the learner "
+        f"{policy['learner']}; it is for {', '.join(learners)}"
+        for name, learners in READ_BY.items()
+        if policy["learner"] not in learners and policy[name] != default[name]
+    ]
+    return found

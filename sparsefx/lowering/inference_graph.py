@@ -1,0 +1,223 @@
+"""A recorded program as a plain graph module for inference.
+
+Its tensors are buffers that share memory with the model's, its flags are those of
+eval mode, dropouts are gone. It can be compiled, exported and pickled, and needs
+neither the model nor sparsefx's guards.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sparsefx.errors import SparsefxError
+from sparsefx.passes.shrink_units import ShrinkUnits
+from sparsefx.torch_internals import TreeSpec, tree_flatten, tree_unflatten
+from sparsefx.tracing.capture import capture
+from sparsefx.tracing.example_calls import Call, as_call
+from sparsefx.tracing.node_values import attribute
+from sparsefx.tracing.object_trees import unbox
+from sparsefx.tracing.program import Program
+
+_DROPOUTS = (nn.modules.dropout._DropoutNd,)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How a call's arguments become a graph's inputs, and its outputs the result.
+
+    Attributes:
+        inputs: ``(args, kwargs)`` with a number in place of each leaf.
+        output: the module's output likewise; None if it is the graph's.
+        leaves: the example's leaves: shape and type of tensors, other values as is.
+    """
+
+    inputs: Any
+    output: Any
+    leaves: tuple[Any, ...]
+
+    def tensors(self, args: Any, kwargs: Any) -> list[Tensor]:
+        """The graph's inputs from a call's arguments.
+
+        Raises:
+            SparsefxError: the call has other arguments than the example.
+        """
+        leaves, spec = tree_flatten((args, kwargs))
+        fits = spec == tree_flatten(self.inputs)[1] and all(
+            _fits(leaf, known) for leaf, known in zip(leaves, self.leaves, strict=True)
+        )
+        if not fits:
+            raise SparsefxError(
+                f"this model was lowered for inputs {self.leaves}, the call gives "
+                f"{tuple(map(_leaf, leaves))}; only the first size may differ, lower "
+                "the model again with example_inputs of these shapes"
+            )
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def result(self, out: Any) -> Any:
+        """The module's output from the graph's."""
+        if self.output is None:
+            return out
+        spec = tree_flatten(self.output)[1]
+        many = spec.num_leaves != 1
+        return unbox(tree_unflatten(list(out) if many else [out], spec))
+
+
+def graph_of(
+    model: nn.Module, example_inputs: Any, *, shrink: bool = False
+) -> tuple[fx.GraphModule, Signature] | str:
+    """A model as one plain graph for inference, or why it is none.
+
+    Args:
+        model: any module; it is left as it was, and shares its tensors.
+        example_inputs: a tuple of positional inputs or a dict of keyword inputs.
+        shrink: without the heads and neurons whose weights are zero, as `ShrinkUnits`
+            finds them; what is left of cut weights is new memory.
+
+    Example:
+        >>> module, _ = graph_of(nn.Linear(2, 3), (torch.ones(4, 2),))
+        >>> module(torch.zeros(4, 2)).shape
+        torch.Size([4, 3])
+    """
+    found = capture(model, example_inputs, verify=False)
+    program = found.programs.get("")
+    if program is None:
+        return found.reasons.get("", "it could not be recorded")
+    training = model.training
+    model.eval()  # flags that the graph reads become constants
+    try:
+        return _plain(program, model, as_call(example_inputs), shrink)
+    finally:
+        model.train(training)
+
+
+def _plain(
+    program: Program, root: nn.Module, example: Call, shrink: bool
+) -> tuple[fx.GraphModule, Signature]:
+    part = list(program.parts())[-1][1]
+    if shrink and any(map(_has_zero_line, root.parameters())):
+        bound = _shrunk(part.module(root))
+        root, graph = bound, copy.deepcopy(bound.graph)
+    else:
+        graph = copy.deepcopy(part.graph)
+    held: dict[str, Any] = {}
+    for node in list(graph.nodes):
+        node.meta = {"module": node.meta.get("module", "")}
+        if node.op == "get_attr":
+            value = _value(root, node.target)
+            if isinstance(value, Tensor):
+                held[node.target] = value.detach()
+            else:
+                _written_in(node, value)
+                graph.erase_node(node)
+        elif node.op == "call_module":
+            module = root.get_submodule(node.target)
+            if isinstance(module, _DROPOUTS):
+                node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
+            else:
+                held[node.target] = _frozen(module)
+    leaves, spec = tree_flatten(example)
+    inputs = spec if part.inputs is None else part.inputs
+    signature = Signature(
+        _numbered(inputs),
+        None if part.output is None else _numbered(part.output),
+        tuple(map(_leaf, leaves)),
+    )
+    return assembled(graph, held), signature
+
+
+def assembled(graph: fx.Graph, held: dict[str, Any]) -> fx.GraphModule:
+    """A graph module of ``graph`` that holds what its nodes name, and no more.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> made = assembled(fx.symbolic_trace(layer).graph, {"weight": layer.weight,
+        ...                                                   "bias": layer.bias})
+        >>> sorted(made.state_dict())
+        ['bias', 'weight']
+    """
+    for node in reversed(graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+    named = {n.target for n in graph.nodes if n.op in ("get_attr", "call_module")}
+    holder = {name: held[name] for name in sorted(named)}
+    made = fx.GraphModule(holder, graph, "Lowered")
+    made.eval()
+    made.graph.lint()
+    return made
+
+
+def held_by(module: fx.GraphModule) -> dict[str, Any]:
+    """The tensors and modules that a graph module's nodes name.
+
+    Example:
+        >>> sorted(held_by(fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2)))))
+        ['0']
+    """
+    found: dict[str, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            found[node.target] = _value(module, node.target)
+        elif node.op == "call_module":
+            found[node.target] = module.get_submodule(node.target)
+    return found
+
+
+def _has_zero_line(weight: Tensor) -> bool:
+    """Whether a row or a column of a matrix, or a channel of a kernel, is zero."""
+    if weight.ndim < 2:
+        return False
+    kept = weight.detach() != 0
+    rows, columns = kept.flatten(1).any(1), kept.transpose(0, 1).flatten(1).any(1)
+    return not bool(rows.all() and columns.all())
+
+
+def _shrunk(module: fx.GraphModule) -> fx.GraphModule:
+    try:
+        return ShrinkUnits()(module)
+    except Exception:  # a graph it cannot follow keeps its units; chains are cut still
+        return module
+
+
+def _numbered(spec: TreeSpec) -> Any:
+    """A tree of that form: unlike its description, it can be pickled."""
+    return tree_unflatten(range(spec.num_leaves), spec)
+
+
+def _value(root: nn.Module, target: str) -> Any:
+    path, _, leaf = target.rpartition(".")
+    owner = root.get_submodule(path)
+    return attribute(owner, leaf) if "[" in leaf else getattr(owner, leaf)
+
+
+def _written_in(node: fx.Node, value: Any) -> None:
+    """Puts a constant in place of the node that reads it."""
+    for user in list(node.users):
+        user.args = fx.map_arg(user.args, lambda n: value if n is node else n)
+        user.kwargs = fx.map_arg(user.kwargs, lambda n: value if n is node else n)
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    twin = copy.deepcopy(module).eval()
+    for value in twin.parameters():
+        value.requires_grad_(False)
+    return twin
+
+
+def _leaf(leaf: Any) -> Any:
+    return (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
+
+
+def _fits(leaf: Any, known: Any) -> bool:
+    if not isinstance(leaf, Tensor):
+        return type(leaf) is type(known) and bool(leaf == known)
+    if torch.compiler.is_exporting():
+        return True
+    shape, dtype = known
+    same = leaf.ndim == len(shape) and tuple(leaf.shape[1:]) == shape[1:]
+    return same and leaf.dtype == dtype

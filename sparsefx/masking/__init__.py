@@ -1,0 +1,1 @@
+"""The masked weight, its exact gradient, and the state that a model holds."""

@@ -1,0 +1,236 @@
+"""The ground truth: modules whose weights are masked wherever Python reads them.
+
+A module that owns a masked weight gets a subclass of its own class, shared by all
+modules of that class, in which the weight's name is a property: the raw parameter
+stays in ``_parameters`` under its name, and reading the attribute gives the masked
+weight. A module with a recorded graph runs it where its guards hold.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from torch import Tensor, fx, nn
+
+from sparsefx.errors import MaskError
+from sparsefx.masking.sparse_state import CHILD, SparseState
+from sparsefx.torch_internals import is_compiling
+
+_INDEX = "_sparsefx_index"  # attribute name -> site number
+_PROGRAM = "_sparsefx_program"  # the recorded graph
+
+
+def mirror(model: nn.Module) -> nn.Module:
+    """A copy of the module tree that shares every tensor with ``model``.
+
+    Parameters and buffers are the same objects; modules, hooks and attributes are
+    copies, so that nothing done to the copy's structure is seen by the model.
+
+    Raises:
+        MaskError: the model holds something that cannot be copied.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> twin = mirror(net)
+        >>> twin is net, twin.weight is net.weight
+        (False, True)
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        tensors += [v for v in vars(module).values() if isinstance(v, Tensor)]
+    try:
+        return copy.deepcopy(model, {id(t): t for t in tensors})
+    except Exception as error:
+        raise MaskError(
+            f"this {type(model).__name__} cannot be copied ({type(error).__name__}: "
+            f"{error}); transform it with inplace=True"
+        ) from error
+
+
+def mask_module(module: nn.Module, sites: dict[str, int], state: SparseState) -> None:
+    """Makes ``module`` show masked weights.
+
+    Args:
+        module: the owner.
+        sites: attribute name to site number.
+        state: the mask parameters.
+    """
+    module.__dict__.setdefault(_INDEX, {}).update(sites)
+    _point_to(module, state)
+    _reclass(module)
+
+
+def run_graph(module: nn.Module, program: Any, state: SparseState) -> None:
+    """Makes ``module`` run a recorded graph where its guards hold."""
+    module.__dict__[_PROGRAM] = program
+    _point_to(module, state)
+    _reclass(module)
+
+
+def program_of(module: nn.Module) -> Any:
+    """The recorded graph of a module, or None."""
+    return module.__dict__.get(_PROGRAM)
+
+
+def duplicate(root: nn.Module) -> nn.Module:
+    """A deep copy, also where an attribute is a computed weight (old weight norm)."""
+    memo: dict[int, Any] = {}
+    for module in root.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(root, memo)
+
+
+def restore(root: nn.Module) -> None:
+    """Gives every module its own class back and removes the masks' traces."""
+    for module in list(root.modules()):
+        original = getattr(type(module), "_sparsefx_original", None)
+        if original is not None:
+            module.__class__ = original
+        if isinstance(module, fx.GraphModule):
+            # its class holds its code: a copy must not share it
+            module.__class__ = type(fx.GraphModule.__new__(fx.GraphModule))
+            module.recompile()
+        if isinstance(module, nn.RNNBase):
+            raw: Any = module
+            raw._flat_weights = [
+                getattr(raw, name, None) for name in raw._flat_weights_names
+            ]
+        for name in (_INDEX, _PROGRAM, CHILD):
+            module.__dict__.pop(name, None)
+    root._modules.pop(CHILD, None)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The transformed model inside DDP and compiled wrappers."""
+    for _ in range(8):
+        for name in ("_orig_mod", "module"):
+            inner = module._modules.get(name)
+            if isinstance(inner, nn.Module) and CHILD not in module._modules:
+                module = inner
+                break
+        else:
+            break
+    return module
+
+
+def _point_to(module: nn.Module, state: SparseState) -> None:
+    if CHILD not in module._modules:
+        module.__dict__[CHILD] = state
+
+
+def _reclass(module: nn.Module) -> None:
+    original: Any = getattr(type(module), "_sparsefx_original", type(module))
+    names = tuple(module.__dict__.get(_INDEX, {}))
+    module.__class__ = _subclass(
+        original, names, program_of(module) is not None, CHILD in module._modules
+    )
+
+
+@functools.cache
+def _subclass(
+    cls: type[nn.Module], names: tuple[str, ...], has_graph: bool, is_root: bool
+) -> type[nn.Module]:
+    """One subclass for all modules alike, so that compiled code is shared."""
+    body: dict[str, Any] = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "_sparsefx_original": cls,
+        "__deepcopy__": _deepcopy,
+        "__copy__": _shallow_copy,
+        "__reduce_ex__": _refuse_pickle,
+    }
+    for name in names:
+        body[name] = _masked_property(name)
+    if issubclass(cls, nn.RNNBase):
+        body["_flat_weights"] = property(_flat_weights, _ignore)
+    if has_graph:
+        body["forward"] = _forward(cls)
+        for name in ("graph", "code", "print_readable"):
+            if is_root and not hasattr(cls, name):
+                body[name] = property(functools.partial(_of_graph, name))
+    if is_root and issubclass(cls, nn.Sequential):
+        body |= {"__iter__": _iter, "__len__": _len, "__getitem__": _getitem}
+    return type(cls.__name__, (cls,), body)
+
+
+def _flat_weights(self: Any) -> list[Tensor | None]:
+    """The list that recurrent layers compute with, of masked weights."""
+    return [getattr(self, name, None) for name in self._flat_weights_names]
+
+
+def _ignore(self: nn.Module, value: Any) -> None:
+    """Torch keeps that list up to date; ours is made anew."""
+
+
+def _masked_property(name: str) -> property:
+    def get(self: nn.Module) -> Tensor | None:
+        weight = self._parameters[name]
+        if weight is None:
+            return None
+        state = cast(SparseState, getattr(self, CHILD))
+        return state.masked(weight, self.__dict__[_INDEX][name])
+
+    return property(get)
+
+
+def _forward(cls: type[nn.Module]) -> Any:
+    @functools.wraps(cls.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not is_compiling():  # compilers read the Python, masked by the properties
+            done, out = self.__dict__[_PROGRAM].run(self, args, kwargs)
+            if done:
+                return out
+        return cls.forward(self, *args, **kwargs)
+
+    return forward
+
+
+def _of_graph(name: str, self: nn.Module) -> Any:
+    program = self.__dict__[_PROGRAM]
+    if program.mode is not None:
+        raise AttributeError("each mode has a graph of its own; see sparsefx.graphs")
+    return getattr(program.module(self), name)
+
+
+def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    twin = object.__new__(type(self))  # a GraphModule would make a class of its own
+    memo[id(self)] = twin
+    twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+    return twin
+
+
+def _shallow_copy(self: nn.Module) -> nn.Module:
+    twin = object.__new__(type(self))  # a GraphModule would make a class of its own
+    twin.__dict__.update(self.__dict__)
+    return twin
+
+
+def _refuse_pickle(self: nn.Module, protocol: Any) -> Any:
+    raise MaskError(
+        f"a masked {type(self).__name__} cannot be pickled: it would come back "
+        "without its masks; use sparsefx.save(module, path) or torch.save("
+        "module.state_dict(), path), or finalize the model first"
+    )
+
+
+def _layers(self: nn.Module) -> Sequence[nn.Module]:
+    return [m for name, m in self._modules.items() if name != CHILD and m is not None]
+
+
+def _iter(self: nn.Module) -> Iterator[nn.Module]:
+    return iter(_layers(self))
+
+
+def _len(self: nn.Module) -> int:
+    return len(_layers(self))
+
+
+def _getitem(self: nn.Module, index: Any) -> Any:
+    found = _layers(self)[index]
+    return nn.Sequential(*found) if isinstance(index, slice) else found

@@ -1,0 +1,1 @@
+"""What a person reads: tables, pages, curves, the numbers of a mask's spectrum."""

@@ -1,0 +1,291 @@
+"""What training kept: the values of a report, as a table, JSON, SVG and HTML."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sparsefx.errors import SparsefxError
+from sparsefx.reports.report_html import report_html, report_svg
+from sparsefx.reports.text_table import human, percent, shape_text, share, text_table
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a layer costs with its mask, and would cost without."""
+
+    kept: float
+    dense: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One masked weight.
+
+    Attributes:
+        name: the parameter's name.
+        op: what consumes it.
+        shape: its shape.
+        granularity: the unit that is kept or dropped.
+        density: kept fraction, in [0, 1].
+        costs: its cost by cost name, in MACs, parameters, bytes or milliseconds.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    granularity: str
+    density: float
+    costs: Mapping[str, Cost]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Whether a parameter is masked, and why not.
+
+    Attributes:
+        parameter: its name.
+        module: path of the module that owns it.
+        masked: by its graph, by the module's property, or not.
+        reason: why it is not masked; "" where it is.
+    """
+
+    parameter: str
+    module: str
+    masked: Literal["graph", "property"] | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetReport:
+    """One budget: the cost it allows, the cost of the hard masks, and the verdict."""
+
+    limit: float
+    kept: float
+    met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """One cost over the model.
+
+    Attributes:
+        kept: of the maskable part, with hard masks.
+        dense: of the maskable part, without masks.
+        fixed: of everything else.
+        original: of the maskable part of the model as it was given.
+    """
+
+    kept: float
+    dense: float
+    fixed: float
+    original: float
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPoint:
+    """The first budget's cost at one step: allowed, of soft and of hard masks."""
+
+    step: int
+    limit: float
+    soft: float
+    hard: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is kept where, at what cost; ``print`` shows it as a table.
+
+    Attributes:
+        policy: name of the policy.
+        step: optimizer steps taken.
+        frozen: masks no longer move.
+        layers: one entry a masked weight, in the model's order.
+        totals: by cost name.
+        budgets: by cost name.
+        coverage: one entry a parameter.
+        history: the way to the first budget, oldest first.
+
+    Example:
+        >>> cost = {"macs": Cost(6, 60)}
+        >>> layer = LayerReport("fc", "linear", (6, 10), "unstructured", 0.1, cost)
+        >>> total = {"macs": Total(6, 60, 0, 60)}
+        >>> budget = {"macs": BudgetReport(6, 6, True)}
+        >>> print(Report("uniform", 9, False, (layer,), total, budget, ()))
+        policy uniform, step 9
+        <BLANKLINE>
+        layer  op      shape  granularity   density  macs kept  dense   share
+        -----  ------  -----  ------------  -------  ---------  -----  ------
+        fc     linear  6x10   unstructured   10.0 %          6     60  10.0 %
+        total                                                6     60  10.0 %
+        <BLANKLINE>
+        macs: 6 of 6 allowed (10.000 % of dense): met
+    """
+
+    policy: str
+    step: int
+    frozen: bool
+    layers: tuple[LayerReport, ...]
+    totals: Mapping[str, Total]
+    budgets: Mapping[str, BudgetReport]
+    coverage: tuple[Coverage, ...]
+    history: tuple[HistoryPoint, ...] = ()
+
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """The costs worth a column: those with a budget, else the first."""
+        return tuple(self.budgets) or tuple(self.totals)[:1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as dicts, lists, texts and plain numbers.
+
+        Example:
+            >>> report = Report("uniform", 9, False, (), {}, {}, ())
+            >>> report.to_dict()["step"]
+            9
+        """
+        # asdict would copy a read-only mapping, which cannot be copied.
+        layers = [
+            {
+                "name": layer.name,
+                "op": layer.op,
+                "shape": [int(size) for size in layer.shape],
+                "granularity": layer.granularity,
+                "density": float(layer.density),
+                "costs": {name: _numbers(cost) for name, cost in layer.costs.items()},
+            }
+            for layer in self.layers
+        ]
+        return {
+            "policy": self.policy,
+            "step": int(self.step),
+            "frozen": bool(self.frozen),
+            "layers": layers,
+            "totals": {name: _numbers(total) for name, total in self.totals.items()},
+            "budgets": {name: _numbers(limit) for name, limit in self.budgets.items()},
+            "coverage": [asdict(row) for row in self.coverage],
+            "history": [_numbers(point) for point in self.history],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The report that `to_dict` wrote.
+
+        Raises:
+            SparsefxError: something `to_dict` writes is missing or unknown.
+
+        Example:
+            >>> report = Report("uniform", 9, False, (), {}, {}, ())
+            >>> Report.from_dict(report.to_dict()) == report
+            True
+        """
+        try:
+            return cls(
+                policy=data["policy"],
+                step=data["step"],
+                frozen=data["frozen"],
+                layers=tuple(_layer(row) for row in data["layers"]),
+                totals={k: Total(**v) for k, v in data["totals"].items()},
+                budgets={k: BudgetReport(**v) for k, v in data["budgets"].items()},
+                coverage=tuple(Coverage(**row) for row in data["coverage"]),
+                history=tuple(HistoryPoint(**row) for row in data["history"]),
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise SparsefxError(
+                f"this is not a report ({type(error).__name__}: {error}); write one "
+                "with sparsefx.report(module).to_json(path)"
+            ) from None
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Writes `to_dict` as JSON, which ``sparsefx report PATH`` prints."""
+        text = json.dumps(self.to_dict(), indent=1)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Writes one self-contained page: pictures, tables, coverage."""
+        Path(path).write_text(report_html(self), encoding="utf-8")
+
+    def to_svg(self, path: str | os.PathLike[str]) -> None:
+        """Writes the page's picture: density and cost bars, and the budget curve."""
+        Path(path).write_text(report_svg(self), encoding="utf-8")
+
+    def __str__(self) -> str:
+        header = ["layer", "op", "shape", "granularity", "density"]
+        for name in self.cost_names:
+            header += [f"{name} kept", "dense", "share"]
+        rows = [
+            [
+                layer.name,
+                layer.op,
+                shape_text(layer.shape),
+                layer.granularity,
+                percent(layer.density),
+                *_cost_cells(layer.costs, self.cost_names),
+            ]
+            for layer in self.layers
+        ]
+        rows.append(["total", *[""] * 4, *_cost_cells(self.totals, self.cost_names)])
+        table = text_table(header, rows, right=range(4, len(header)))
+        state = f"policy {self.policy}, step {self.step}" + ", frozen" * self.frozen
+        blocks = [state, table, "\n".join(self._budget_lines())]
+        if self.coverage:
+            blocks.append("\n".join(self._coverage_lines()))
+        return "\n\n".join(block for block in blocks if block)
+
+    def _budget_lines(self) -> Iterator[str]:
+        for name, budget in self.budgets.items():
+            verdict = "met" if budget.met else "NOT met"
+            total = self.totals[name]
+            whole = budget.kept > total.kept * (1 + 1e-9)  # with what is fixed
+            dense = total.original + total.fixed if whole else total.dense
+            of_dense = percent(share(budget.kept, dense), digits=3)
+            yield (
+                f"{name}: {human(budget.kept)} of {human(budget.limit)} allowed "
+                f"({of_dense} of dense): {verdict}"
+            )
+        for name in self.cost_names:
+            if self.totals[name].fixed:
+                fixed = human(self.totals[name].fixed)
+                yield f"{name}: {fixed} more are fixed, no mask can drop them"
+
+    def _coverage_lines(self) -> Iterator[str]:
+        bare: dict[str, list[str]] = defaultdict(list)
+        for row in self.coverage:
+            if row.masked is None:
+                bare[row.reason].append(row.parameter)
+        masked = len(self.coverage) - sum(map(len, bare.values()))
+        rest = "; not masked:" if bare else ""
+        yield f"{masked} of {len(self.coverage)} parameters masked{rest}"
+        for reason, names in bare.items():
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            yield f"  {', '.join(names[:3])}{more}: {reason}"
+
+
+def _number(value: float) -> float:
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _numbers(value: Cost | Total | BudgetReport | HistoryPoint) -> dict[str, Any]:
+    return {
+        key: bool(number) if isinstance(number, bool) else _number(number)
+        for key, number in asdict(value).items()
+    }
+
+
+def _layer(data: Mapping[str, Any]) -> LayerReport:
+    costs = {name: Cost(**cost) for name, cost in data["costs"].items()}
+    return LayerReport(**{**data, "shape": tuple(data["shape"]), "costs": costs})
+
+
+def _cost_cells(
+    costs: Mapping[str, Cost] | Mapping[str, Total], names: tuple[str, ...]
+) -> Iterator[str]:
+    for name in names:
+        cost = costs[name]
+        yield from (human(cost.kept), human(cost.dense))
+        yield percent(share(cost.kept, cost.dense))

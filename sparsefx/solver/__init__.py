@@ -1,0 +1,1 @@
+"""Magnitudes, prices, bounds and budgets in; the scalars of every mask out."""

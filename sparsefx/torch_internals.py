@@ -1,0 +1,173 @@
+"""Every private torch name the package uses, in one place.
+
+`tests/test_torch_internals.py` names them one by one, so that an upgrade of torch that
+moves one of them fails there and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd import Variable
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import (
+    TreeSpec,
+    register_pytree_node,
+    tree_flatten,
+    tree_is_leaf,
+    tree_unflatten,
+)
+
+__all__ = [
+    "FakeTensor",
+    "FakeTensorMode",
+    "TorchFunctionMode",
+    "TreeSpec",
+    "after_backward",
+    "aoti_package",
+    "backward_number",
+    "fake_input",
+    "fake_mode",
+    "is_compiling",
+    "is_exporting",
+    "is_plain",
+    "register_node",
+    "saves_by_hooks",
+    "set_hints",
+    "transforming",
+    "tree_flatten",
+    "tree_is_leaf",
+    "tree_unflatten",
+]
+
+
+_PLAIN = (torch.nn.Parameter, Tensor)
+
+
+def fake_mode() -> FakeTensorMode:
+    """A mode in which tensors have shapes and types but no data."""
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv  # loads sympy
+
+    return FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+
+
+def fake_input(mode: FakeTensorMode, value: Tensor, dynamic: Sequence[bool]) -> Tensor:
+    """A fake twin of ``value`` whose ``dynamic`` dimensions are symbols."""
+    from torch.fx.experimental.symbolic_shapes import (
+        DimDynamic,
+        StatelessSymbolicContext,
+    )
+
+    sizes = [DimDynamic.DYNAMIC if free else DimDynamic.STATIC for free in dynamic]
+    context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
+    return cast(
+        Tensor,
+        mode.from_tensor(value, static_shapes=False, symbolic_context=context),
+    )
+
+
+def after_backward(callback: Callable[[], None]) -> None:
+    """Runs ``callback`` when the current backward pass has ended.
+
+    The callback is queued twice over: the first time it only queues itself
+    again, so that it runs after callbacks queued by gradient reducers (DDP
+    copies its buckets back in one of those).
+    """
+    engine = cast(Any, Variable)._execution_engine
+
+    def again() -> None:
+        engine.queue_callback(callback)
+
+    engine.queue_callback(again)
+
+
+def backward_number() -> int:
+    """A number that names the running backward pass; -1 outside of one."""
+    return int(torch._C._current_graph_task_id())
+
+
+def set_hints(value: Any, numbers: Mapping[Any, int]) -> None:
+    """Makes a fake tensor's symbolic sizes speak of another example.
+
+    Args:
+        value: a fake tensor; anything else is passed over.
+        numbers: the example's numbers by symbol.
+    """
+    if not isinstance(value, Tensor):
+        return
+    for size in value.shape:
+        if isinstance(size, torch.SymInt):
+            size.node._hint = int(size.node.expr.subs(numbers))
+
+
+def saves_by_hooks() -> bool:
+    """Whether something (activation checkpointing) intercepts saved activations."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def is_compiling() -> bool:
+    """Whether `torch.compile` is tracing the caller."""
+    return bool(torch.compiler.is_compiling())
+
+
+def is_exporting() -> bool:
+    """Whether `torch.export` is tracing the caller."""
+    return bool(torch.compiler.is_exporting())
+
+
+def _is_traced() -> bool:
+    """Whether `torch.jit.trace` is running."""
+    return torch._C._get_tracing_state() is not None
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether kernels may read the tensors' memory, and nobody needs to see it done.
+
+    Not so for subclasses, under `torch.func`, under modes that record operators, and
+    while a tracer runs.
+    """
+    if is_compiling() or torch._C._len_torch_dispatch_stack() or _is_traced():
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    for x in tensors:  # not `all`: this is asked at every read of a masked weight
+        if type(x) not in _PLAIN or wrapped(x):
+            return False
+    return True
+
+
+def register_node(
+    kind: type, flatten: Callable[[Any], Any], unflatten: Callable[[Any, Any], Any]
+) -> None:
+    """Makes a class of our own a container for torch's trees."""
+    register_pytree_node(kind, flatten, unflatten)
+
+
+def transforming() -> bool:
+    """Whether `torch.func` (vmap, grad, jvp) is transforming the caller."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def aoti_package(program: torch.export.ExportedProgram, path: str) -> str:
+    """Compiles an exported program into a package of AOTInductor."""
+    import warnings
+
+    import torch._inductor
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of its own functions
+        made: str = torch._inductor.aoti_compile_and_package(program, package_path=path)
+    return made
+
+
+def hint(size: int | torch.SymInt) -> int:
+    """The example's number for a size that may be symbolic.
+
+    Example:
+        >>> hint(7)
+        7
+    """
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)

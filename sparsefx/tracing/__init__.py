@@ -1,0 +1,1 @@
+"""Any module as fx graphs bound to its live tensors, checked against it."""

@@ -1,0 +1,1 @@
+"""The life of a sparse model: build, step, report, finalize, save."""

@@ -1,0 +1,281 @@
+"""From a model and a policy to the sparse model: capture, price, select, insert."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from sparsefx.errors import CaptureError, MaskError
+from sparsefx.lowering.latency_costs import timed
+from sparsefx.masking.masked_module import mask_module, mirror, restore, run_graph
+from sparsefx.masking.site import Site
+from sparsefx.masking.sparse_state import CHILD, SparseState
+from sparsefx.passes.annotate_costs import NOT_MULTIPLIED, AnnotateCosts, cost_table
+from sparsefx.passes.costs.cost_table import CostRow, CostTable
+from sparsefx.passes.insert_masks import InsertMasks
+from sparsefx.policies.policy import Policy
+from sparsefx.policies.same_latency import SameLatency
+from sparsefx.policies.sensitivity import Sensitivity
+from sparsefx.policies.site_costs import with_costs
+from sparsefx.reports.report import Coverage
+from sparsefx.settings.budget import parse_budget
+from sparsefx.settings.granularity import Granularity
+from sparsefx.settings.patterns import Selection, select
+from sparsefx.tracing.capture import Capture, capture
+from sparsefx.tracing.offered_inputs import offered
+from sparsefx.training.budget_targets import floored, targets_of
+from sparsefx.training.dense_fallback import without_misfits
+from sparsefx.training.mixed_units import add_units, maps_of
+from sparsefx.training.plan import Plan
+from sparsefx.training.trainer import Trainer, loaded, start
+from sparsefx.training.update_kept_masks import keeps_masks, wide
+
+
+def build(
+    model: nn.Module,
+    policy: Policy,
+    example_inputs: Any,
+    *,
+    inplace: bool,
+    strict: bool,
+    measure: Callable[[Sequence[Site]], Sensitivity] | None = None,
+    original: Mapping[str, float] | None = None,
+) -> nn.Module:
+    """Builds the sparse model; see `sparsefx.transform`.
+
+    ``original`` is what the maskable part cost before a rewrite, by cost name.
+    """
+    found, priced = _captured(model, example_inputs)
+    table = cost_table(model, found.priced if priced else {}, found.observed)
+    table = table.at(policy.sizes)
+    weights = {row.name: row for row in table if row.maskable}
+    if not weights:
+        raise MaskError(_nothing(model, table))
+    parameters = dict(model.named_parameters())
+    chosen = select(
+        [(name, table[name].module) for name, p in parameters.items() if p.ndim >= 2],
+        policy.include,
+        policy.exclude,
+        policy.layers,
+        min_density=policy.min_density,
+        max_density=policy.max_density,
+        granularity=policy.granularity,
+        round_to=policy.round_to,
+    )
+    made = {
+        name: _site(row, chosen[name], parameters[name])
+        for name, row in weights.items()
+    }
+    if policy.fallback == "dense":
+        chosen, made = without_misfits(chosen, made)
+    masked = [chosen[name].selected for name in made]
+    priced_sites = with_costs(tuple(made.values()), policy, masked)
+    made = {site.name: site for site in priced_sites}
+    sites = tuple(site for name, site in made.items() if chosen[name].selected)
+    for site in sites:
+        _ = site.groups  # refuse what cannot be cut before anything else
+    dense = tuple(site for name, site in made.items() if not chosen[name].selected)
+    if not sites:
+        raise MaskError(
+            f"include and exclude leave no weight of {type(model).__name__} that can "
+            f"be masked; those that can are {', '.join(list(weights)[:8])}"
+        )
+    fixed = {cost: total["fixed"] for cost, total in table.totals().items()}
+    asked = parse_budget(policy.budget, policy.cost, tuple(policy.costs))
+    same = policy.allocation == "same_latency"
+    times = timed(model, example_inputs, asked, sites, dense, every=same)
+    if times is not None:
+        sites, dense = times.sites, times.dense
+        if same:
+            policy = replace(policy, allocation=SameLatency(times.latencies.lines))
+    targets = targets_of(policy, sites, dense, priced, fixed, times)
+    covered = _coverage(model, table, weights, chosen, found)
+    if policy.allocation == "sensitivity" and measure is not None:
+        policy = replace(policy, allocation=measure(sites))
+    plan = Plan(policy, sites, dense, targets, table, covered, original or {})
+    plan = replace(plan, sites=floored(plan))
+    # refuse before touching
+    plan.bounds(plan.allowed(1.0), [parameters[s.name] for s in sites])
+    _check_coverage(model, plan, found, priced, strict)
+    return _install(model, plan, found, priced, inplace)
+
+
+def _captured(model: nn.Module, example_inputs: Any) -> tuple[Capture, bool]:
+    if example_inputs is not None:
+        return capture(model, example_inputs), True
+    inputs = offered(model)
+    if inputs is not None:
+        try:
+            return capture(model, inputs), True
+        except CaptureError:
+            pass  # what the model offers does not fit: as if it offered nothing
+    return capture(model, None), False
+
+
+def _nothing(model: nn.Module, table: CostTable) -> str:
+    """Why a model has no weight to mask, by the first weights' names."""
+    text = (
+        f"{type(model).__name__} has no weight to mask: no parameter of two or more "
+        "dimensions is multiplied with an activation as it is"
+    )
+    large = [name for name, p in model.named_parameters() if p.ndim >= 2]
+    reasons = [f"{name}: {table[name].reason}" for name in large[:3]]
+    return f"{text} ({'; '.join(reasons)})" if reasons else text
+
+
+def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
+    low, high = chosen.min_density, chosen.max_density
+    if not chosen.selected:
+        low = high = 1.0
+    granularity = Granularity.parse(chosen.granularity)
+    return Site(
+        name=row.name,
+        module=row.module,
+        op=row.op,
+        shape=row.shape,
+        costs=row.per_weight(),
+        sizes=dict(row.sizes),
+        granularity=granularity if chosen.selected else Granularity(),
+        round_to=chosen.round_to,
+        min_density=low,
+        max_density=high,
+        weight=parameter,
+    )
+
+
+def _coverage(
+    model: nn.Module,
+    table: CostTable,
+    weights: Mapping[str, CostRow],
+    chosen: Mapping[str, Selection],
+    found: Capture,
+) -> tuple[Coverage, ...]:
+    graphed = {
+        f"{path}.{node.target}" if path else str(node.target)
+        for path, program in found.programs.items()
+        for _, part in program.parts()
+        for node in part.graph.nodes
+        if node.op == "get_attr"
+    }
+    aliases: dict[int, list[str]] = {}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(value), []).append(name)
+    rows = []
+    for name, value in model.named_parameters():
+        row, choice = table[name], chosen.get(name)
+        if name in weights and choice is not None and choice.selected:
+            seen = graphed.intersection(aliases[id(value)])
+            kind: Any = "graph" if seen else "property"
+            rows.append(Coverage(name, row.module, kind, ""))
+        else:
+            reason = choice.reason if choice is not None else ""
+            reason = reason or row.reason
+            rows.append(Coverage(name, row.module, None, reason))
+    return tuple(rows)
+
+
+def _check_coverage(
+    model: nn.Module, plan: Plan, found: Capture, priced: bool, strict: bool
+) -> None:
+    unknown = [
+        row
+        for row in plan.coverage
+        if row.masked is None and _looks_like_weight(row, model)
+    ]
+    if unknown:
+        text = "; ".join(f"{row.parameter} ({row.reason})" for row in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        message = f"{len(unknown)} weights stay dense: {text}{more}"
+        if strict:
+            raise MaskError(f"{message}; exclude them, or drop strict=True")
+        _say(f"{message}; report() lists them")
+    if priced and not found.whole:
+        reason = next(iter(found.reasons.values()), "")
+        parts = ", ".join(list(found.programs)[:4]) or "none"
+        _say(
+            f"the model is not one graph ({reason}); graphs cover {parts}"
+            f"{' ...' if len(found.programs) > 4 else ''}, all selected weights are "
+            "masked"
+        )
+
+
+def _looks_like_weight(row: Coverage, model: nn.Module) -> bool:
+    """Whether a user would call it a weight that was missed."""
+    if row.reason.startswith(("excluded by", "not matched by include")):
+        return False  # the user said so
+    if model.get_parameter(row.parameter).ndim < 2:
+        return False
+    recurrent = (nn.RNNBase, nn.RNNCellBase)
+    added = row.reason == NOT_MULTIPLIED  # a position table, say
+    return not added or isinstance(model.get_submodule(row.module), recurrent)
+
+
+def _install(
+    model: nn.Module, plan: Plan, found: Capture, priced: bool, inplace: bool
+) -> nn.Module:
+    root = model if inplace else mirror(model)
+    numbers = {site.name: index for index, site in enumerate(plan.sites)}
+    named = dict(root.named_parameters())
+    index_of = {id(named[name]): index for name, index in numbers.items()}
+    owners: list[list[tuple[nn.Module, str]]] = [[] for _ in plan.sites]
+    for module in root.modules():
+        for attribute, value in module._parameters.items():
+            if value is not None and id(value) in index_of:
+                owners[index_of[id(value)]].append((module, attribute))
+    names, policy = [site.name for site in plan.sites], plan.policy
+    state = SparseState(
+        names,
+        owners,
+        [(str(site.granularity), site.op) for site in plan.sites],
+        budgets=len(plan.targets),
+        stored=keeps_masks(policy),
+        wide=wide(policy),
+    )
+    state.__dict__["trainer"], state.__dict__["on_load"] = Trainer(plan), loaded
+    try:
+        root.add_module(CHILD, state)
+        mask_module(root, {}, state)  # also where it owns no weight and has no graph
+        for index, entries in enumerate(owners):
+            for module, attribute in entries:
+                mask_module(module, {attribute: index}, state)
+        maps = maps_of(root, found) if policy.unit_density < 1 else None
+        _insert(root, state, found, index_of, priced)
+        if maps is not None:
+            add_units(root, state, found, plan, maps)
+        start(state, state.__dict__["trainer"])
+    except BaseException:
+        restore(root)  # it may be the user's own
+        raise
+    return root
+
+
+def _insert(
+    root: nn.Module,
+    state: SparseState,
+    found: Capture,
+    index_of: Mapping[int, int],
+    priced: bool,
+) -> None:
+    """Annotates and masks the graphs, and makes their modules run them."""
+    for path, program in found.programs.items():
+        owner = root.get_submodule(path)
+        local = {
+            name: index_of[id(value)]
+            for name, value in owner.named_parameters(remove_duplicate=False)
+            if id(value) in index_of
+        }
+        run_graph(owner, program, state)
+        for _, part in program.parts():
+            part.rebind()
+            bound = part.module(owner)
+            if priced:
+                AnnotateCosts()(bound)
+            InsertMasks(local, state)(bound)
+
+
+def _say(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=5)

@@ -1,0 +1,159 @@
+"""Models rewritten before they are masked: one graph, larger and sparser layers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from sparsefx.errors import MaskError, PolicyError
+from sparsefx.masking.sparse_state import CHILD, SparseState
+from sparsefx.passes.iso_flop.record import KEY, IsoFlop, record_of
+from sparsefx.passes.sparse_doped import SparseDoped
+from sparsefx.passes.sparse_factorized import SparseFactorized
+from sparsefx.passes.sparse_parallel import SparseParallel
+from sparsefx.passes.sparse_wide import SparseWide
+from sparsefx.policies.policy import Policy
+from sparsefx.tracing.offered_inputs import offered
+from sparsefx.training.build import build
+from sparsefx.training.trainer import start
+from sparsefx.training.whole_graph import whole_graph
+
+MEMBERS: Mapping[str, Any] = {
+    "sparse_wide": SparseWide,
+    "sparse_parallel": SparseParallel,
+    "sparse_factorized": SparseFactorized,
+    "sparse_doped": SparseDoped,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Restructured:
+    """What a rewrite makes of a model and a policy.
+
+    Attributes:
+        model: the rewritten model, a graph module with the model's call signature.
+        policy: the policy with the densities of the new layers.
+        original: maskable cost of the model as it was given, by cost name.
+    """
+
+    model: fx.GraphModule
+    policy: Policy
+    original: Mapping[str, float]
+
+
+def rebuild(
+    model: nn.Module,
+    policy: Policy,
+    example_inputs: Any,
+    *,
+    inplace: bool,
+    strict: bool,
+) -> nn.Module:
+    """Rewrites a model, masks what came out, and gives the weights their energy.
+
+    Raises:
+        MaskError: ``inplace``, though the result is a new model.
+    """
+    if inplace:
+        raise MaskError(
+            f"rewrite {policy.rewrite!r} makes a new model; drop inplace=True"
+        )
+    new = restructured(model, policy, example_inputs)
+    inputs = offered(model) if example_inputs is None else example_inputs
+    root = build(
+        new.model,
+        new.policy,
+        inputs,
+        inplace=True,  # the new model is nobody else's
+        strict=strict,
+        original=new.original,
+    )
+    calibrate(root)
+    return root
+
+
+def restructured(model: nn.Module, policy: Policy, example_inputs: Any) -> Restructured:
+    """Rewrites a model as the policy's ``rewrite`` says.
+
+    Raises:
+        CaptureError: the model is not one graph, which a rewrite needs.
+        PolicyError: the rewrite does not know an option, or a setting contradicts it.
+    """
+    member = MEMBERS[policy.rewrite]
+    options = dict(policy.rewrite_options)
+    if policy.budget != Policy().budget:
+        warnings.warn(
+            f"budget {policy.budget!r} has no effect with rewrite {policy.rewrite!r}, "
+            "which keeps the dense model's cost; set density instead",
+            UserWarning,
+            stacklevel=4,
+        )
+    if policy.include:
+        options["select"] = policy.include
+    for name in ("exclude", "layers"):
+        if getattr(policy, name):
+            raise PolicyError(
+                f"{name} has no effect with rewrite {policy.rewrite!r}, which decides "
+                "how much of each layer is kept; name the layers to rewrite by include"
+            )
+    try:
+        rewrite = member(density=policy.density, **options)
+    except TypeError as error:
+        raise PolicyError(f"rewrite_options of {policy.rewrite}: {error}") from None
+    graph, totals = whole_graph(model, example_inputs)
+    made = rewrite(graph)
+    record = record_of(made)
+    settled = replace(
+        policy,
+        budget={"macs": f"{record.macs['after']} MACs"},
+        include=tuple(record.kept),
+        layers={
+            name: {"density": count / made.get_parameter(name).numel()}
+            for name, count in record.kept.items()
+        },
+    )
+    original = {cost: float(total["maskable"]) for cost, total in totals.items()}
+    return Restructured(made, settled, original)
+
+
+def calibrate(root: nn.Module) -> None:
+    """Scales new weights so that what the first masks keep carries the dense energy.
+
+    Random masks keep an average share of the energy; masks of the largest weights
+    keep more, so that the same weights would start with larger outputs.
+    """
+    state = root._modules[CHILD]
+    assert isinstance(state, SparseState)
+    energies = record_of_root(root).energies
+    changed = False
+    with torch.no_grad():
+        for index, (name, weight) in enumerate(
+            zip(state.names, state.weights(), strict=True)
+        ):
+            wanted = energies.get(name, 0.0)
+            kept = float(state.masked(weight, index).double().square().sum())
+            if wanted > 0 and kept > 0:
+                weight.mul_(math.sqrt(wanted / kept))
+                changed = True
+    if changed:
+        start(state, state.__dict__["trainer"])
+
+
+def record_of_root(root: nn.Module) -> IsoFlop:
+    """The record of the rewrite that made a model, also when it is masked.
+
+    Raises:
+        MaskError: no rewrite made it.
+    """
+    meta = getattr(root, "meta", {})
+    if not isinstance(meta, Mapping) or KEY not in meta:
+        raise MaskError("this model was not rewritten")
+    found = meta[KEY]
+    assert isinstance(found, IsoFlop)
+    return found

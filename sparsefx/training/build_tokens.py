@@ -1,0 +1,296 @@
+r"""Chooses how many tokens stay, and builds the model that drops the others.
+
+A budget of MACs is spent on tokens and weights together. With a share :math:`s` of the
+tokens the model costs :math:`c(s)`, and weights (or units) of density :math:`d(s)` use
+up the budget :math:`k`. Without other knowledge all are cut alike, within the bounds:
+
+    s = max { s : s <= d(s),  min_keep <= s <= max_keep },   d(s) = (k - f(s)) / m(s)
+
+with :math:`f` the fixed and :math:`m` the maskable part of :math:`c`. Where nothing but
+tokens is dropped, :math:`s` is the largest share with :math:`c(s) \le k`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx, nn
+
+from sparsefx.errors import BudgetError, MaskError, PolicyError
+from sparsefx.learners import TOKENS_ONLY, UNIT_LEARNERS
+from sparsefx.passes.annotate_costs import cost_table
+from sparsefx.passes.graphs.owned_graph import made_of, settle_sizes
+from sparsefx.passes.select_tokens import SelectTokens, anchor_of
+from sparsefx.passes.tokens.token_scorer import TokenChoice, cool, scorers
+from sparsefx.policies.policy import Policy
+from sparsefx.settings.budget import parse_budget
+from sparsefx.settings.token_options import Place, TokenOptions, parse_tokens
+from sparsefx.torch_internals import hint
+from sparsefx.tracing.offered_inputs import offered
+from sparsefx.training.build import build
+from sparsefx.training.build_units import build_units
+from sparsefx.training.whole_graph import Totals, whole_graph
+
+Keep = int | float
+
+
+def build_tokens(
+    model: nn.Module,
+    policy: Policy,
+    example_inputs: Any,
+    *,
+    inplace: bool,
+    strict: bool,
+) -> nn.Module:
+    """Puts token selections into a model, and masks or gates what the policy says.
+
+    Raises:
+        MaskError: ``inplace``, though the result is a new model; or nothing in the
+            model takes (batch, tokens, width).
+        PolicyError: the policy also rewrites layers, or leaves the number of tokens to
+            a budget that does not speak of MACs.
+        BudgetError: the budget is below what the least number of tokens costs.
+        CaptureError: the model is not one graph, or what follows a place needs the
+            number of tokens it was recorded with.
+    """
+    if inplace:
+        raise MaskError("dropping tokens makes a new model; drop inplace=True")
+    if policy.rewrite != "none":
+        raise PolicyError(
+            f"tokens and rewrite {policy.rewrite!r} both change the structure; use one"
+        )
+    options = parse_tokens(policy.tokens)
+    assert options is not None
+    short = shortened(model, policy, options, example_inputs)
+    inputs = offered(model) if example_inputs is None else example_inputs
+    if policy.learner in (*UNIT_LEARNERS, TOKENS_ONLY):
+        root = build_units(
+            short.model, short.policy, inputs, inplace=True, given=short.given
+        )
+    else:
+        original = {name: cost["maskable"] for name, cost in short.given.items()}
+        original["macs"] = short.given["macs"]["total"] - short.fixed
+        root = build(
+            short.model,
+            replace(short.policy, exclude=(*policy.exclude, "tokens_*")),
+            inputs,
+            inplace=True,  # the new model is nobody else's
+            strict=strict,
+            original=original,
+        )
+    cool(root, 0)
+    return root
+
+
+@dataclass(frozen=True, slots=True)
+class Shortened:
+    """A model with token selections.
+
+    Attributes:
+        model: a graph module with the model's call signature.
+        policy: the policy, its budget of MACs as an amount.
+        given: what the model cost as it was given.
+        fixed: MACs of the shorter model that no mask can save.
+    """
+
+    model: fx.GraphModule
+    policy: Policy
+    given: Totals
+    fixed: float
+
+
+def shortened(
+    model: nn.Module, policy: Policy, options: TokenOptions, example_inputs: Any
+) -> Shortened:
+    """The model with the selections that the policy asks for; see `build_tokens`."""
+    base, given = whole_graph(model, example_inputs)
+    settle_sizes(base)  # what comes out is recorded anew
+    units = policy.learner in (*UNIT_LEARNERS, TOKENS_ONLY)
+    places = resolved(model, base, options)
+    limit = _limit(policy, given, units)
+    keeps = options.keep
+    if not keeps:
+        if limit is None:
+            raise PolicyError(
+                f"budget {policy.budget!r} says nothing of MACs, so it cannot say how "
+                "many tokens stay; give tokens={'keep': 0.7}, or a budget in macs"
+            )
+        keeps = _chosen(base, places, options, policy, limit)
+    if len(keeps) == 1:
+        keeps *= len(places)
+    made, totals = _made(base, places, keeps, options.prefix)
+    spent = totals[-1]["macs"]["total"]
+    if policy.learner == TOKENS_ONLY and limit is not None and spent > limit:
+        raise BudgetError(
+            f"tokens['keep'] {list(options.keep)} leaves {spent:.6g} MACs, above the "
+            f"budget's {limit:.6g}; lower keep, or leave it out"
+        )
+    _describe(made, places, options, policy, [given, *totals])
+    fixed = totals[-1]["macs"]["fixed"]
+    return Shortened(made, _settled(policy, limit), given, fixed)
+
+
+def resolved(
+    model: nn.Module, graph_module: fx.GraphModule, options: TokenOptions
+) -> list[str]:
+    """The places as paths of modules, in the order of execution.
+
+    Raises:
+        MaskError: a number or fraction, and the model has no stack of blocks that
+            take (batch, tokens, width); or there are fewer blocks.
+    """
+    stack = _stack(model, graph_module)
+    found = [_path(place, stack, model) for place in options.before]
+    anchors = {path: anchor_of(graph_module.graph, path)[1] for path in found}
+    order = {node: index for index, node in enumerate(graph_module.graph.nodes)}
+    if found != sorted(found, key=lambda path: order[anchors[path]]):
+        raise MaskError(
+            f"tokens['before'] {list(options.before)} is not in the order in which the "
+            "model runs; list the first place first"
+        )
+    return found
+
+
+def _path(place: Place, stack: Sequence[str], model: nn.Module) -> str:
+    if isinstance(place, str):
+        return place
+    if not stack:
+        raise MaskError(
+            f"{type(model).__name__} has no stack of equal blocks that take (batch, "
+            "tokens, width), so there are no tokens to choose; give the path of a "
+            "module that does, tokens={'before': 'encoder.3'}, or leave tokens out"
+        )
+    index = int(place * len(stack)) if isinstance(place, float) else place
+    if index >= len(stack):
+        raise MaskError(
+            f"tokens['before'] is {place}, but {type(model).__name__} has "
+            f"{len(stack)} blocks ({stack[0]} to {stack[-1]}); give a number from 0 to "
+            f"{len(stack) - 1}"
+        )
+    return stack[index]
+
+
+def _stack(model: nn.Module, graph_module: fx.GraphModule) -> list[str]:
+    """The paths of the largest run of equal blocks that take tokens."""
+    best: tuple[int, list[str]] = (0, [])
+    for path, module in model.named_modules():
+        children = list(module.named_children())
+        if not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            continue
+        if len(children) < 2 or len({type(child) for _, child in children}) > 1:
+            continue
+        paths = [f"{path}.{name}" if path else name for name, _ in children]
+        try:
+            for one in paths:
+                anchor_of(graph_module.graph, one)
+        except MaskError:
+            continue
+        size = sum(p.numel() for p in module.parameters())
+        best = max(best, (size, paths), key=lambda pair: pair[0])
+    return best[1]
+
+
+def _limit(policy: Policy, given: Totals, units: bool) -> float | None:
+    """The MACs that the budget allows, of the model as it was given."""
+    for budget in parse_budget(policy.budget, policy.cost, tuple(policy.costs)):
+        if budget.cost == "macs":
+            whole = units or policy.budget_of == "model"
+            return budget.limit(given["macs"]["total" if whole else "maskable"])
+    return None
+
+
+def _settled(policy: Policy, limit: float | None) -> Policy:
+    if limit is None:
+        return policy
+    amount = f"{limit!r} MACs"
+    asked = policy.budget if isinstance(policy.budget, Mapping) else {"macs": ""}
+    budget = {k: amount if k in ("macs", "flops") else v for k, v in asked.items()}
+    if "flops" in budget:
+        budget["macs"] = budget.pop("flops")
+    return replace(policy, budget=budget)
+
+
+def _chosen(
+    base: fx.GraphModule,
+    places: Sequence[str],
+    options: TokenOptions,
+    policy: Policy,
+    limit: float,
+) -> tuple[Keep, ...]:
+    """The share of the tokens that the budget pays for; equal at all places."""
+    anchor, _ = anchor_of(base.graph, places[0])
+    number = hint(anchor.meta["val"].shape[1]) - options.prefix
+    low = max(1, math.ceil(options.min_keep * number - 1e-9))
+    high = max(low, math.floor(options.max_keep * number + 1e-9))
+    alone = policy.learner == TOKENS_ONLY
+    whole = policy.learner in UNIT_LEARNERS
+    model = policy.budget_of == "model"
+
+    def fits(count: int) -> bool:
+        share = count / number
+        _, totals = _made(base, places, [share] * len(places), options.prefix)
+        cost = totals[-1]["macs"]
+        if alone:
+            return bool(cost["total"] <= limit)
+        if whole:  # units own nearly all that costs anything
+            return bool(share * cost["total"] <= limit)
+        fixed = cost["fixed"] if model else 0.0
+        return bool(share * cost["maskable"] + fixed <= limit)
+
+    found = largest(fits, low, high)
+    if found is None and alone:
+        _, totals = _made(base, places, [low / number] * len(places), options.prefix)
+        least = totals[-1]["macs"]["total"]
+        raise BudgetError(
+            f"budget {policy.budget!r} allows {limit:.6g} MACs, but with {low} of "
+            f"{number} tokens before {', '.join(places)} the model still costs "
+            f"{least:.6g}; raise the budget, lower min_keep, drop tokens earlier, or "
+            "choose a policy that also drops weights or units"
+        )
+    share = (low if found is None else found) / number
+    return (share,)
+
+
+def largest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
+    """The largest whole number that fits, if all below it do; None if none does.
+
+    Example:
+        >>> largest(lambda n: n * n <= 50, 1, 100), largest(lambda n: False, 1, 3)
+        (7, None)
+    """
+    if not fits(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _made(
+    base: fx.GraphModule, places: Sequence[str], keeps: Sequence[Keep], prefix: int
+) -> tuple[fx.GraphModule, list[Totals]]:
+    """The graph with selections, and what it costs with the first, the second ..."""
+    made = made_of(base, copy.deepcopy(base.graph))
+    totals: list[Totals] = []
+    for place, keep in zip(places, keeps, strict=True):
+        SelectTokens(place, keep, prefix)(made)
+        totals.append(cost_table(made, {"": made}).totals())
+    return made, totals
+
+
+def _describe(
+    made: fx.GraphModule,
+    places: Sequence[str],
+    options: TokenOptions,
+    policy: Policy,
+    totals: Sequence[Totals],
+) -> None:
+    """Tells the scorers what reports and the temperature's schedule need."""
+    for index, (place, scorer) in enumerate(zip(places, scorers(made), strict=True)):
+        without, after = (totals[i]["macs"]["total"] for i in (index, index + 1))
+        scorer.choice = TokenChoice(place, *scorer.counts, float(after), float(without))
+        scorer.steps, scorer.ends = policy.total_steps, options.tau
