@@ -3,6 +3,8 @@
 import math
 import pickle
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +37,7 @@ def train(sparse, x, steps):
 # -- transform -------------------------------------------------------------------------
 
 
-def test_same_parameters_and_an_untouched_model():
+def test_same_parameters_and_an_untouched_model() -> None:
     net = models.ConvNet()
     classes = [type(m) for m in net.modules()]
     keys = list(net.state_dict())
@@ -52,7 +54,7 @@ def test_same_parameters_and_an_untouched_model():
     )
 
 
-def test_in_place():
+def test_in_place() -> None:
     net = models.mlp()
     assert sparse_of(net, inplace=True, budget=0.3) is net
     assert net[0].weight.count_nonzero() < net[0].weight.numel()
@@ -60,7 +62,7 @@ def test_in_place():
     assert "masked" in net.code
 
 
-def test_graph_and_python_are_masked_alike():
+def test_graph_and_python_are_masked_alike() -> None:
     """If a guard fails, the module's Python runs on the same masked weights."""
     for make, x in ((models.ConvNet, IMAGES), (models.FunctionalDropout, X[:, :6])):
         sparse = sparse_of(make(), (x,), budget=0.3).eval()
@@ -77,7 +79,7 @@ def test_graph_and_python_are_masked_alike():
         )
 
 
-def test_dense_weights_are_never_seen():
+def test_dense_weights_are_never_seen() -> None:
     """Wherever Python reads a masked weight, it reads zeros where the mask is."""
     net = models.Shared()
     index = torch.arange(12).reshape(3, 4) % 10
@@ -95,7 +97,7 @@ def test_dense_weights_are_never_seen():
     assert rows["embed.weight"]["costs"]["macs"]["dense"] == 12 * 60
 
 
-def test_sequential_hides_the_state():
+def test_sequential_hides_the_state() -> None:
     sparse = sparse_of(budget=0.3)
     assert len(sparse) == 3
     assert [type(m).__name__ for m in sparse] == ["Linear", "Tanh", "Linear"]
@@ -105,7 +107,7 @@ def test_sequential_hides_the_state():
         sparse[3]
 
 
-def test_attributes_of_a_whole_graph():
+def test_attributes_of_a_whole_graph() -> None:
     sparse = sparse_of(budget=0.3)
     assert isinstance(sparse.graph, fx.Graph)
     assert "masked_weight" in sparse.code
@@ -113,13 +115,13 @@ def test_attributes_of_a_whole_graph():
     assert list(sparsefx.graphs(sparse)) == [""]
 
 
-def test_without_steps_the_target_holds_at_once():
+def test_without_steps_the_target_holds_at_once() -> None:
     sparse = sparse_of(budget=0.25)
     kept = sum(int(m.sum()) for m in sparsefx.masks(sparse).values())
     assert kept == (8 * 16 + 16 * 4) // 4
 
 
-def test_inputs_offered_by_the_model_and_none_at_all():
+def test_inputs_offered_by_the_model_and_none_at_all() -> None:
     sparse = sparsefx.transform(models.mlp(), budget=0.25)
     assert sparsefx.report(sparse).to_dict()["budgets"]["macs"]["met"]
     with pytest.raises(sparsefx.BudgetError, match=r"unknown without example inputs"):
@@ -131,7 +133,7 @@ def test_inputs_offered_by_the_model_and_none_at_all():
     assert {row["masked"] for row in report["coverage"]} == {"graph", None}
 
 
-def test_a_dense_checkpoint_gets_new_masks():
+def test_a_dense_checkpoint_gets_new_masks() -> None:
     sparse = sparse_of(budget=0.25)
     other = models.mlp()
     before = sparsefx.masks(sparse)
@@ -145,7 +147,7 @@ def test_a_dense_checkpoint_gets_new_masks():
 # -- step, finalize --------------------------------------------------------------------
 
 
-def test_the_life_cycle():
+def test_the_life_cycle() -> None:
     net = models.ConvNet()
     sparse = sparse_of(net, (IMAGES,), budget=0.2, total_steps=10)
     assert all(bool(m.all()) for m in sparsefx.masks(sparse).values())
@@ -176,7 +178,7 @@ def test_the_life_cycle():
 
 
 @pytest.mark.parametrize("steps", [2, 9])
-def test_finalize_is_the_plain_model(steps, tmp_path):
+def test_finalize_is_the_plain_model(steps: int, tmp_path: Path) -> None:
     net = models.ConvNet()
     sparse = sparse_of(net, (IMAGES,), budget=0.2, total_steps=10)
     train(sparse, IMAGES, steps)
@@ -195,7 +197,7 @@ def test_finalize_is_the_plain_model(steps, tmp_path):
     fx.symbolic_trace(dense)
 
 
-def test_finalize_keeps_ties():
+def test_finalize_keeps_ties() -> None:
     index = torch.arange(12).reshape(3, 4) % 10
     sparse = sparse_of(models.Shared(), (index,), budget={"params": 0.2})
     dense = sparsefx.finalize(sparse)
@@ -203,7 +205,7 @@ def test_finalize_keeps_ties():
     assert torch.equal(dense(index), sparse(index))
 
 
-def test_all_equal_weights_and_many_zeros_meet_the_budget_exactly():
+def test_all_equal_weights_and_many_zeros_meet_the_budget_exactly() -> None:
     for fill in ("equal", "zeros"):
         net = nn.Sequential(nn.Linear(20, 20, bias=False), nn.Linear(20, 5, bias=False))
         with torch.no_grad():
@@ -230,7 +232,7 @@ def test_all_equal_weights_and_many_zeros_meet_the_budget_exactly():
 # -- reading ---------------------------------------------------------------------------
 
 
-def test_sites_costs_and_report(tmp_path):
+def test_sites_costs_and_report(tmp_path: Path) -> None:
     sparse = sparse_of(models.ConvNet(), (IMAGES,), budget=0.3, exclude=("head",))
     sites = {site.name: site for site in sparsefx.sites(sparse)}
     assert set(sites) == {"conv1.weight", "conv2.weight"}
@@ -252,13 +254,13 @@ def test_sites_costs_and_report(tmp_path):
     assert all((tmp_path / n).stat().st_size for n in ("report.html", "graph.svg"))
 
 
-def test_masks_are_copies():
+def test_masks_are_copies() -> None:
     sparse = sparse_of(budget=0.3)
     sparsefx.masks(sparse)["0.weight"].fill_(False)
     assert sparsefx.masks(sparse)["0.weight"].any()
 
 
-def test_wrapped_models_are_found():
+def test_wrapped_models_are_found() -> None:
     sparse = sparse_of(budget=0.3, total_steps=10)
     wrapped = torch.compile(nn.DataParallel(sparse), backend="eager")
     assert sparsefx.step(wrapped).step == 1
@@ -273,7 +275,7 @@ def orthogonal():
     return nn.Sequential(parametrizations.orthogonal(nn.Linear(8, 8)), nn.Linear(8, 2))
 
 
-def test_weights_that_stay_dense_are_named():
+def test_weights_that_stay_dense_are_named() -> None:
     name = "0.parametrizations.weight.original"
     with pytest.warns(UserWarning, match=rf"1 weights stay dense: {name}"):
         sparse = sparse_of(orthogonal(), budget=0.5)
@@ -286,7 +288,7 @@ def test_weights_that_stay_dense_are_named():
     assert sparse_of(budget=0.5, strict=True) is not None
 
 
-def test_what_is_not_one_graph_is_said():
+def test_what_is_not_one_graph_is_said() -> None:
     with pytest.warns(UserWarning, match=r"not one graph .*graphs cover a.*masked"):
         sparse = sparse_of(models.DataDependent(), (X[:, :6],), budget=0.5)
     coverage = sparsefx.report(sparse).to_dict()["coverage"]
@@ -298,7 +300,7 @@ def test_what_is_not_one_graph_is_said():
     assert not hasattr(sparse, "code")
 
 
-def test_parametrized_weights_are_masked():
+def test_parametrized_weights_are_masked() -> None:
     net = nn.Sequential(parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 2))
     sparse = sparse_of(net, budget=0.5)
     name = "0.parametrizations.weight.original1"
@@ -307,7 +309,7 @@ def test_parametrized_weights_are_masked():
     assert not sparse[0].weight[dropped].any()
 
 
-def test_a_budget_above_dense_is_said():
+def test_a_budget_above_dense_is_said() -> None:
     with pytest.warns(UserWarning, match=r"above what the dense model costs"):
         sparse = sparse_of(budget={"macs": "1 GMACs"})
     assert all(bool(m.all()) for m in sparsefx.masks(sparse).values())
@@ -353,7 +355,7 @@ def test_a_budget_above_dense_is_said():
         ({"inputs": 3}, "CaptureError", r"example_inputs is a int; give a tuple"),
     ],
 )
-def test_refused(options, error, message):
+def test_refused(options: dict[str, Any], error: str, message: str) -> None:
     net = models.mlp()
     state = {k: v.clone() for k, v in net.state_dict().items()}
     with pytest.raises(getattr(sparsefx, error), match=message) as caught:
@@ -366,7 +368,7 @@ def test_refused(options, error, message):
 
 @pytest.mark.parametrize("policy", ["cost_budget", "uniform"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_weights_that_are_not_finite(bad, policy):
+def test_weights_that_are_not_finite(bad: float, policy: str) -> None:
     net = models.mlp()
     with torch.no_grad():
         net[2].weight[0, 0] = bad
@@ -376,14 +378,14 @@ def test_weights_that_are_not_finite(bad, policy):
     assert list(net._modules) == ["0", "1", "2"]
 
 
-def test_a_model_without_weights():
+def test_a_model_without_weights() -> None:
     with pytest.raises(sparsefx.MaskError, match=r"has no weight to mask"):
         sparse_of(nn.Sequential(nn.ReLU()))
     with pytest.raises(sparsefx.MaskError, match=r"model is a int; give a torch\.nn"):
         sparsefx.transform(3)
 
 
-def test_out_of_order():
+def test_out_of_order() -> None:
     net = models.mlp()
     sparse = sparse_of(net, budget=0.3)
     again = r"this Sequential is already transformed; transform the original"
@@ -405,7 +407,7 @@ def test_out_of_order():
     assert sparse_of(dense, budget=0.2) is not None  # a plain model again
 
 
-def test_a_model_that_cannot_be_copied():
+def test_a_model_that_cannot_be_copied() -> None:
     import threading
 
     net = models.mlp()
@@ -415,7 +417,7 @@ def test_a_model_that_cannot_be_copied():
     assert sparse_of(net, inplace=True) is net
 
 
-def test_an_optimizer_without_effect_is_said():
+def test_an_optimizer_without_effect_is_said() -> None:
     sparse = sparsefx.transform(nn.Linear(4, 2), example_inputs=(torch.ones(2, 4),))
     optimizer = torch.optim.SGD(sparse.parameters())
     with pytest.warns(UserWarning, match="optimizer has no effect"):

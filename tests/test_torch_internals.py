@@ -5,7 +5,7 @@ import torch
 from sparsefx import torch_internals
 
 
-def test_fake_tensors_have_symbolic_batches():
+def test_fake_tensors_have_symbolic_batches() -> None:
     mode = torch_internals.fake_mode()
     fake = torch_internals.fake_input(mode, torch.ones(4, 3), (True, False))
     assert isinstance(fake, torch_internals.FakeTensor)
@@ -15,7 +15,7 @@ def test_fake_tensors_have_symbolic_batches():
         assert isinstance((fake @ torch.ones(3, 2)).shape[0], torch.SymInt)
 
 
-def test_torch_function_modes_see_calls():
+def test_torch_function_modes_see_calls() -> None:
     seen = []
 
     class Watch(torch_internals.TorchFunctionMode):
@@ -28,7 +28,7 @@ def test_torch_function_modes_see_calls():
     assert "relu" in seen
 
 
-def test_trees_flatten_and_come_back():
+def test_trees_flatten_and_come_back() -> None:
     nest = ((torch.ones(1),), {"a": [2, None]})
     leaves, spec = torch_internals.tree_flatten(nest)
     assert len(leaves) == 3
@@ -36,7 +36,7 @@ def test_trees_flatten_and_come_back():
     assert isinstance(spec, torch_internals.TreeSpec)
 
 
-def test_callbacks_run_after_all_gradients():
+def test_callbacks_run_after_all_gradients() -> None:
     weights = [torch.ones(2, requires_grad=True) for _ in range(2)]
     found = []
 
@@ -53,7 +53,7 @@ def test_callbacks_run_after_all_gradients():
     assert torch_internals.backward_number() == -1
 
 
-def test_compilers_are_noticed():
+def test_compilers_are_noticed() -> None:
     def f(x):
         return x + 1 if torch_internals.is_compiling() else x
 
@@ -62,7 +62,7 @@ def test_compilers_are_noticed():
     assert compiled(torch.ones(1)).item() == 2
 
 
-def test_function_transforms_are_noticed():
+def test_function_transforms_are_noticed() -> None:
     assert not torch_internals.transforming()
     assert (
         torch.vmap(lambda x: x + torch_internals.transforming())(torch.zeros(2)).sum()
@@ -70,7 +70,7 @@ def test_function_transforms_are_noticed():
     )
 
 
-def test_containers_of_our_own_are_flattened():
+def test_containers_of_our_own_are_flattened() -> None:
     from sparsefx.tracing.object_trees import Box
 
     leaves, spec = torch_internals.tree_flatten([Box(dict, ("a", "b"), [1, 2])])

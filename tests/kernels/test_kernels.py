@@ -2,6 +2,8 @@
 
 import math
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +39,7 @@ def scalars(number, kind=float):
 @compiled
 @pytest.mark.parametrize("kind", ["normal", "levels"])
 @pytest.mark.parametrize("band", [(0.0, 0.0), (0.5, 1.0), (0.0, math.inf)])
-def test_surveys_agree(kind, band):
+def test_surveys_agree(kind: str, band: tuple[float, ...]) -> None:
     made = weights(kind)
     ours, theirs = (
         maker.survey(made, scalars(band[0]), scalars(band[1]))
@@ -60,7 +62,7 @@ def test_surveys_agree(kind, band):
 
 
 @compiled
-def test_surveys_tell_what_is_not_finite():
+def test_surveys_tell_what_is_not_finite() -> None:
     for bad in (math.nan, math.inf, -math.inf):
         weight = torch.randn(100)
         weight[37] = bad
@@ -70,7 +72,7 @@ def test_surveys_tell_what_is_not_finite():
 
 
 @compiled
-def test_histograms_and_searches_agree():
+def test_histograms_and_searches_agree() -> None:
     for weight in weights("levels"):
         assert torch.equal(cpu.histogram(weight), reference.histogram(weight))
         for value in (0.0, 0.5, 1.5):
@@ -89,7 +91,9 @@ def test_histograms_and_searches_agree():
     st.sampled_from([-1, 0, 7, 16, 600, 69_999, 10**6]),
 )
 @settings(max_examples=40)
-def test_masks_agree(kind, slope, center, mu, threshold, last):
+def test_masks_agree(
+    kind: str, slope: float, center: float, mu: float, threshold: float, last: int
+) -> None:
     made = weights(kind)
     soft = (scalars(slope), scalars(center), scalars(mu))
     rule = (scalars(threshold), scalars(last, int))
@@ -112,7 +116,7 @@ def test_masks_agree(kind, slope, center, mu, threshold, last):
 @compiled
 @pytest.mark.parametrize("last", [-1, 5, 10**6])
 @pytest.mark.parametrize("through", [0.0, 1.0])
-def test_masked_weights_and_gradients_agree(last, through):
+def test_masked_weights_and_gradients_agree(last: int, through: float) -> None:
     rule = site_scalars(0.3, 7.0, 0.9, 1.0, last, through)
     for weight in weights("levels"):
         ours, theirs = cpu.masked(weight, rule, 0), reference.masked(weight, rule, 0)
@@ -126,7 +130,7 @@ def test_masked_weights_and_gradients_agree(last, through):
 
 
 @compiled
-def test_coupling_agrees():
+def test_coupling_agrees() -> None:
     made, rows = weights(), torch.rand(4, len(SIZES), dtype=torch.float64)
     grads = [[torch.ones_like(w) for w in made] for _ in range(2)]
     cpu.couple(made, grads[0], *rows)
@@ -136,7 +140,7 @@ def test_coupling_agrees():
 
 
 @compiled
-def test_a_density_of_one_is_the_identity_bitwise():
+def test_a_density_of_one_is_the_identity_bitwise() -> None:
     weight = torch.randn(1000)
     weight[:2] = torch.tensor([0.0, -0.0])
     out = cpu.masked(weight, site_scalars(math.inf, 1.0, 0.0, -1.0, 999), 0)
@@ -144,7 +148,7 @@ def test_a_density_of_one_is_the_identity_bitwise():
 
 
 @compiled
-def test_sums_do_not_depend_on_threads():
+def test_sums_do_not_depend_on_threads() -> None:
     made = [torch.randn(3_000_000), torch.randn(1_000_001)]
     rule = ([1.0, 1.0], [5, 5])
     before = torch.get_num_threads()
@@ -162,7 +166,7 @@ def test_sums_do_not_depend_on_threads():
 @compiled
 @settings(max_examples=60)
 @given(networks(), st.floats(-0.02, 0.02))
-def test_a_survey_changes_nothing_but_time(network, drift):
+def test_a_survey_changes_nothing_but_time(network: Any, drift: float) -> None:
     layers, budget = network
     cold = solve_hard(layers, budget)
     flats = [layer.magnitude for layer in layers]
@@ -177,7 +181,7 @@ def test_a_survey_changes_nothing_but_time(network, drift):
 
 
 @compiled
-def test_both_makers_meet_the_budget_on_large_layers():
+def test_both_makers_meet_the_budget_on_large_layers() -> None:
     layers = [
         Layer(torch.randn(200_000), 2.0, 1.0, 0, 200_000),
         Layer((torch.randn(50_000) * 3).round() / 7, 1.0, 2.0, 0, 40_000),
@@ -197,7 +201,7 @@ def test_both_makers_meet_the_budget_on_large_layers():
     assert found[0][1].mu == pytest.approx(found[1][1].mu, rel=1e-5)
 
 
-def test_tensors_that_are_not_plain_go_to_the_reference():
+def test_tensors_that_are_not_plain_go_to_the_reference() -> None:
     plain = torch.ones(3)
     assert kernels.kernels_for([plain.double()]) is reference
     assert kernels.kernels_for([torch.ones(2, 3).t()]) is reference
@@ -211,7 +215,7 @@ def test_tensors_that_are_not_plain_go_to_the_reference():
     assert seen == [reference]
 
 
-def test_masked_weights_are_traced_into_graphs():
+def test_masked_weights_are_traced_into_graphs() -> None:
     one = torch.ones(1, dtype=torch.float64)
 
     def run(w):
@@ -221,7 +225,7 @@ def test_masked_weights_are_traced_into_graphs():
     torch.testing.assert_close(graph(other), run(other))
 
 
-def test_without_a_compiler_the_reference_runs(monkeypatch):
+def test_without_a_compiler_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_cpu.library.cache_clear()
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -233,7 +237,9 @@ def test_without_a_compiler_the_reference_runs(monkeypatch):
 
 
 @compiled
-def test_where_the_cache_cannot_be_written_it_is_built_aside(monkeypatch, tmp_path):
+def test_where_the_cache_cannot_be_written_it_is_built_aside(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     compile_cpu.library.cache_clear()
@@ -245,7 +251,7 @@ def test_where_the_cache_cannot_be_written_it_is_built_aside(monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_operators_keep_what_compilers_are_told(layout):
+def test_the_operators_keep_what_compilers_are_told(layout: Any) -> None:
     weight = torch.randn(4, 3, 5, 5).to(memory_format=layout).requires_grad_()
     scalars = site_scalars(0.3, 7.0, 0.9, 0.5, 40)
     rule = [torch.cat([torch.ones_like(x), x]) for x in scalars]

@@ -25,7 +25,7 @@ from tests.learner_runs import (
 
 @pytest.mark.parametrize("name", ["gmp", "set", "rigl", "granet"])
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
-def test_moved_entries_start_with_no_optimizer_state(name, kind):
+def test_moved_entries_start_with_no_optimizer_state(name: str, kind: str) -> None:
     sparse = sparse_of(name)
     parameters = sparse.parameters()
     optimizer = (
@@ -55,7 +55,7 @@ def test_moved_entries_start_with_no_optimizer_state(name, kind):
                     assert torch.equal(value[~moved], kept[number][field][~moved])
 
 
-def test_a_missing_optimizer_is_told_of_once():
+def test_a_missing_optimizer_is_told_of_once() -> None:
     sparse = sparse_of("rigl")
     with pytest.warns(UserWarning, match=r"write sparsefx\.step\(model, optimizer="):
         sparsefx.step(sparse)
@@ -71,7 +71,7 @@ def test_a_missing_optimizer_is_told_of_once():
 
 @pytest.mark.parametrize("name", [*KEPT, "spartan"])
 @pytest.mark.parametrize("kind", ["equal", "zero", "levels", "sparse"])
-def test_degenerate_weights_keep_exact_counts(name, kind):
+def test_degenerate_weights_keep_exact_counts(name: str, kind: str) -> None:
     net = models.mlp()
     with torch.no_grad():
         for parameter in net.parameters():
@@ -95,7 +95,9 @@ def test_degenerate_weights_keep_exact_counts(name, kind):
 
 @pytest.mark.parametrize("name", [*KEPT, "spartan"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite_are_refused_by_name(name, value):
+def test_weights_that_are_not_finite_are_refused_by_name(
+    name: str, value: float
+) -> None:
     sparse = sparse_of(name, update_every=1)
     before = state_of(sparse)
     with torch.no_grad():
@@ -111,7 +113,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(name, value):
 
 
 @pytest.mark.parametrize("name", GROWING)
-def test_gradients_that_overflowed_grow_nothing(name):
+def test_gradients_that_overflowed_grow_nothing(name: str) -> None:
     sparse = sparse_of(name, budget=0.25)
     optimizer = SGD(sparse.parameters(), lr=0.0)
     train(sparse, optimizer, 3)
@@ -128,7 +130,7 @@ def test_gradients_that_overflowed_grow_nothing(name):
 
 
 @pytest.mark.parametrize("name", [*KEPT, "spartan"])
-def test_a_budget_of_one_is_dense_and_of_zero_refused(name):
+def test_a_budget_of_one_is_dense_and_of_zero_refused(name: str) -> None:
     with pytest.raises(sparsefx.BudgetError):
         sparse_of(name, budget=0.0)
     sparse = sparse_of(name, budget=1.0)
@@ -138,7 +140,7 @@ def test_a_budget_of_one_is_dense_and_of_zero_refused(name):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6])
-def test_a_chosen_backward_density(share):
+def test_a_chosen_backward_density(share: float) -> None:
     """Gradients for the largest weights of a wider budget, no others."""
     sparse = sparse_of("topkast", backward_density=share, total_steps=None)
     named = dict(sparse.named_parameters())
@@ -158,6 +160,6 @@ def test_a_chosen_backward_density(share):
     assert "reach_0" in sparse.code
 
 
-def test_a_backward_density_for_others_warns():
+def test_a_backward_density_for_others_warns() -> None:
     with pytest.warns(UserWarning, match="backward_density 0.5 has no effect"):
         sparse_of("gmp", backward_density=0.5)

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("name", [*KEPT, "spartan"])
-def test_the_budget_holds_at_every_step_and_in_the_end(name):
+def test_the_budget_holds_at_every_step_and_in_the_end(name: str) -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 3),
@@ -64,7 +65,7 @@ def test_the_budget_holds_at_every_step_and_in_the_end(name):
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_kept_entries_get_the_gradient_of_the_masked_loss(name):
+def test_kept_entries_get_the_gradient_of_the_masked_loss(name: str) -> None:
     sparse = sparse_of(name).double()
     masks = sparsefx.masks(sparse)
     x, y = X.double(), Y.double()
@@ -83,7 +84,7 @@ def test_kept_entries_get_the_gradient_of_the_masked_loss(name):
 
 
 @pytest.mark.parametrize("name", GROWING)
-def test_gradients_are_dense_at_updates_only(name):
+def test_gradients_are_dense_at_updates_only(name: str) -> None:
     """What autograd delivers before the callback; afterwards dropped entries have 0."""
     sparse = sparse_of(name)
     optimizer = adam(sparse)
@@ -104,7 +105,7 @@ def test_gradients_are_dense_at_updates_only(name):
 
 
 @pytest.mark.parametrize("name", [*KEPT, "spartan"])
-def test_resuming_is_as_if_never_stopped(name, tmp_path):
+def test_resuming_is_as_if_never_stopped(name: str, tmp_path: Path) -> None:
     whole = sparse_of(name)
     train(whole, adam(whole), TOTAL)
     for stop in (3, 4, 13):
@@ -120,7 +121,9 @@ def test_resuming_is_as_if_never_stopped(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", GROWING)
-def test_a_checkpoint_between_backward_and_step_holds_the_scores(name, tmp_path):
+def test_a_checkpoint_between_backward_and_step_holds_the_scores(
+    name: str, tmp_path: Path
+) -> None:
     sparse = sparse_of(name)
     optimizer = SGD(sparse.parameters(), lr=0.1)
     train(sparse, optimizer, 3)
@@ -138,7 +141,7 @@ def test_a_checkpoint_between_backward_and_step_holds_the_scores(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", GROWING)
-def test_scores_add_up_over_accumulated_passes(name):
+def test_scores_add_up_over_accumulated_passes(name: str) -> None:
     found = []
     for parts in (1, 3):
         sparse = sparse_of(name).double()
@@ -157,7 +160,7 @@ def test_scores_add_up_over_accumulated_passes(name):
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_copies_and_dense_checkpoints(name):
+def test_copies_and_dense_checkpoints(name: str) -> None:
     sparse = sparse_of(name)
     train(sparse, adam(sparse), 5)
     twin = copy.deepcopy(sparse)
@@ -175,7 +178,7 @@ def test_copies_and_dense_checkpoints(name):
 
 @DYNAMO
 @pytest.mark.parametrize("name", ["rigl", "topkast"])
-def test_compiled_once_and_equal(name):
+def test_compiled_once_and_equal(name: str) -> None:
     torch._dynamo.reset()
     counter = Counter()
     eager, masked = (sparse_of(name) for _ in range(2))
@@ -224,7 +227,7 @@ os._exit(0)
 """
 
 
-def test_two_ranks_have_the_same_masks(tmp_path):
+def test_two_ranks_have_the_same_masks(tmp_path: Path) -> None:
     path = tmp_path / "store"
     command = [sys.executable, "-c", RANKS]
     ranks = [subprocess.Popen([*command, str(rank), str(path)]) for rank in (0, 1)]

@@ -1,6 +1,7 @@
 """GraNet, RigL and SET: worked example, exact counts, ties, schedules."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def situation(values, masks, scores=(), **more):
     return Situation(**settings | more)
 
 
-def test_the_twelve_weights():
+def test_the_twelve_weights() -> None:
     """The worked example: prune six of twelve, then half of each layer moves."""
     dense = [torch.ones_like(w, dtype=torch.bool) for w in (A, B)]
     pruned = affordable(
@@ -60,7 +61,7 @@ class Twelve(torch.nn.Module):
         return self.a(x[:, :4]), self.b(x[:, 4:])
 
 
-def test_what_is_pruned_and_grown_at_once_restarts_at_zero():
+def test_what_is_pruned_and_grown_at_once_restarts_at_zero() -> None:
     x = torch.eye(6)
     sparse = sparsefx.transform(
         Twelve(),
@@ -88,7 +89,7 @@ def test_what_is_pruned_and_grown_at_once_restarts_at_zero():
         assert torch.equal(momentum != 0, weight != 0)
 
 
-def test_granet_without_moves_is_gradual_pruning():
+def test_granet_without_moves_is_gradual_pruning() -> None:
     dense = [torch.ones_like(w, dtype=torch.bool) for w in (A, B)]
     s = situation([A, B], dense, [GA, GB], budget=5.0, growth="gradient")
     for one, other in zip(
@@ -97,7 +98,7 @@ def test_granet_without_moves_is_gradual_pruning():
         assert torch.equal(one, other)
 
 
-def test_fewer_weights_than_zeros_never_make_the_network_dense():
+def test_fewer_weights_than_zeros_never_make_the_network_dense() -> None:
     """A threshold of zero kept everything in the authors' code; candidates do not."""
     w = torch.tensor([3.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0])
     mask = torch.tensor([1, 1, 0, 0, 1, 1, 0, 0]).bool()
@@ -105,7 +106,7 @@ def test_fewer_weights_than_zeros_never_make_the_network_dense():
     assert found.tolist() == [1, 1, 0, 0, 1, 0, 0, 0]
 
 
-def test_a_prune_by_price_is_the_largest_prefix():
+def test_a_prune_by_price_is_the_largest_prefix() -> None:
     """Under prices, what counts is magnitude per price; nothing is skipped."""
     s = situation(
         [torch.tensor([4.0, 3.0]), torch.tensor([2.0, 1.9, 0.1])],
@@ -148,7 +149,7 @@ def updates(draw):
 
 
 @given(updates())
-def test_moves_keep_counts_and_take_only_what_they_may(s):
+def test_moves_keep_counts_and_take_only_what_they_may(s: Any) -> None:
     found = regrow.decide(s).masks
     again = regrow.decide(s).masks
     for i, (old, new) in enumerate(zip(s.masks, found, strict=True)):
@@ -174,7 +175,7 @@ def test_moves_keep_counts_and_take_only_what_they_may(s):
 
 
 @given(updates(), st.floats(0.1, 1.0))
-def test_a_prune_never_exceeds_and_never_grows(s, share):
+def test_a_prune_never_exceeds_and_never_grows(s: Any, share: float) -> None:
     counts = [int(m.sum()) for m in s.masks]
     budget = share * s.cost(counts)
     pruned = affordable(s, s.masks, budget=budget)
@@ -182,13 +183,13 @@ def test_a_prune_never_exceeds_and_never_grows(s, share):
     assert all((old | ~new).all() for old, new in zip(s.masks, pruned, strict=True))
 
 
-def test_largest_of_nothing_and_of_all():
+def test_largest_of_nothing_and_of_all() -> None:
     assert largest(torch.zeros(0), 0, "w").tolist() == []
     assert largest(torch.zeros(3), 3, "w").all()
     assert largest(torch.tensor([1.0, 2.0]), 0, "w").tolist() == [False, False]
 
 
-def test_no_layer_vanishes():
+def test_no_layer_vanishes() -> None:
     assert one_each([(0, 9)], [1.0], [9], 1.0) == [(0, 9)]  # half the budget: 0.5
     assert one_each([(0, 9)], [1.0], [9], 2.0) == [(1, 9)]
     assert one_each([(0, 0), (6, 6)], [4.0, 1.0], [9, 9], 8.0) == [(1, 1), (2, 2)]
@@ -206,7 +207,7 @@ RAMP_ONE = [0, 0.2439, 0.4392, 0.5913, 0.7056, 0.7875, 0.8424, 0.8757, 0.8928, 0
 @pytest.mark.parametrize(
     ("name", "wanted"), [("granet_sparse", RAMP_HALF), ("granet", RAMP_ONE)]
 )
-def test_the_cubic_ramp_reaches_its_end(name, wanted):
+def test_the_cubic_ramp_reaches_its_end(name: str, wanted: list[Any]) -> None:
     policy = load_policy(name, total_steps=2000, budget=0.1)
     schedule = policy.schedule()
     for j, sparsity in enumerate(wanted):
@@ -216,7 +217,7 @@ def test_the_cubic_ramp_reaches_its_end(name, wanted):
         assert 1 - density == pytest.approx(sparsity, abs=1e-12)
 
 
-def test_the_share_that_moves():
+def test_the_share_that_moves() -> None:
     schedule = load_policy("granet", total_steps=4000).schedule()
     found = [schedule.at(step).drop_fraction for step in (1000, 2000, 3000, 3900)]
     wanted = [0.42751, 0.2525, 0.07749]
@@ -231,7 +232,7 @@ def test_the_share_that_moves():
     assert rigl.at(3100).drop_fraction == 0
 
 
-def test_only_granet_ramps():
+def test_only_granet_ramps() -> None:
     assert [name for name, learner in KEPT.items() if not learner.steady] == [
         "magnitude",
         "dual_averaging",

@@ -2,6 +2,8 @@
 
 import importlib.util
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ def lowered(finalized):
     return sparsefx.lower(finalized, (X,), "csr", compile=False, rounds=1)
 
 
-def test_finalized_models_export_with_their_zeros(finalized):
+def test_finalized_models_export_with_their_zeros(finalized: Any) -> None:
     program = torch.export.export(finalized, (X,))
     torch.testing.assert_close(program.module()(X), finalized(X))
     weight = program.state_dict["fc1.weight"]
@@ -33,7 +35,7 @@ def test_finalized_models_export_with_their_zeros(finalized):
     assert weight.count_nonzero() < 0.3 * weight.numel()
 
 
-def test_lowered_models_export(finalized, lowered, tmp_path):
+def test_lowered_models_export(finalized: Any, lowered: Any, tmp_path: Path) -> None:
     program = torch.export.export(lowered, (X,))
     torch.testing.assert_close(program.module()(X), finalized(X), atol=1e-5, rtol=1e-4)
     torch.export.save(program, tmp_path / "model.pt2")
@@ -50,7 +52,7 @@ def missing(*names):
     bool(missing("onnx", "onnxruntime", "onnxscript")),
     reason="onnx, onnxruntime or onnxscript is not installed: pip install '.[onnx]'",
 )
-def test_onnx_runs_finalized_models(finalized, tmp_path):
+def test_onnx_runs_finalized_models(finalized: Any, tmp_path: Path) -> None:
     import onnxruntime
 
     path = tmp_path / "model.onnx"
@@ -65,7 +67,7 @@ def test_onnx_runs_finalized_models(finalized, tmp_path):
 
 
 @pytest.mark.slow
-def test_packages_run(finalized, lowered, tmp_path):
+def test_packages_run(finalized: Any, lowered: Any, tmp_path: Path) -> None:
     path = package(lowered, (X,), tmp_path / "model.pt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -73,7 +75,9 @@ def test_packages_run(finalized, lowered, tmp_path):
     torch.testing.assert_close(found, finalized(X), atol=1e-5, rtol=1e-4)
 
 
-def test_what_cannot_be_packaged_says_why(lowered, tmp_path, monkeypatch):
+def test_what_cannot_be_packaged_says_why(
+    lowered: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_):
         raise RuntimeError("no compiler\nlong trace")
 

@@ -1,6 +1,7 @@
 """Latency as a linear cost: lines, choice of layers, budgets, the cache."""
 
 import json
+from typing import Any
 
 import pytest
 import sympy
@@ -57,7 +58,7 @@ def asked(text):
     return sparsefx.settings.budget.parse_budget(text, "macs", ())
 
 
-def test_a_line_fits_what_was_measured(monkeypatch):
+def test_a_line_fits_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def clock(calls, device, rounds):
         return {
             name: 2.0 if name == "dense" else 0.5 + (name == "csr 1")
@@ -76,7 +77,7 @@ def test_a_line_fits_what_was_measured(monkeypatch):
     assert fitted.at(1.3) == pytest.approx(0.2)
 
 
-def test_blocks_are_timed_as_blocks():
+def test_blocks_are_timed_as_blocks() -> None:
     blocks = sparsefx.Granularity("block", (16, 16))
     site = Site("w", "", "linear", (64, 64), {}, granularity=blocks)
     mask = layer_latency.largest(torch.rand(64, 64), 0.25, site)
@@ -86,7 +87,7 @@ def test_blocks_are_timed_as_blocks():
     )
 
 
-def test_as_few_layers_as_possible_become_sparse():
+def test_as_few_layers_as_possible_become_sparse() -> None:
     lines = {
         "0.weight": Line(5.0, 0.5, 10.0, 0.0, "csr"),
         "2.weight": Line(3.0, 0.5, 10.0, 0.0, "csr"),
@@ -96,7 +97,7 @@ def test_as_few_layers_as_possible_become_sparse():
     assert fewest(sites(), found, 4.0) == set(lines)
 
 
-def test_the_costs_are_the_lines(monkeypatch):
+def test_the_costs_are_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     known(monkeypatch, PAIR, 8.0)
     one = timed(net(), (X,), asked("6.5 ms"), sites(), [])
     assert [site.cost("latency_ms") for site in one.sites] == pytest.approx([0.2, 0])
@@ -110,27 +111,31 @@ def test_the_costs_are_the_lines(monkeypatch):
 
 
 @pytest.mark.parametrize(("more", "times"), [(0.5, 1.0), (-0.5, 0.5), (0.2, 1.7)])
-def test_the_costs_go_through_what_the_lowered_model_takes(monkeypatch, more, times):
+def test_the_costs_go_through_what_the_lowered_model_takes(
+    monkeypatch: pytest.MonkeyPatch, more: float, times: float
+) -> None:
     known(monkeypatch, PAIR, 8.0, more=more, times=times)
     found = timed(net(), (X,), asked("5 ms"), sites(), [])
     assert found.fixed == pytest.approx(3.0 + more)
     assert found.sites[0].cost("latency_ms") == pytest.approx(0.2 * times)
 
 
-def test_more_layers_where_the_model_gains_less_than_its_layers(monkeypatch):
+def test_more_layers_where_the_model_gains_less_than_its_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     known(monkeypatch, PAIR, 8.0, more=2.0)
     found = timed(net(), (X,), asked("6.4 ms"), sites(), [])
     assert all(site.cost("latency_ms") > 0 for site in found.sites)
 
 
-def test_noise_cannot_turn_the_line_around():
+def test_noise_cannot_turn_the_line_around() -> None:
     times = iter([3.0, 3.5, 3.2])
     fixed, scale = through(lambda share: next(times), 1.0, 2.0, 2.0)
     assert scale > 0
     assert fixed < 3.5
 
 
-def test_the_budget_counts_what_is_fixed(monkeypatch):
+def test_the_budget_counts_what_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     known(monkeypatch, PAIR, 8.0)
     for budget, limit in (({"latency_ms": 0.5}, 4.0), ("4 ms", 4.0)):
         sparse = sparsefx.transform(net(), budget=budget, example_inputs=(X,))
@@ -145,14 +150,16 @@ def test_the_budget_counts_what_is_fixed(monkeypatch):
         assert sparsefx.report(sparse).to_dict()["budgets"]["latency_ms"]["met"]
 
 
-def test_with_another_budget(monkeypatch):
+def test_with_another_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     known(monkeypatch, {"0.weight": Line(4.0, 0.5, 20.0, 0.0, "csr")}, 8.0)
     budget = {"latency_ms": "5 ms", "params": 0.1}
     info = sparsefx.step(sparsefx.transform(net(), budget=budget, example_inputs=(X,)))
     assert all(hard <= limit for limit, _, hard in info.budgets.values())
 
 
-def test_same_latency_makes_every_layer_as_much_faster(monkeypatch):
+def test_same_latency_makes_every_layer_as_much_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     known(monkeypatch, PAIR, 8.0)
     sparse = sparsefx.transform(
         net(), "same_latency", budget="4.4 ms", example_inputs=(X,)
@@ -167,7 +174,9 @@ def test_same_latency_makes_every_layer_as_much_faster(monkeypatch):
     assert taken == pytest.approx([0.4, 0.4], abs=2e-3)
 
 
-def test_same_latency_leaves_no_layer_without_weights(monkeypatch):
+def test_same_latency_leaves_no_layer_without_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     slow = Line(2.0, 1.9, 2.0, 0.0, "csr")  # cannot be twice as fast
     known(monkeypatch, {**PAIR, "2.weight": slow}, 8.0)
     sparse = sparsefx.transform(
@@ -178,13 +187,15 @@ def test_same_latency_leaves_no_layer_without_weights(monkeypatch):
     assert sparsefx.step(sparse).hard_cost <= 5
 
 
-def test_a_layer_that_saves_next_to_nothing_stays_dense(monkeypatch):
+def test_a_layer_that_saves_next_to_nothing_stays_dense(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     known(monkeypatch, {**PAIR, "2.weight": Line(0.1, 0.03, 0.1, 0.0, "csr")}, 8.0)
     sparse = sparsefx.transform(net(), budget="5 ms", example_inputs=(X,))
     assert sparsefx.masks(sparse)["2.weight"].all()
 
 
-def test_same_latency_under_another_cost(monkeypatch):
+def test_same_latency_under_another_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     known(monkeypatch, PAIR, 8.0)
     sparse = sparsefx.transform(
         net(), "same_latency", budget={"macs": 0.1}, example_inputs=(X,)
@@ -194,13 +205,13 @@ def test_same_latency_under_another_cost(monkeypatch):
     assert info.hard_cost > 0.99 * info.budget
 
 
-def test_same_latency_needs_a_model():
+def test_same_latency_needs_a_model() -> None:
     with pytest.raises(PolicyError, match=r"give it to sparsefx\.transform"):
         sparsefx.allocate(sites(), {"macs": 0.5}, policy="same_latency")
 
 
 @pytest.mark.parametrize("low", [0.0, 0.05])
-def test_same_latency_never_keeps_less_for_more(low):
+def test_same_latency_never_keeps_less_for_more(low: float) -> None:
     lines = {"0.weight": PAIR["0.weight"]}  # the other was not measured
     one = {"params": sympy.Integer(1)}
     pair = [
@@ -217,7 +228,9 @@ def test_same_latency_never_keeps_less_for_more(low):
     assert before == 1.0
 
 
-def test_measurements_are_remembered(cache, monkeypatch):
+def test_measurements_are_remembered(
+    cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(layer_latency, "can_compile", lambda device: False)
     found = measure(net(), (X,))
     assert set(found.lines) == {"0.weight", "2.weight"}
@@ -232,7 +245,9 @@ def test_measurements_are_remembered(cache, monkeypatch):
         measure(net(), (X,))
 
 
-def test_the_lowered_model_is_timed_once(cache, monkeypatch):
+def test_the_lowered_model_is_timed_once(
+    cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for place in (layer_latency, latency_costs):
         monkeypatch.setattr(place, "can_compile", lambda device: False)
     model = net()
@@ -246,7 +261,7 @@ def test_the_lowered_model_is_timed_once(cache, monkeypatch):
     assert model.training
 
 
-def test_it_needs_inputs():
+def test_it_needs_inputs() -> None:
     class Any(nn.Module):
         def __init__(self):
             super().__init__()

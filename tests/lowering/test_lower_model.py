@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def block():
 
 
 @given(st.integers(1, 2000))
-def test_tiles_are_aligned_narrow_and_waste_little(tokens):
+def test_tiles_are_aligned_narrow_and_waste_little(tokens: int) -> None:
     tiling = Tiling.of(tokens)
     assert tiling.width % LINE == 0
     assert tiling.width <= WIDEST
@@ -85,7 +86,9 @@ def test_tiles_are_aligned_narrow_and_waste_little(tokens):
 
 
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 700))
-def test_cutting_and_joining_undo_each_other(batch, features, tokens):
+def test_cutting_and_joining_undo_each_other(
+    batch: int, features: int, tokens: int
+) -> None:
     x = torch.arange(batch * features * tokens).reshape(batch, features, tokens)
     tiling = Tiling.of(tokens)
     tiles = tiling.cut(x)
@@ -94,7 +97,7 @@ def test_cutting_and_joining_undo_each_other(batch, features, tokens):
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=3), st.integers(1, 5))
-def test_feature_major_and_back(sizes, features):
+def test_feature_major_and_back(sizes: list[int], features: int) -> None:
     x = torch.randn(*sizes, features)
     assert torch.equal(feature_last(feature_major(x), x.shape), x)
 
@@ -104,7 +107,7 @@ LINEARS = [(1, 40), (7, 40), (300, 40), (2, 60, 40), (3, 5, 40), (2, 8, 9, 40)]
 
 @pytest.mark.parametrize("shape", LINEARS)
 @pytest.mark.parametrize("kernel", ["gather", "csr", "bsr"])
-def test_compressed_linear(shape, kernel):
+def test_compressed_linear(shape: tuple[int, ...], kernel: str) -> None:
     torch.manual_seed(0)
     blocks = (torch.rand(6, 5) < 0.3).repeat_interleave(8, 0).repeat_interleave(8, 1)
     layer = Dense("w", torch.randn(48, 40) * blocks, torch.randn(48))
@@ -124,7 +127,7 @@ WINDOWS = [
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("kernel", ["gather", "csr"])
-def test_compressed_convolution(window, kernel):
+def test_compressed_convolution(window: Any, kernel: str) -> None:
     torch.manual_seed(0)
     weight = torch.randn(6, 5, *window.kernel)
     layer = Dense("w", weight * (torch.rand(weight.shape) < 0.3), None, window)
@@ -133,7 +136,7 @@ def test_compressed_convolution(window, kernel):
     torch.testing.assert_close(found, layer(x), atol=1e-5, rtol=1e-5)
 
 
-def test_columns_times_matrix_is_the_convolution():
+def test_columns_times_matrix_is_the_convolution() -> None:
     window = Window((3, 3), (2, 2), (1, 1), (1, 1))
     layer = Dense("w", torch.randn(4, 3, 3, 3), None, window)
     x = torch.randn(2, 3, 9, 8)
@@ -142,7 +145,7 @@ def test_columns_times_matrix_is_the_convolution():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_cut_layer_keeps_places(bias):
+def test_cut_layer_keeps_places(bias: bool) -> None:
     torch.manual_seed(0)
     weight = torch.randn(6, 4, 3, 3)
     weight[[1, 4]] = 0
@@ -158,7 +161,7 @@ def test_cut_layer_keeps_places(bias):
     torch.testing.assert_close(CutLayer(flat)(last), flat(last))
 
 
-def test_no_candidates_say_why():
+def test_no_candidates_say_why() -> None:
     full = Dense("w", torch.ones(4, 4), None)
     half = Dense("w", torch.tensor([[1.0, 0.0, 1.0, 0.0]]), None)
     with pytest.raises(NoCandidateError, match="no zero row"):
@@ -173,7 +176,7 @@ def test_no_candidates_say_why():
         SemiStructuredLayer(half)
 
 
-def test_patterns():
+def test_patterns() -> None:
     mask = torch.zeros(64, 64)
     mask[:32, 32:] = 1
     assert block_size(mask) == 32
@@ -186,7 +189,7 @@ def test_patterns():
     assert not is_two_of_four(torch.zeros(2, 6))
 
 
-def test_compressed_rows_are_scipys():
+def test_compressed_rows_are_scipys() -> None:
     from scipy.sparse import csr_matrix
 
     matrix = thinned(nn.Linear(9, 7)).weight.detach()
@@ -207,7 +210,7 @@ def cut(model, x):
 
 @pytest.mark.parametrize("act", [nn.ReLU(), nn.GELU(), nn.Sigmoid(), nn.Softplus()])
 @pytest.mark.parametrize("bias", [True, False])
-def test_dead_neurons_are_cut_and_their_constants_folded(act, bias):
+def test_dead_neurons_are_cut_and_their_constants_folded(act: Any, bias: bool) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Linear(5, 8), act, nn.Linear(8, 7, bias=bias), act, nn.Linear(7, 3)
@@ -224,7 +227,7 @@ def test_dead_neurons_are_cut_and_their_constants_folded(act, bias):
     torch.testing.assert_close(small(x), net(x), atol=1e-12, rtol=1e-12)
 
 
-def test_a_cut_may_allow_another():
+def test_a_cut_may_allow_another() -> None:
     """Neuron 0 of the last hidden layer dies, then what only it listened to."""
     net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2), nn.Linear(2, 1))
     with torch.no_grad():
@@ -253,7 +256,7 @@ def convs(padding, norm=True):
 
 
 @pytest.mark.parametrize("padding", [0, 1])
-def test_dead_channels_through_norm_and_pool(padding):
+def test_dead_channels_through_norm_and_pool(padding: int) -> None:
     """Channel 0 says relu(5), which pooling and padding may not move: it stays."""
     net = convs(padding)
     x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
@@ -287,7 +290,7 @@ class Tied(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [Seen, Tied])
-def test_units_that_others_see_stay(kind):
+def test_units_that_others_see_stay(kind: type[nn.Module]) -> None:
     net = kind()
     with torch.no_grad():
         net.a.weight[0] = 0
@@ -296,7 +299,7 @@ def test_units_that_others_see_stay(kind):
     assert small.state_dict()["a.weight"].shape == net.a.weight.shape
 
 
-def test_a_layer_keeps_one_unit():
+def test_a_layer_keeps_one_unit() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with torch.no_grad():
         net[0].weight.zero_()
@@ -309,7 +312,9 @@ def test_a_layer_keeps_one_unit():
 # -- choosing --------------------------------------------------------------------------
 
 
-def test_the_fastest_wins_and_the_rest_say_by_how_much(monkeypatch):
+def test_the_fastest_wins_and_the_rest_say_by_how_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     times = {"dense": 10.0, "removal 0": 8.0, "csr 0": 4.0, "csr 1": 2.0, "bsr 0": 20.0}
     monkeypatch.setattr(
         "sparsefx.lowering.layer_trial.interleaved",
@@ -333,7 +338,7 @@ def test_the_fastest_wins_and_the_rest_say_by_how_much(monkeypatch):
     assert try_layer(layer, torch.randn(3, 16), "bsr").chosen == "bsr"
 
 
-def test_a_form_that_differs_is_refused(monkeypatch):
+def test_a_form_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CompressedLayer, "forward", lambda self, x: x * 0)
     layer = Dense("w", torch.eye(16), None)
     trial = try_layer(layer, torch.randn(3, 16), rounds=1)
@@ -341,7 +346,7 @@ def test_a_form_that_differs_is_refused(monkeypatch):
     assert trial.lost["csr"] == "differs by 1 of the largest output"
 
 
-def test_interleaved_times():
+def test_interleaved_times() -> None:
     slow, quick = torch.randn(200, 200), torch.randn(2, 2)
     times = interleaved({"a": lambda: slow @ slow, "b": lambda: quick @ quick}, CPU, 3)
     assert times["a"] > times["b"] > 0
@@ -351,7 +356,9 @@ def test_interleaved_times():
 
 
 @given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.integers(1, 5))
-def test_feature_major_attention(heads, queries, keys, features):
+def test_feature_major_attention(
+    heads: int, queries: int, keys: int, features: int
+) -> None:
     q = torch.randn(2, heads, queries, features, dtype=torch.float64)
     k, v = torch.randn(2, 2, heads, keys, features, dtype=torch.float64)
     for scale in (None, 0.3):
@@ -361,7 +368,9 @@ def test_feature_major_attention(heads, queries, keys, features):
         )
 
 
-def test_attention_follows_the_sparse_products(block, monkeypatch):
+def test_attention_follows_the_sparse_products(
+    block: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, x = block
     monkeypatch.setattr(
         "sparsefx.lowering.feature_major_attention.interleaved", lambda *_: DOUBLE
@@ -378,7 +387,7 @@ def test_attention_follows_the_sparse_products(block, monkeypatch):
 
 
 @pytest.mark.parametrize("target", ["csr", "dense"])
-def test_forced_targets(block, target):
+def test_forced_targets(block: Any, target: str) -> None:
     model, x = block
     fast = sparsefx.lower(model, (x,), target, compile=False, rounds=1)
     torch.testing.assert_close(fast(x), model(x), atol=1e-5, rtol=1e-4)
@@ -391,7 +400,7 @@ def test_forced_targets(block, target):
     torch.testing.assert_close(fast(other), model(other), atol=1e-5, rtol=1e-4)
 
 
-def test_the_whole_decides(block, monkeypatch):
+def test_the_whole_decides(block: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """However fast the layers are alone, a slower whole stays dense."""
     model, x = block
     state = copy.deepcopy(model.state_dict())
@@ -413,7 +422,7 @@ def test_the_whole_decides(block, monkeypatch):
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
-def test_dense_models_stay(block):
+def test_dense_models_stay(block: Any) -> None:
     _, x = block
     fast = sparsefx.lower(Block(), (x,), compile=False, rounds=1)
     assert fast.report.verdict == "dense: no layer is faster in another form"
@@ -427,7 +436,7 @@ class Branching(Block):
         return super().forward(x) if x.sum() > -1e9 else x
 
 
-def test_models_without_a_graph_are_lowered_by_modules(block):
+def test_models_without_a_graph_are_lowered_by_modules(block: Any) -> None:
     _, x = block
     model = thinned(Branching())
     assert isinstance(graph_of(model, (x,)), str)
@@ -437,7 +446,7 @@ def test_models_without_a_graph_are_lowered_by_modules(block):
     assert isinstance(model.fc1, nn.Linear)
 
 
-def test_removal_in_a_model(block):
+def test_removal_in_a_model(block: Any) -> None:
     model, x = block
     with torch.no_grad():
         model.fc1.weight[32:] = 0
@@ -451,7 +460,7 @@ def test_removal_in_a_model(block):
     torch.testing.assert_close(fast(x), model(x), atol=1e-5, rtol=1e-4)
 
 
-def test_finalized_models(block):
+def test_finalized_models(block: Any) -> None:
     x = block[1]
     sparse = sparsefx.transform(Block(), budget=0.1, example_inputs=(x,))
     with pytest.raises(sparsefx.MaskError, match="still in training"):
@@ -461,7 +470,7 @@ def test_finalized_models(block):
     torch.testing.assert_close(fast(x=x), dense.eval()(x), atol=1e-5, rtol=1e-4)
 
 
-def test_mistakes(block, monkeypatch):
+def test_mistakes(block: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = block
     with pytest.raises(sparsefx.SparsefxError, match="known are auto, dense, removal"):
         sparsefx.lower(model, (x,), "fastest")
@@ -483,7 +492,7 @@ def test_mistakes(block, monkeypatch):
         sparsefx.lower(thinned(Random()), (x,), "csr", compile=False, rounds=1)
 
 
-def test_report_and_pickle(block):
+def test_report_and_pickle(block: Any) -> None:
     model, x = block
     fast = sparsefx.lower(model, (x,), "csr", compile=False, rounds=1)
     text = str(fast.report)
@@ -497,7 +506,7 @@ def test_report_and_pickle(block):
     assert torch.equal(twin(x), fast(x))
 
 
-def test_training_mode_is_put_back(block):
+def test_training_mode_is_put_back(block: Any) -> None:
     model, x = block
     model.train()
     sparsefx.lower(model, (x,), "csr", compile=False, rounds=1)
@@ -505,7 +514,7 @@ def test_training_mode_is_put_back(block):
     assert all(module.training for module in model.modules())
 
 
-def test_other_modules_are_no_layers():
+def test_other_modules_are_no_layers() -> None:
     assert of_module("a", nn.Conv2d(4, 4, 3, groups=2)) is None
     assert of_module("a", nn.Conv2d(4, 4, 3, padding="same")) is None
     assert of_module("a", nn.Conv2d(4, 4, 3, padding_mode="reflect")) is None
@@ -515,7 +524,7 @@ def test_other_modules_are_no_layers():
 
 
 @pytest.mark.slow
-def test_compiled_whole(block):
+def test_compiled_whole(block: Any) -> None:
     """The sparse products stay whole: no graph break, and the outputs are right."""
     model, x = block
     fast = sparsefx.lower(model, (x,), "csr", rounds=1)

@@ -27,7 +27,7 @@ def in_blocks(rows, columns, size=64):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("form", ["semi_structured", "bsr"])
-def test_forms_are_the_dense_layer(form, bias):
+def test_forms_are_the_dense_layer(form: str, bias: bool) -> None:
     torch.manual_seed(0)
     weight = (two_of_four if form == "semi_structured" else in_blocks)(256, 512)
     added = torch.randn(256, device="cuda", dtype=torch.bfloat16) if bias else None
@@ -41,7 +41,7 @@ def test_forms_are_the_dense_layer(form, bias):
     assert gap < 2e-2
 
 
-def test_a_lowered_model_runs_in_a_cuda_graph():
+def test_a_lowered_model_runs_in_a_cuda_graph() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.GELU())
     net = net.to("cuda", torch.bfloat16)

@@ -56,13 +56,13 @@ def dense_loss(weights):
 
 
 @pytest.mark.parametrize("policy", ["cost_budget", "uniform"])
-def test_equals_the_dense_reference(policy):
+def test_equals_the_dense_reference(policy: str) -> None:
     sparse = sparse_of(policy=policy)
     loss_of(sparse).backward()
     assert_close(gradients(sparse), reference(sparse, dense_loss))
 
 
-def test_accumulation():
+def test_accumulation() -> None:
     sparse = sparse_of()
     loss_of(sparse).backward()
     whole = gradients(sparse)
@@ -73,7 +73,7 @@ def test_accumulation():
     assert_close(gradients(sparse), whole)
 
 
-def test_two_losses_in_one_backward_and_a_graph_kept():
+def test_two_losses_in_one_backward_and_a_graph_kept() -> None:
     sparse = sparse_of()
     loss_of(sparse).backward()
     whole = gradients(sparse)
@@ -87,7 +87,7 @@ def test_two_losses_in_one_backward_and_a_graph_kept():
     assert_close(gradients(sparse), whole)
 
 
-def test_a_failed_backward_leaves_nothing_behind():
+def test_a_failed_backward_leaves_nothing_behind() -> None:
     sparse = sparse_of()
     loss_of(sparse).backward()
     whole = gradients(sparse)
@@ -106,7 +106,7 @@ def test_a_failed_backward_leaves_nothing_behind():
     assert_close(gradients(sparse), whole, rtol=0)
 
 
-def test_clipping_sees_the_whole_gradient():
+def test_clipping_sees_the_whole_gradient() -> None:
     sparse = sparse_of()
     loss_of(sparse).backward()
     wanted = torch.stack([g.norm() for g in reference(sparse, dense_loss)]).norm()
@@ -114,7 +114,7 @@ def test_clipping_sees_the_whole_gradient():
     assert float(norm) == pytest.approx(float(wanted), rel=1e-5)
 
 
-def test_scaled_loss_under_autocast():
+def test_scaled_loss_under_autocast() -> None:
     sparse = sparse_of()
     with torch.autocast("cpu", torch.bfloat16):
         loss_of(sparse).backward()
@@ -133,7 +133,7 @@ def test_scaled_loss_under_autocast():
     assert sparsefx.step(sparse).step == 1
 
 
-def test_a_copy_has_its_own_masks_and_gradients():
+def test_a_copy_has_its_own_masks_and_gradients() -> None:
     sparse = sparse_of()
     loss_of(sparse).backward()
     whole = gradients(sparse)
@@ -153,7 +153,7 @@ def test_a_copy_has_its_own_masks_and_gradients():
     torch.testing.assert_close(twin(X), twin.get_submodule("2")(twin[1](twin[0](X))))
 
 
-def test_validation_in_between_changes_nothing():
+def test_validation_in_between_changes_nothing() -> None:
     results = []
     for validate in (False, True):
         sparse = sparse_of(total_steps=6)
@@ -174,7 +174,7 @@ def test_validation_in_between_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_weights_that_are_unused_or_frozen():
+def test_weights_that_are_unused_or_frozen() -> None:
     class Partly(nn.Module):
         def __init__(self):
             super().__init__()
@@ -207,7 +207,7 @@ def test_weights_that_are_unused_or_frozen():
         assert_close([found[name]], [wanted[name]])
 
 
-def test_activation_checkpointing():
+def test_activation_checkpointing() -> None:
     x, y = X[:, :6], Y[:, :2]
     plain = models.Checkpointed()
     with pytest.warns(UserWarning, match="activation checkpointing"):
@@ -219,7 +219,7 @@ def test_activation_checkpointing():
     assert_close(found, gradients(sparse), rtol=1e-6)
 
 
-def test_checkpointing_around_the_model():
+def test_checkpointing_around_the_model() -> None:
     from torch.utils.checkpoint import checkpoint
 
     for reentrant in (False, True):
@@ -232,7 +232,7 @@ def test_checkpointing_around_the_model():
         assert_close(gradients(sparse), whole, rtol=1e-6)
 
 
-def test_the_solver_is_given_what_it_takes():
+def test_the_solver_is_given_what_it_takes() -> None:
     """`solve` refuses nothing silently: a site without price stays dense."""
     weights = [torch.ones(2, 2), torch.arange(4.0).reshape(2, 2)]
     found = solve(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from tests.gradient_models import (
 
 
 @DYNAMO
-def test_compiled_equals_eager_and_compiles_once():
+def test_compiled_equals_eager_and_compiles_once() -> None:
     torch._dynamo.reset()
     counter = Counter()
     eager, masked = (sparse_of(total_steps=50, update_every=2) for _ in range(2))
@@ -46,7 +47,7 @@ def test_compiled_equals_eager_and_compiles_once():
 
 @DYNAMO
 @pytest.mark.slow
-def test_compiled_by_inductor():
+def test_compiled_by_inductor() -> None:
     torch._dynamo.reset()
     eager, masked = sparse_of(), sparse_of()
     compiled = torch.compile(masked, fullgraph=True)
@@ -91,7 +92,7 @@ os._exit(0)
 """
 
 
-def test_two_ranks_equal_one(tmp_path):
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
     """Both ways DDP keeps gradients, with and without accumulation."""
     sparse = sparse_of(total_steps=4)
     optimizer = SGD(sparse.parameters(), lr=0.1)

@@ -23,7 +23,7 @@ from tests.scalars import site_scalars
 
 
 @pytest.mark.parametrize("granularity", ALL)
-def test_plain_operations_give_the_same(granularity):
+def test_plain_operations_give_the_same(granularity: str) -> None:
     """What vmap and export use equals the operators."""
     sparse = sparse_of(granularity)
     state = sparse.get_submodule("_sparsefx")
@@ -40,7 +40,7 @@ def test_plain_operations_give_the_same(granularity):
 
 
 @pytest.mark.parametrize("granularity", ["block:3x5:pad", "2:4"])
-def test_the_operators_keep_their_contracts(granularity):
+def test_the_operators_keep_their_contracts(granularity: str) -> None:
     from sparsefx.masking.masked_groups import _forward
 
     weight = torch.randn(6, 8, requires_grad=True)
@@ -52,7 +52,7 @@ def test_the_operators_keep_their_contracts(granularity):
     )
 
 
-def test_blocks_have_the_golden_masks():
+def test_blocks_have_the_golden_masks() -> None:
     weight = torch.tensor(
         [
             [0.1, -0.2, 0.3, 0.4],
@@ -74,7 +74,7 @@ def test_blocks_have_the_golden_masks():
     assert kept.tolist() == [False, True, True, False]
 
 
-def test_beta_grows_with_the_blocks():
+def test_beta_grows_with_the_blocks() -> None:
     """Masks of means are as sharp as masks of weights."""
     wide = nn.Linear(256, 256, bias=False)
     spread = {}
@@ -131,7 +131,7 @@ def dense_masks(sparse, latent, shift):
 
 
 @pytest.mark.parametrize("granularity", ALL)
-def test_the_gradient_is_exact(granularity):
+def test_the_gradient_is_exact(granularity: str) -> None:
     model = net().double()
     sparse = sparse_of(granularity, model, (X.double(),))
     target = torch.linspace(-1, 1, 48).reshape(6, 8).double()
@@ -164,7 +164,7 @@ def test_the_gradient_is_exact(granularity):
 
 
 @pytest.mark.parametrize("granularity", ALL)
-def test_compiled_equals_eager(granularity):
+def test_compiled_equals_eager(granularity: str) -> None:
     sparse = sparse_of(granularity)
     twin = copy.deepcopy(sparse)
     compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")

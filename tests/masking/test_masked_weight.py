@@ -58,7 +58,7 @@ DW1 = [
 ]
 
 
-def test_golden_gradient():
+def test_golden_gradient() -> None:
     """Six sites of one entry share a multiplier; the costs differ."""
     weights = [torch.tensor([[w]], dtype=DOUBLE, requires_grad=True) for w in W1]
     price = torch.tensor(C1, dtype=DOUBLE)
@@ -141,7 +141,7 @@ def resolved(state, base: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("policy", ["cost_budget", "uniform"])
-def test_gradients_equal_finite_differences(policy):
+def test_gradients_equal_finite_differences(policy: str) -> None:
     """One group for all layers, or a group a layer; soft masks only."""
     torch.manual_seed(2)
     net = TwoSizes().double()
@@ -174,7 +174,7 @@ def test_gradients_equal_finite_differences(policy):
             )
 
 
-def test_the_hard_mask_is_straight_through():
+def test_the_hard_mask_is_straight_through() -> None:
     """With hard masks, the gradient is that of ``<G, m(w) w>``."""
     torch.manual_seed(2)
     net = TwoSizes().double()
@@ -213,7 +213,7 @@ def test_the_hard_mask_is_straight_through():
 
 @pytest.mark.parametrize("policy", ["cost_budget", "uniform", "erk"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_density_one_is_the_identity(policy, dtype):
+def test_density_one_is_the_identity(policy: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     net = models.ConvNet().to(dtype)
     x = torch.randn(3, 1, 7, 7).to(dtype)
@@ -234,7 +234,7 @@ def test_density_one_is_the_identity(policy, dtype):
     assert sparsefx.finalize(sparse)(x).equal(net.eval()(x))
 
 
-def test_density_one_keeps_signed_zeros_and_tiny_weights():
+def test_density_one_keeps_signed_zeros_and_tiny_weights() -> None:
     weight = torch.tensor([[-0.0, 1e-42, 3.0]])
     seen = masked_weight(weight, **scalars(mu=math.inf), index=0)
     assert torch.equal(seen, weight)
@@ -245,7 +245,7 @@ def test_density_one_keeps_signed_zeros_and_tiny_weights():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_weights(dtype):
+def test_half_weights(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     net = models.mlp().to(dtype)
     x = torch.randn(6, 8).to(dtype)
@@ -264,7 +264,7 @@ def test_half_weights(dtype):
     assert all(p.dtype == dtype for p in dense.parameters())
 
 
-def test_a_move_of_type_keeps_the_masks_precise():
+def test_a_move_of_type_keeps_the_masks_precise() -> None:
     net = models.mlp()
     sparse = sparsefx.transform(net, budget=0.25, example_inputs=(torch.ones(2, 8),))
     sparse.double()
@@ -278,7 +278,7 @@ def test_a_move_of_type_keeps_the_masks_precise():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_bad_weights_are_named_and_the_masks_stay(bad):
+def test_bad_weights_are_named_and_the_masks_stay(bad: float) -> None:
     sparse = sparsefx.transform(
         models.mlp(), budget=0.25, example_inputs=(torch.ones(2, 8),), total_steps=10
     )
@@ -291,7 +291,7 @@ def test_bad_weights_are_named_and_the_masks_stay(bad):
         assert value.equal(before[name]) or value.isnan().any(), name
 
 
-def test_sparse_embedding_gradients():
+def test_sparse_embedding_gradients() -> None:
     class Words(nn.Module):
         def __init__(self):
             super().__init__()

@@ -19,7 +19,7 @@ from tests.reference import bisect, sigmoid
     [((4, 8), "linear"), ((3, 8, 2, 2), "conv2d"), ((8, 3, 2), "conv_transpose1d")],
 )
 @pytest.mark.parametrize("text", ["2:4", "1:2", "5:8"])
-def test_n_of_m_keeps_n_of_every_m(text, shape, op):
+def test_n_of_m_keeps_n_of_every_m(text: str, shape: tuple[int, ...], op: str) -> None:
     torch.manual_seed(1)
     weight = torch.randn(shape).round(decimals=1)  # with ties
     groups = grouping(text, shape, op)
@@ -37,7 +37,9 @@ def test_n_of_m_keeps_n_of_every_m(text, shape, op):
 @settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([(1, 2), (2, 4), (3, 8), (1, 64)]),
        st.sampled_from([1e-3, 1.0, 30.0, 1e4]))  # fmt: skip
-def test_the_soft_top_meets_its_sum(seed, pair, slope):
+def test_the_soft_top_meets_its_sum(
+    seed: int, pair: tuple[int, ...], slope: float
+) -> None:
     n, m = pair
     rng = np.random.default_rng(seed)
     a = np.abs(rng.normal(size=(5, m))).round(1)
@@ -51,7 +53,7 @@ def test_the_soft_top_meets_its_sum(seed, pair, slope):
         np.testing.assert_allclose(mine, sigmoid(z + mu), atol=1e-7)
 
 
-def test_the_soft_top_is_differentiated_through_its_sum():
+def test_the_soft_top_is_differentiated_through_its_sum() -> None:
     torch.manual_seed(0)
     weight = torch.randn(4, 8, dtype=torch.float64)
     groups = grouping("2:4", (4, 8), "linear")

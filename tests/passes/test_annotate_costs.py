@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import sympy
 import torch
@@ -123,7 +126,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_weights_agree_with_flop_counter(name):
+def test_weights_agree_with_flop_counter(name: str) -> None:
     module, shape = CASES[name]
     x = torch.randn(shape)
     for batch_dim in (0, None):
@@ -145,7 +148,7 @@ def test_weights_agree_with_flop_counter(name):
         lambda m, x: F.linear(x, x.mean((0, 1), keepdim=True)[0].expand(3, -1)),
     ],
 )
-def test_products_of_activations_are_fixed(function):
+def test_products_of_activations_are_fixed(function: Callable[..., Any]) -> None:
     module, x = Call(function), torch.randn(4, 7, 6)
     table = table_of(module, x)
     assert not any(row.maskable for row in table)
@@ -154,7 +157,7 @@ def test_products_of_activations_are_fixed(function):
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_convolutions_of_any_shape(data):
+def test_convolutions_of_any_shape(data: st.DataObject) -> None:
     draw = lambda *bounds: data.draw(st.integers(*bounds))  # noqa: E731
     rank, groups = draw(1, 3), draw(1, 3)
     kernel = [draw(1, 3) for _ in range(rank)]
@@ -177,7 +180,7 @@ def test_convolutions_of_any_shape(data):
     assert macs(table_of(module, x)) == flop_counter_macs(module, x)
 
 
-def test_symbols_have_the_names_of_sizes():
+def test_symbols_have_the_names_of_sizes() -> None:
     def names(module, shape, **options):
         (row,) = [r for r in table_of(module, torch.randn(shape), **options) if r.macs]
         return str(row.per_weight()["macs"])
@@ -193,7 +196,7 @@ def test_symbols_have_the_names_of_sizes():
     assert names(nn.Conv3d(4, 6, 1), (3, 4, 2, 2, 3)) == "batch*depth*height*width"
 
 
-def test_a_batch_folded_into_windows_stays_the_batch():
+def test_a_batch_folded_into_windows_stays_the_batch() -> None:
     module = nn.Sequential(nn.Unflatten(1, (3, 5)), nn.Flatten(0, 1), nn.Linear(6, 2))
     row = table_of(module, torch.randn(4, 15, 6))["2.weight"]
     assert row.macs == 36 * sympy.Symbol("batch") * sympy.Symbol("tokens")
@@ -201,7 +204,7 @@ def test_a_batch_folded_into_windows_stays_the_batch():
     assert row.number() == 4 * 15 * 12
 
 
-def test_a_map_of_constants_does_not_depend_on_the_batch():
+def test_a_map_of_constants_does_not_depend_on_the_batch() -> None:
     def forward(module, x):
         return x @ module.w + F.linear(module.grid, module.v)
 
@@ -212,7 +215,7 @@ def test_a_map_of_constants_does_not_depend_on_the_batch():
     assert table["grid"].reason == "no weight operation takes it as it is"
 
 
-def test_uses_of_different_sizes_are_numbered():
+def test_uses_of_different_sizes_are_numbered() -> None:
     def forward(module, x):
         return (x @ module.w).mean(), (x[:, :3] @ module.w).sum(), x @ module.w
 
@@ -243,7 +246,7 @@ def mha(module, x, **options):
     )[0]
 
 
-def test_multi_head_attention_by_hand():
+def test_multi_head_attention_by_hand() -> None:
     module = Call(mha, w=(24, 8), out=(8, 8))
     x = torch.randn(7, 4, 8)
     for batch_dim in (1, None):
@@ -258,14 +261,14 @@ def test_multi_head_attention_by_hand():
         assert flop_counter_macs(module, x) == macs(table)
 
 
-def test_unbatched_attention_and_added_keys_by_hand():
+def test_unbatched_attention_and_added_keys_by_hand() -> None:
     module = Call(lambda m, x: mha(m, x, add_zero_attn=True), w=(24, 8), out=(8, 8))
     table = table_of(module, torch.randn(7, 8), batch_dim=None)
     assert str(table["w"].per_weight()["macs"]) == "tokens"
     assert table.totals()["macs"]["fixed"] == 2 * 7 * 8 * (4 + 4)
 
 
-def test_cross_attention_by_hand():
+def test_cross_attention_by_hand() -> None:
     memory = (5, 4, 8)
     packed = Call(mha, w=(24, 8), out=(8, 8), memory=memory)
     split = Call(mha, q=(8, 8), k=(8, 8), v=(8, 8), out=(8, 8), memory=memory)
@@ -277,7 +280,7 @@ def test_cross_attention_by_hand():
     assert second.totals()["macs"] == first.totals()["macs"]
 
 
-def test_scaled_dot_product_attention_by_hand():
+def test_scaled_dot_product_attention_by_hand() -> None:
     def forward(module, x):
         q, k, v = (x @ w for w in (module.q, module.k, module.v))
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -291,7 +294,7 @@ def test_scaled_dot_product_attention_by_hand():
     assert not row.maskable
 
 
-def test_a_batch_of_one_given_by_name_counts_once():
+def test_a_batch_of_one_given_by_name_counts_once() -> None:
     net = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 4))
     ids = torch.zeros(1, 16, dtype=torch.long)
     wanted = 16 * 8 * 4

@@ -62,7 +62,7 @@ class Tied(nn.Module):
         return self.head(self.norm(self.embed(x)))
 
 
-def test_tied_weights_have_one_row_and_the_sum_of_their_uses():
+def test_tied_weights_have_one_row_and_the_sum_of_their_uses() -> None:
     x = torch.zeros(4, 7, dtype=torch.int64)
     table = table_of(Tied(), x)
     assert [row.name for row in table] == [
@@ -77,12 +77,12 @@ def test_tied_weights_have_one_row_and_the_sum_of_their_uses():
     assert table.totals()["params"] == {"maskable": 66, "fixed": 23, "total": 89}
 
 
-def test_an_embedding_alone_costs_no_macs():
+def test_an_embedding_alone_costs_no_macs() -> None:
     row = table_of(nn.Embedding(11, 6), torch.zeros(4, 7, dtype=torch.int64))["weight"]
     assert (row.op, row.number(), row.maskable) == ("embedding", 0, True)
 
 
-def test_what_is_not_used_as_it_is_stays_fixed_with_a_reason():
+def test_what_is_not_used_as_it_is_stays_fixed_with_a_reason() -> None:
     def forward(module, x):
         low_rank = module.a @ module.b
         standardised = F.normalize(module.c, dim=1)
@@ -106,14 +106,14 @@ def test_what_is_not_used_as_it_is_stays_fixed_with_a_reason():
     assert macs(table) == expected
 
 
-def test_a_slice_spreads_its_macs_over_the_weight():
+def test_a_slice_spreads_its_macs_over_the_weight() -> None:
     module = Call(lambda m, x: F.linear(x, m.w[:3]), w=(5, 6))
     table = table_of(module, torch.randn(4, 6))
     assert table["w"].maskable
     assert table.totals()["macs"] == {"maskable": 72, "fixed": 0, "total": 72}
 
 
-def test_subgraphs_speak_of_the_whole_model():
+def test_subgraphs_speak_of_the_whole_model() -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 5), nn.ReLU()))
     x = torch.randn(4, 6)
     table = cost_table(model, {"1": capture(model[1], x)})
@@ -123,7 +123,7 @@ def test_subgraphs_speak_of_the_whole_model():
     assert unseen.reason == "MACs unknown: no captured graph uses it"
 
 
-def test_table_as_text_and_numbers():
+def test_table_as_text_and_numbers() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5))
     table = table_of(model, torch.randn(4, 7, 6))
     lines = str(table).splitlines()
@@ -143,14 +143,14 @@ def test_table_as_text_and_numbers():
         table["nothing"]
 
 
-def test_a_site_takes_the_costs_of_its_row():
+def test_a_site_takes_the_costs_of_its_row() -> None:
     row = table_of(nn.Linear(6, 5).half(), torch.randn(4, 7, 6).half())["weight"]
     site = Site("weight", "", row.op, row.shape, row.per_weight(), row.sizes)
     assert (site.cost("macs"), site.cost("bytes")) == (28, 2)
     assert site.cost("macs", {"batch": 1}) == 7
 
 
-def test_a_block_of_vit_b16_by_hand():
+def test_a_block_of_vit_b16_by_hand() -> None:
     tokens, dim = 197, 768
     weights = dim * 3 * dim + dim * dim + 2 * 4 * dim * dim
     linear = linear_uses((1, tokens)).number() * weights
@@ -160,7 +160,7 @@ def test_a_block_of_vit_b16_by_hand():
     assert math.isclose(total, 17.56e9, rel_tol=1e-3)
 
 
-def test_the_convolutions_of_resnet_50_by_hand():
+def test_the_convolutions_of_resnet_50_by_hand() -> None:
     def layer(size, weights):
         return conv_uses((1,), (size, size)).number() * weights
 
@@ -178,19 +178,19 @@ def test_the_convolutions_of_resnet_50_by_hand():
     assert math.isclose(total + 2048 * 1000, 4.09e9, rel_tol=1e-3)
 
 
-def test_amounts_number_symbols_that_clash():
+def test_amounts_number_symbols_that_clash() -> None:
     amount = Amount.of(2, "batch").times(Amount.of(3, "batch"))
     assert str(amount.expr) == "batch*batch_2"
     assert amount.number({"batch_2": 5}) == 10
 
 
-def test_bilinear_by_hand():
+def test_bilinear_by_hand() -> None:
     module = Call(lambda m, x: F.bilinear(x, x, m.w), w=(5, 6, 6))
     row = table_of(module, torch.randn(4, 7, 6))["w"]
     assert (row.op, row.number()) == ("bilinear", 4 * 7 * 180)
 
 
-def test_annotation_writes_meta_and_nothing_else():
+def test_annotation_writes_meta_and_nothing_else() -> None:
     module = Call(lambda m, x: (x @ m.w) @ x.t(), w=(6, 6))
     traced = capture(module, torch.randn(4, 6))
     code = traced.code
@@ -203,7 +203,7 @@ def test_annotation_writes_meta_and_nothing_else():
     assert (second["uses"], second["fixed_macs"].number()) == ((), 4 * 6 * 4)
 
 
-def test_a_graph_without_values_is_refused():
+def test_a_graph_without_values_is_refused() -> None:
     module = nn.Linear(6, 5)
     traced = fx.GraphModule(module, Opened().trace(module))
     with pytest.raises(CaptureError) as caught:

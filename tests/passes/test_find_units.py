@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -241,7 +242,7 @@ def test_masked_head_adds_its_value_bias() -> None:
     torch.testing.assert_close(column * bias, torch.tensor([0.35, -0.14]))
 
 
-def test_saved_models_load_without_sparsefx(tmp_path) -> None:
+def test_saved_models_load_without_sparsefx(tmp_path: Path) -> None:
     model, x = awake(vit()), images()
     small = ShrinkUnits({"blocks.0.mlp.fc2.neurons": range(5)})(graph_of(model))
     torch.save({"model": small, "x": x, "out": small(x)}, tmp_path / "small.pt")

@@ -4,6 +4,8 @@ import copy
 import functools
 import math
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +55,12 @@ CONV = {
 @pytest.mark.parametrize(("make", "shape", "table"), [
     (linears, (2, 8), LINEAR), (convs, (1, 3, 4, 4), CONV),
 ])  # fmt: skip
-def test_worked_examples(density, make, shape, table):
+def test_worked_examples(
+    density: float,
+    make: Callable[..., Any],
+    shape: tuple[int, ...],
+    table: dict[float, tuple[Any, ...]],
+) -> None:
     branches, (width, *factors), (rank, low_rank, sparse) = table[density]
     graph = graph_of(make(), torch.randn(shape))
     numel = 8192 if table is LINEAR else 73728
@@ -88,7 +95,7 @@ def recorded(name):
 
 
 @pytest.mark.slow
-def test_counts_hold_for_the_rewritten_module_by_itself():
+def test_counts_hold_for_the_rewritten_module_by_itself() -> None:
     """Counted anew, from nothing but the module and the counts."""
     _, x, graph, dense = recorded("vit")
     for member in MEMBERS[1:]:
@@ -108,7 +115,7 @@ def pairs():
 
 
 @pytest.mark.parametrize(("name", "member"), list(pairs()))
-def test_macs_are_equal_to_the_last_one(name, member):
+def test_macs_are_equal_to_the_last_one(name: str, member: type[Any]) -> None:
     net, x, graph, dense = recorded(name)
     found = member(density=0.3)(graph)
     record = record_of(found)
@@ -125,7 +132,7 @@ def test_macs_are_equal_to_the_last_one(name, member):
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_the_whole_model_at_equal_cost(member):
+def test_the_whole_model_at_equal_cost(member: type[Any]) -> None:
     """Branches and factors bring norms of their own, which sparse weights pay."""
     net, x = convs(), torch.randn(1, 3, 4, 4)
     record = record_of(member(density=0.25, iso="model")(graph_of(net, x)))
@@ -139,7 +146,7 @@ def test_the_whole_model_at_equal_cost(member):
     assert macs["model_before"] == 16 * dense
 
 
-def test_the_given_graph_and_model_stay_as_they_are():
+def test_the_given_graph_and_model_stay_as_they_are() -> None:
     net, x = convs().eval(), torch.randn(1, 3, 4, 4)
     graph = graph_of(net, x)
     before, code = copy.deepcopy(net.state_dict()), graph.code
@@ -155,7 +162,7 @@ def test_the_given_graph_and_model_stay_as_they_are():
 
 
 @pytest.mark.parametrize("member", [SparseParallel, SparseDoped])
-def test_density_one_is_the_same_model(member):
+def test_density_one_is_the_same_model(member: type[Any]) -> None:
     net, x = convs().eval(), torch.randn(2, 3, 4, 4)
     found = member(density=1.0)(graph_of(net, x)).eval()
     assert torch.equal(found(x), net(x))
@@ -164,7 +171,9 @@ def test_density_one_is_the_same_model(member):
 @pytest.mark.parametrize("density", [0.5, 0.1])
 @pytest.mark.parametrize("act", [None, nn.ReLU()])
 @pytest.mark.parametrize("member", MEMBERS)
-def test_outputs_vary_as_the_dense_ones_at_initialisation(member, act, density):
+def test_outputs_vary_as_the_dense_ones_at_initialisation(
+    member: type[Any], act: Any, density: float
+) -> None:
     """With random masks of the right counts; averaged over draws."""
     net = linears(act)
     net[0] = nn.Linear(256, 64)
@@ -207,7 +216,7 @@ class Recorder(torch.fx.Interpreter):
         return value
 
 
-def test_kept_weights_compute_what_they_did():
+def test_kept_weights_compute_what_they_did() -> None:
     net, x = linears(), torch.randn(5, 8)
     graph = graph_of(net, x)
     found = SparseParallel(density=0.25, init="keep")(graph)
@@ -226,7 +235,7 @@ def norms(module):
     return [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
-def test_activations_are_where_the_paper_has_them():
+def test_activations_are_where_the_paper_has_them() -> None:
     graph = graph_of(convs(), torch.randn(1, 3, 4, 4))
     branches = SparseParallel(density=0.5)(graph)
     assert (relus(branches), len(norms(branches))) == (2, 2)
@@ -246,7 +255,7 @@ def test_activations_are_where_the_paper_has_them():
     assert next(iter(relu.users)).target is nn.functional.conv2d
 
 
-def test_branches_without_activation_fold_into_one_layer():
+def test_branches_without_activation_fold_into_one_layer() -> None:
     """The authors' CIFAR variant is one convolution at inference, the paper's not."""
     net, x = convs().eval(), torch.randn(2, 3, 6, 6)
     graph = graph_of(net, x)
@@ -263,7 +272,9 @@ def test_branches_without_activation_fold_into_one_layer():
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_stride_and_transposed_convolutions_keep_the_shape_and_cost(member):
+def test_stride_and_transposed_convolutions_keep_the_shape_and_cost(
+    member: type[Any],
+) -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3),
         nn.Conv2d(8, 16, 3, stride=2, padding=1, dilation=1),
@@ -279,7 +290,7 @@ def test_stride_and_transposed_convolutions_keep_the_shape_and_cost(member):
     assert {name.split(".")[0] for name in record.kept} == {"1", "3"}
 
 
-def test_grouped_layers_and_ties():
+def test_grouped_layers_and_ties() -> None:
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -306,7 +317,7 @@ def test_grouped_layers_and_ties():
     assert "grouped" in record_of(SparseDoped(density=0.5)(graph)).left["1.weight"]
 
 
-def test_selection():
+def test_selection() -> None:
     graph = graph_of(linears(), torch.randn(2, 8))
     chosen = lambda **kw: {  # noqa: E731
         n.split(".")[0]
@@ -319,7 +330,7 @@ def test_selection():
     assert len(record_of(SparseParallel(density=0.5)(one)).kept) == 2
 
 
-def test_a_traced_graph_after_shape_prop():
+def test_a_traced_graph_after_shape_prop() -> None:
     from torch.fx.passes.shape_prop import ShapeProp
 
     net, x = convs(), torch.randn(2, 3, 4, 4)
@@ -338,12 +349,14 @@ def test_a_traced_graph_after_shape_prop():
     ({"round_to": 0}, "round_to"), ({"iso": "maskable"}, "iso"),
 ])  # fmt: skip
 @pytest.mark.parametrize("member", MEMBERS)
-def test_options_are_checked(member, options, says):
+def test_options_are_checked(
+    member: type[Any], options: dict[str, Any], says: str
+) -> None:
     with pytest.raises(sparsefx.PolicyError, match=says):
         member(**options)
 
 
-def test_shares_are_exact():
+def test_shares_are_exact() -> None:
     for total, sizes in ((8192, [5504, 11008]), (7, [3, 3, 3]), (0, [4])):
         found = shared(total, sizes)
         assert sum(found) == total
@@ -354,7 +367,7 @@ def test_shares_are_exact():
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_train_and_eval_deepcopy_and_compile_free_call(member):
+def test_train_and_eval_deepcopy_and_compile_free_call(member: type[Any]) -> None:
     net, x = convs(stride=2), torch.randn(2, 3, 8, 8)
     found = member(density=0.5)(graph_of(net, x))
     found.eval()

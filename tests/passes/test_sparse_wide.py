@@ -1,6 +1,7 @@
 """Sparse Wide: followed widths, exact cost, kept outputs, initial variance."""
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ LONG = ("resnet34", "resnet50")
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in ZOO],
 )
-def test_macs_are_equal_to_the_last_one(name):
+def test_macs_are_equal_to_the_last_one(name: str) -> None:
     net, x, graph, dense = recorded(name)
     found = SparseWide(density=0.5)(graph)
     record = record_of(found)
@@ -60,7 +61,7 @@ def test_macs_are_equal_to_the_last_one(name):
         assert count == net.get_parameter(weight).numel() < parameter.numel()
 
 
-def test_counts_hold_for_the_rewritten_module_by_itself():
+def test_counts_hold_for_the_rewritten_module_by_itself() -> None:
     _, x, graph, dense = recorded("llama")
     found = SparseWide(density=0.3)(graph)
     kept = record_of(found).kept
@@ -89,7 +90,7 @@ class Toy(nn.Module):
         return self.head(F.relu(self.fc(x.view(x.size(0), 32 * 16))))
 
 
-def test_the_five_widths_of_the_dossier():
+def test_the_five_widths_of_the_dossier() -> None:
     net, x = Toy(), torch.randn(2, 3, 8, 8)
     graph = graph_of(net, x)
     found = SparseWide(density=0.5)(graph)
@@ -114,7 +115,7 @@ def test_the_five_widths_of_the_dossier():
 
 
 @pytest.mark.parametrize("density", [0.5, 0.25, 0.1])
-def test_worked_examples(density):
+def test_worked_examples(density: float) -> None:
     wide = {0.5: (91, 181), 0.25: (128, 256), 0.1: (202, 405)}[density]
     net = nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 128), nn.Linear(128, 4))
     found = SparseWide(density)(graph_of(net, torch.randn(2, 8)))
@@ -132,7 +133,7 @@ def test_worked_examples(density):
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] if n != "gpt2" else []) for n in ZOO],
 )
-def test_the_whole_model_at_equal_cost(name):
+def test_the_whole_model_at_equal_cost(name: str) -> None:
     """Products of activations and norms too, within a weight of the cheapest layer."""
     net, x, graph, dense = recorded(name)
     record = record_of(SparseWide(density=0.5, iso="model")(graph))
@@ -146,7 +147,7 @@ def test_the_whole_model_at_equal_cost(name):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "llama"])
-def test_norms_count_an_entry_each(name):
+def test_norms_count_an_entry_each(name: str) -> None:
     """Modules, functions and norms that are spelled out, by watching them run."""
     net, x, graph, _ = recorded(name)
     entries = []
@@ -164,7 +165,7 @@ def test_norms_count_an_entry_each(name):
 
 
 @pytest.mark.slow
-def test_attention_grows_by_size_or_by_count():
+def test_attention_grows_by_size_or_by_count() -> None:
     _, _, graph, _ = recorded("vit")
     sizes = SparseWide(density=0.5, heads="size")(graph)
     assert sizes.get_parameter("blocks.0.attention.qkv.weight").shape[0] == 3 * 3 * 11
@@ -177,7 +178,7 @@ def test_attention_grows_by_size_or_by_count():
     assert llama.layers[0]["k"].weight.shape[0] == 2 * 4
 
 
-def test_scales_of_attention_follow_the_heads():
+def test_scales_of_attention_follow_the_heads() -> None:
     net, x, graph, _ = recorded("vit")
     found = SparseWide(density=0.25, heads="size")(graph)
     numbers = [a for n in found.graph.nodes for a in n.args if isinstance(a, float)]
@@ -186,7 +187,7 @@ def test_scales_of_attention_follow_the_heads():
     assert found(x[:1]).shape == net(x[:1]).shape
 
 
-def test_ties_stay_ties():
+def test_ties_stay_ties() -> None:
     _, _, graph, _ = recorded("gpt2")
     found = SparseWide(density=0.5)(graph)
     reads = [n.target for n in found.graph.nodes if n.op == "get_attr"]
@@ -204,7 +205,7 @@ def test_ties_stay_ties():
 
 
 @pytest.mark.parametrize("name", ["densenet", "shufflenet"])
-def test_kept_weights_compute_what_they_did(name):
+def test_kept_weights_compute_what_they_did(name: str) -> None:
     net, x, graph, _ = recorded(name)
     net.eval()
     found = SparseWide(density=0.5, init="keep")(graph).eval()
@@ -214,7 +215,7 @@ def test_kept_weights_compute_what_they_did(name):
 
 
 @pytest.mark.parametrize("density", [0.5, 0.1])
-def test_outputs_vary_as_the_dense_ones_at_initialisation(density):
+def test_outputs_vary_as_the_dense_ones_at_initialisation(density: float) -> None:
     layers = [m for _ in range(3) for m in (nn.Linear(256, 256), nn.ReLU())][:-1]
     net, x = nn.Sequential(*layers), torch.randn(200, 256)
     graph = graph_of(net, x[:2])  # it reads the weights of the net as they are
@@ -233,7 +234,7 @@ def test_outputs_vary_as_the_dense_ones_at_initialisation(density):
     assert got / wanted == pytest.approx(1, abs=0.1)
 
 
-def test_selection_rounding_and_what_is_held():
+def test_selection_rounding_and_what_is_held() -> None:
     net, x, graph, _ = recorded("resnet18")
     found = SparseWide(density=0.5, round_to=8)(graph)
     widths = {p.shape[0] for n, p in found.named_parameters() if "conv1" in n}
@@ -267,7 +268,7 @@ class Shuffled(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def test_channels_shuffled_again_and_again():
+def test_channels_shuffled_again_and_again() -> None:
     net, x = Shuffled(), torch.randn(2, 3, 4, 4)
     graph = graph_of(net, x)
     for density, half in ((0.25, 6), (0.1, 9)):
@@ -283,7 +284,7 @@ def test_channels_shuffled_again_and_again():
         SparseWide(density=0.25, init="keep")(graph)
 
 
-def test_what_no_rule_knows_is_held_or_refused():
+def test_what_no_rule_knows_is_held_or_refused() -> None:
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
@@ -305,7 +306,7 @@ def test_what_no_rule_knows_is_held_or_refused():
         SparseWide(density=0.25)(single)
 
 
-def test_density_one_changes_nothing():
+def test_density_one_changes_nothing() -> None:
     _, _, graph, _ = recorded("resnet18")
     with pytest.raises(sparsefx.PolicyError, match="grow"):
         SparseWide(density=1.0)(graph)
@@ -376,7 +377,7 @@ KINDS = ("conv", "add", "depthwise", "grouped", "concat", "norm", "gate", "shuff
 
 @settings(max_examples=12)
 @given(st.data())
-def test_random_networks_run_forward_and_backward(data):
+def test_random_networks_run_forward_and_backward(data: st.DataObject) -> None:
     plan = data.draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=5))
     widths = [4 * data.draw(st.integers(1, 4)) for _ in range(len(plan) + 1)]
     net, x = Random(plan, widths), torch.randn(2, 3, 4, 4)
@@ -391,7 +392,7 @@ def test_random_networks_run_forward_and_backward(data):
     assert all(p.grad is not None for p in found.parameters())
 
 
-def test_axes_solve_for_multiples():
+def test_axes_solve_for_multiples() -> None:
     axes = Axes()
     wide, heads = axes.group(12), axes.group(4)
     axes.equal(wide, axes.copies(heads, 3))
@@ -412,7 +413,7 @@ def test_axes_solve_for_multiples():
     ),
     st.floats(0, 1),
 )
-def test_shares_by_price_stay_below_and_close(tensors, fraction):
+def test_shares_by_price_stay_below_and_close(tensors: Any, fraction: float) -> None:
     sizes, prices = zip(*tensors, strict=True)
     whole = sum(n * p for n, p in tensors)
     total = int(fraction * whole)

@@ -69,7 +69,7 @@ def test_dense_models(heads: int, gmacs: float) -> None:
         pytest.param(12, 4, 1.2, 6.488, marks=BASE),
     ],
 )
-def test_cut_models(heads, kept, ratio, padded) -> None:
+def test_cut_models(heads: int, kept: int, ratio: float, padded: float | None) -> None:
     """A true cut; the published numbers pad attention back to the full width."""
     width = 64 * heads
     hidden, inner = int(width * ratio), 64 * kept
@@ -91,7 +91,9 @@ def test_cut_models(heads, kept, ratio, padded) -> None:
     ("heads", "kept", "true", "padded"),
     [(6, 4, 14.01, 14.601364), pytest.param(12, 8, 54.45, 56.81, marks=BASE)],
 )
-def test_parameters_of_the_cut_models(heads, kept, true, padded) -> None:
+def test_parameters_of_the_cut_models(
+    heads: int, kept: int, true: float, padded: float
+) -> None:
     """At 40 %: 14.01 M and 54.45 M by a true cut; padded as published, more."""
     total, groups, block = units(heads)
     width = 64 * heads
@@ -147,7 +149,9 @@ def sparse_macs(width: int, tokens: int, density: float) -> float:
         (6, 138, 0.5, 63.8),
     ],
 )
-def test_sparse_weights_and_fewer_tokens(heads, tokens, density, saved) -> None:
+def test_sparse_weights_and_fewer_tokens(
+    heads: int, tokens: int, density: float, saved: float
+) -> None:
     """The headline: 50 % of the weights and 5 % fewer tokens save 49.24 %."""
     width = 64 * heads
     kept = sparse_macs(width, tokens, density)

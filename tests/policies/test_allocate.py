@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +95,9 @@ def problems(draw):
         ),
     ],
 )
-def test_golden_erk(shapes, fraction, expected):
+def test_golden_erk(
+    shapes: list[tuple[int, ...]], fraction: float, expected: list[float]
+) -> None:
     sites = sites_of(shapes)
     plan = erk(sites, fraction * dense_of(sites, "params"), "params")
     assert list(plan.densities.values()) == pytest.approx(expected, abs=1e-9)
@@ -102,7 +106,9 @@ def test_golden_erk(shapes, fraction, expected):
 @pytest.mark.parametrize("policy", [uniform, erk])
 @given(problems())
 @settings(max_examples=60, deadline=None)
-def test_fixed_plans_spend_the_budget_exactly_within_bounds(policy, problem):
+def test_fixed_plans_spend_the_budget_exactly_within_bounds(
+    policy: Callable[..., Any], problem: Any
+) -> None:
     sites, budget, most = problem
     plan = policy(sites, budget)
     assert plan.cost == pytest.approx(min(budget, most), rel=1e-9, abs=1e-9)
@@ -117,7 +123,7 @@ def test_fixed_plans_spend_the_budget_exactly_within_bounds(policy, problem):
 @pytest.mark.parametrize("policy", POLICIES)
 @given(problems())
 @settings(max_examples=60, deadline=None)
-def test_counts_keep_every_promise(policy, problem):
+def test_counts_keep_every_promise(policy: Callable[..., Any], problem: Any) -> None:
     sites, budget, most = problem
     plan = policy(sites, budget)
     ranges = counts(plan, sites, {"macs": budget})
@@ -149,7 +155,9 @@ def test_counts_keep_every_promise(policy, problem):
 @pytest.mark.parametrize("policy", [uniform, erk])
 @given(problems(), st.floats(1, 3))
 @settings(max_examples=40, deadline=None)
-def test_more_budget_never_lowers_a_density(policy, problem, factor):
+def test_more_budget_never_lowers_a_density(
+    policy: Callable[..., Any], problem: Any, factor: float
+) -> None:
     sites, budget, _ = problem
     less, more = policy(sites, budget), policy(sites, budget * factor)
     for name, density in less.densities.items():
@@ -158,7 +166,9 @@ def test_more_budget_never_lowers_a_density(policy, problem, factor):
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 1), st.floats(1, 3))
 @settings(max_examples=40, deadline=None)
-def test_more_budget_never_lowers_a_density_of_the_global_policy(seed, share, factor):
+def test_more_budget_never_lowers_a_density_of_the_global_policy(
+    seed: int, share: float, factor: float
+) -> None:
     rng = np.random.default_rng(seed)
     sites = [
         site(f"l{i}", (6, 7), 3, torch.from_numpy(rng.normal(size=(6, 7))))
@@ -171,7 +181,7 @@ def test_more_budget_never_lowers_a_density_of_the_global_policy(seed, share, fa
 
 @given(problems())
 @settings(max_examples=40, deadline=None)
-def test_density_and_counts_follow_a_permutation_of_the_sites(problem):
+def test_density_and_counts_follow_a_permutation_of_the_sites(problem: Any) -> None:
     sites, budget, _ = problem
     for policy in (uniform, erk):
         there, back = policy(sites, budget), policy(sites[::-1], budget)
@@ -179,7 +189,7 @@ def test_density_and_counts_follow_a_permutation_of_the_sites(problem):
             assert there.densities[one.name] == pytest.approx(back.densities[one.name])
 
 
-def test_counts_hand_out_what_is_left_by_largest_fraction():
+def test_counts_hand_out_what_is_left_by_largest_fraction() -> None:
     pair = sites_of([(10,), (10,)])
     plan = planned([0.25, 0.27], pair, 5.2, "params")
     assert counts(plan, pair, {"params": 5.2}) == ((2, 2), (3, 3))
@@ -187,27 +197,27 @@ def test_counts_hand_out_what_is_left_by_largest_fraction():
     assert counts(uniform(tied, 5), tied, {"macs": 5}) == ((3, 3), (2, 2))
 
 
-def test_counts_of_ranges_and_of_pinned_layers():
+def test_counts_of_ranges_and_of_pinned_layers() -> None:
     pair = [site("a", (7,), low=0.5, high=0.9), site("b", (3,), low=0.5, high=0.5)]
     lower = {"a.weight": 0.5, "b.weight": 0.5}
     plan = Allocation(lower, {**lower, "a.weight": 0.9}, lower, 5, 5, 10)
     assert counts(plan, pair, {"macs": 5}) == ((4, 6), (1, 1))
 
 
-def test_a_lower_bound_rounded_up_is_paid_for_by_the_others():
+def test_a_lower_bound_rounded_up_is_paid_for_by_the_others() -> None:
     pair = [site("a", (5,), low=0.5), site("b", (5,))]
     plan = planned([0.5, 0.4], pair, 4.5, "macs")
     assert counts(plan, pair, {"macs": 4.5}) == ((3, 3), (1, 1))
 
 
 @given(st.integers(0, 10**6), st.integers(1, 10**6))
-def test_densities_that_are_counts_come_back(kept, numel):
+def test_densities_that_are_counts_come_back(kept: int, numel: int) -> None:
     kept = min(kept, numel)
     one = site("a", (numel,), low=kept / numel, high=kept / numel)
     assert bounds(one) == (kept, kept)
 
 
-def test_weights_decide_in_the_global_policy():
+def test_weights_decide_in_the_global_policy() -> None:
     first = site("a", (2, 2), 1, torch.tensor([[4.0, 1.0], [3.0, 0.1]]))
     second = site("b", (2, 2), 1, torch.tensor([[40.0, 10.0], [0.1, 0.1]]))
     raw = cost_budget([first, second], 3, normalize="none")
@@ -218,7 +228,7 @@ def test_weights_decide_in_the_global_policy():
     assert even.upper == {"a.weight": 1.0, "b.weight": 1.0}
 
 
-def test_worths():
+def test_worths() -> None:
     first = site("a", (2,), 2, torch.tensor([1.0, -3.0]))
     second = site("b", (2,), 6, torch.tensor([8.0, 0.0]).bfloat16())
     free = site("c", (2,), 0, torch.tensor([100.0, 100.0]))
@@ -235,7 +245,7 @@ def test_worths():
     assert worths([zero], "global", "macs") == [1]
 
 
-def test_layers_count_by_their_share_of_what_they_feed():
+def test_layers_count_by_their_share_of_what_they_feed() -> None:
     wide = site("a", (4, 100), 1, torch.ones(4, 100))
     small = site("b", (4, 4), 1, torch.ones(4, 4))
     first, second = worths([wide, small], "layer", "macs")
@@ -243,7 +253,9 @@ def test_layers_count_by_their_share_of_what_they_feed():
 
 
 @pytest.mark.parametrize("normalize", ["layer", "global"])
-def test_worths_do_not_depend_on_the_scale_of_weights_and_prices(normalize):
+def test_worths_do_not_depend_on_the_scale_of_weights_and_prices(
+    normalize: str,
+) -> None:
     weight = torch.linspace(-1, 2, 12, dtype=torch.float64)
     small = [site("a", (12,), 3, weight), site("b", (12,), 5, 2 * weight)]
     large = [site("a", (12,), 30, 7 * weight), site("b", (12,), 50, 14 * weight)]
@@ -257,13 +269,13 @@ def test_worths_do_not_depend_on_the_scale_of_weights_and_prices(normalize):
     assert units[0] == pytest.approx(units[1])
 
 
-def test_more_than_everything_is_everything():
+def test_more_than_everything_is_everything() -> None:
     sites = [site("a", (4,), 1, torch.ones(4)), site("b", (4,), 1, torch.ones(4))]
     for policy in POLICIES:
         assert set(policy(sites, 1e9).densities.values()) == {1.0}
 
 
-def test_layers_that_cost_nothing_stay_whole():
+def test_layers_that_cost_nothing_stay_whole() -> None:
     free = site("emb", (8, 4), 0, torch.ones(8, 4))
     paid = site("fc", (4, 4), 1, torch.arange(16.0).reshape(4, 4))
     for policy in POLICIES:
@@ -271,7 +283,7 @@ def test_layers_that_cost_nothing_stay_whole():
         assert plan.densities == {"emb.weight": 1.0, "fc.weight": 0.5}
 
 
-def test_allocate_reads_budgets_and_policies():
+def test_allocate_reads_budgets_and_policies() -> None:
     sites = [site("a", (10, 10), 2), site("b", (10, 10), 4)]
     assert allocate(sites, "25%", policy="uniform").budget == 150
     assert allocate(sites, 0.25, policy="uniform", cost="params").budget == 50
@@ -284,7 +296,7 @@ def test_allocate_reads_budgets_and_policies():
     assert plan.densities == {"a.weight": 0.5}
 
 
-def test_a_users_own_function():
+def test_a_users_own_function() -> None:
     sites = sites_of([(10,), (10,)])
 
     def first_only(sites, budget):
@@ -332,14 +344,16 @@ def test_a_users_own_function():
         ),
     ],
 )
-def test_a_users_function_that_answers_nonsense(function, error, message):
+def test_a_users_function_that_answers_nonsense(
+    function: Callable[..., Any], error: type[Exception], message: str
+) -> None:
     sites = sites_of([(10,), (10,)], low=0.1)
     with pytest.raises(error, match=re.escape(message)):
         run(load_policy(function), sites, {"macs": 5})
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_budget_below_what_dense_layers_cost(policy):
+def test_a_budget_below_what_dense_layers_cost(policy: Callable[..., Any]) -> None:
     sites = [
         site("stem.conv", (50,), 1, torch.ones(50), low=1.0),
         site("head.fc", (32,), 1, torch.ones(32), low=1.0),
@@ -354,13 +368,13 @@ def test_a_budget_below_what_dense_layers_cost(policy):
         policy(sites, 50)
 
 
-def test_at_most_five_layers_are_blamed_largest_first():
+def test_at_most_five_layers_are_blamed_largest_first() -> None:
     sites = [site(f"l{i}", (i + 1,), low=1.0) for i in range(7)]
     with pytest.raises(BudgetError, match=r"\(l6, l5, l4, l3, l2 and 2 more\)"):
         uniform(sites, 3)
 
 
-def test_two_fractions_that_round_alike_are_told_apart():
+def test_two_fractions_that_round_alike_are_told_apart() -> None:
     sites = [site("a", (10**6,), low=0.5)]
     with pytest.raises(BudgetError, match=r"budget 0\.499999 is below the 0\.5 that"):
         uniform(sites, 499_999)
@@ -368,7 +382,7 @@ def test_two_fractions_that_round_alike_are_told_apart():
 
 @pytest.mark.parametrize("budget", [0, -1, math.nan, math.inf])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_budgets_that_are_no_cost(policy, budget):
+def test_budgets_that_are_no_cost(policy: Callable[..., Any], budget: float) -> None:
     sites = [site("a", (4,), 1, torch.ones(4))]
     with pytest.raises(
         BudgetError, match=r"is not allowed; give a finite cost above 0"
@@ -376,7 +390,7 @@ def test_budgets_that_are_no_cost(policy, budget):
         policy(sites, budget)
 
 
-def test_a_cost_nobody_pays():
+def test_a_cost_nobody_pays() -> None:
     message = (
         "no selected layer costs any macs (emb), so a budget in macs has no effect; "
         "give the budget in another cost, for example params"
@@ -385,7 +399,7 @@ def test_a_cost_nobody_pays():
         uniform([site("emb", (4,), 0)], 1)
 
 
-def test_unknown_cost_and_no_site():
+def test_unknown_cost_and_no_site() -> None:
     message = "cost 'joules' is not known for a; allowed: macs, params"
     with pytest.raises(PolicyError, match=message):
         uniform([site("a", (4,))], 1, "joules")
@@ -394,7 +408,7 @@ def test_unknown_cost_and_no_site():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite_are_named(value):
+def test_weights_that_are_not_finite_are_named(value: float) -> None:
     sites = [
         site("good", (2,), 1, torch.ones(2)),
         site("bad", (2,), 1, torch.tensor([1.0, value])),
@@ -403,18 +417,18 @@ def test_weights_that_are_not_finite_are_named(value):
         cost_budget(sites, 2)
 
 
-def test_the_global_policy_needs_weights():
+def test_the_global_policy_needs_weights() -> None:
     with pytest.raises(MaskError, match="a has no weight tensor; the cost_budget"):
         cost_budget([site("a", (4,))], 2)
 
 
-def test_normalize_is_checked():
+def test_normalize_is_checked() -> None:
     message = "normalize 'batch' is not known; allowed: layer, global, none"
     with pytest.raises(PolicyError, match=message):
         worths([], "batch", "macs")
 
 
-def test_an_allocation_is_a_table():
+def test_an_allocation_is_a_table() -> None:
     text = str(uniform(sites_of([(10,), (10,)]), 5))
     assert text.splitlines() == [
         "site       density    lower    upper",

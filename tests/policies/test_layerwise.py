@@ -2,6 +2,7 @@
 
 import re
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def sites_of(shapes, costs=("macs", "params"), **options):
     ]  # fmt: skip
 
 
-def test_layerwise_keeps_what_is_given():
+def test_layerwise_keeps_what_is_given() -> None:
     sparse = sparsefx.transform(
         net(), "layerwise", densities={"*": 0.25, "2": 0.5}, example_inputs=(X,)
     )
@@ -49,7 +50,7 @@ def test_layerwise_keeps_what_is_given():
     assert info.soft_cost == pytest.approx(info.budget, rel=1e-6)
 
 
-def test_layerwise_follows_a_ramp_and_bounds():
+def test_layerwise_follows_a_ramp_and_bounds() -> None:
     pair = sites_of([(10, 10), (10, 10)])
     half = layerwise(pair, 225, "macs", densities={"*": 0.5})
     assert half.densities == {"l0.weight": 0.75, "l1.weight": 0.75}
@@ -78,7 +79,9 @@ def test_layerwise_follows_a_ramp_and_bounds():
         ({"*": 0.5}, 0.1, BudgetError, "the densities given cost 150 macs, but the"),
     ],
 )
-def test_layerwise_refuses(densities, budget, error, message):
+def test_layerwise_refuses(
+    densities: Any, budget: float, error: type[Exception], message: str
+) -> None:
     pair = sites_of([(10, 10), (10, 10)])
     policy = {"allocation": "layerwise", "densities": densities}
     with pytest.raises(error, match=re.escape(message)):
@@ -87,7 +90,7 @@ def test_layerwise_refuses(densities, budget, error, message):
 
 @settings(max_examples=8)
 @given(st.integers(0, 2**31))
-def test_sensitivity_is_the_optimum_of_the_linear_program(seed):
+def test_sensitivity_is_the_optimum_of_the_linear_program(seed: int) -> None:
     rng = np.random.default_rng(seed)
     levels = (0.1, 0.3, 0.6, 1.0)
     sites = sites_of([(int(rng.integers(4, 40)), 10) for _ in range(6)])
@@ -128,7 +131,7 @@ def test_sensitivity_is_the_optimum_of_the_linear_program(seed):
             assert other >= value - 1e-6
 
 
-def test_calibration_measures_each_layer_alone_and_changes_nothing():
+def test_calibration_measures_each_layer_alone_and_changes_nothing() -> None:
     model = net().train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     weight = model[2].weight
@@ -145,7 +148,7 @@ def test_calibration_measures_each_layer_alone_and_changes_nothing():
     assert found.increases["2.weight"] == pytest.approx((float(wanted), 0.0), abs=1e-6)
 
 
-def test_sensitivity_trains_a_model_within_its_budget():
+def test_sensitivity_trains_a_model_within_its_budget() -> None:
     model = net()
     with torch.no_grad():
         model[0].weight[:, 4:] *= 1e-3  # half of it can go for nothing
@@ -165,7 +168,7 @@ def test_sensitivity_trains_a_model_within_its_budget():
     assert info.densities["2.weight"] > info.densities["0.weight"]
 
 
-def test_sensitivity_without_calibration_says_what_to_give():
+def test_sensitivity_without_calibration_says_what_to_give() -> None:
     with pytest.raises(PolicyError, match=r"needs calibration=\[\(x, y\), ...\] and"):
         sparsefx.transform(net(), "sensitivity", example_inputs=(X,))
     with pytest.raises(PolicyError, match="give a few batches"):
@@ -176,7 +179,9 @@ def test_sensitivity_without_calibration_says_what_to_give():
         Sensitivity((1.0,), {})(sites_of([(4, 4)]), 8)
 
 
-def test_without_scipy_the_message_has_the_pip_line(monkeypatch):
+def test_without_scipy_the_message_has_the_pip_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(PolicyError, match="pip install scipy"):
         Sensitivity((1.0,), {"l0.weight": (0.0,)})(sites_of([(4, 4)]), 8)

@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -60,7 +61,7 @@ def policies(draw):
 
 @given(policies())
 @settings(max_examples=60, deadline=None)
-def test_yaml_round_trip(tmp_path_factory, policy):
+def test_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, policy: Any) -> None:
     path = tmp_path_factory.mktemp("policy") / "mine.yaml"
     path.write_text(policy.to_yaml(), encoding="utf-8")
     assert load_policy(path) == policy
@@ -68,18 +69,18 @@ def test_yaml_round_trip(tmp_path_factory, policy):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_load_and_round_trip(name):
+def test_presets_load_and_round_trip(name: str) -> None:
     policy = load_policy(name)
     assert policy.name == name
     assert load_policy(parse(policy.to_yaml(), "text")) == policy
 
 
-def test_the_package_of_policies_is_the_function_that_lists_them():
+def test_the_package_of_policies_is_the_function_that_lists_them() -> None:
     assert sparsefx.policies() == PRESETS
     assert sparsefx.policies.preset_names() == PRESETS
 
 
-def test_spartan_is_the_paper():
+def test_spartan_is_the_paper() -> None:
     policy = load_policy("spartan")
     assert (policy.allocation, policy.cost) == ("cost_budget", "params")
     assert (policy.beta_initial, policy.beta) == (1.0, 20.0)
@@ -87,7 +88,7 @@ def test_spartan_is_the_paper():
     assert policy.normalize == "global"
 
 
-def test_sources_and_overrides():
+def test_sources_and_overrides() -> None:
     assert load_policy({"beta": 3}).beta == 3.0
     assert load_policy(Policy(beta=3), budget="25%") == Policy(beta=3, budget="25%")
     assert load_policy("erk", exclude="head").exclude == ("head",)
@@ -100,7 +101,7 @@ def test_sources_and_overrides():
     assert (policy.name, policy.allocation, policy.beta) == ("mine", mine, 3.0)
 
 
-def test_a_policy_is_a_value():
+def test_a_policy_is_a_value() -> None:
     source = {"a": {"density": 0.5}}
     policy = Policy(layers=source, budget={"macs": 0.5})
     source["a"]["density"] = 0.1
@@ -110,7 +111,7 @@ def test_a_policy_is_a_value():
     assert pickle.loads(pickle.dumps(policy)) == policy
 
 
-def test_an_empty_file_is_the_default(tmp_path):
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     path = tmp_path / "empty.yml"
     path.write_text("# nothing\n")
     assert load_policy(path) == Policy()
@@ -217,12 +218,12 @@ def test_an_empty_file_is_the_default(tmp_path):
         ),
     ],
 )
-def test_bad_fields(fields, message):
+def test_bad_fields(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(PolicyError, match=re.escape(message)):
         load_policy("cost_budget", **fields)
 
 
-def test_misspelt_preset():
+def test_misspelt_preset() -> None:
     message = (
         "policy 'cost_budgte' is not known; did you mean 'cost_budget'? known: "
         f"{', '.join(PRESETS)}"
@@ -231,7 +232,7 @@ def test_misspelt_preset():
         load_policy("cost_budgte")
 
 
-def test_a_source_of_the_wrong_type():
+def test_a_source_of_the_wrong_type() -> None:
     with pytest.raises(PolicyError, match="policy is 3; give a preset name, the path"):
         load_policy(3)
 
@@ -250,19 +251,19 @@ def test_a_source_of_the_wrong_type():
         ("betta: 1.0", "policy field 'betta' is not known; did you mean 'beta'?"),
     ],
 )
-def test_bad_files(tmp_path, text, message):
+def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(PolicyError, match=re.escape(message)):
         load_policy(path)
 
 
-def test_missing_file():
+def test_missing_file() -> None:
     with pytest.raises(PolicyError, match=r"policy file 'no\.yaml' cannot be read"):
         load_policy("no.yaml")
 
 
-def test_a_function_cannot_be_yaml():
+def test_a_function_cannot_be_yaml() -> None:
     message = (
         "policy 'len' allocates by a function, which YAML cannot hold; allowed: "
         "cost_budget, uniform, erk"
@@ -285,6 +286,6 @@ def test_a_function_cannot_be_yaml():
         ),
     ],
 )
-def test_settings_without_effect_warn(fields, message):
+def test_settings_without_effect_warn(fields: dict[str, Any], message: str) -> None:
     with pytest.warns(UserWarning, match=message):
         Policy(**fields)

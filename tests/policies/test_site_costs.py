@@ -1,6 +1,7 @@
 """Storages, costs of the user's own, expressions of costs, sizes."""
 
 import re
+from typing import Any
 
 import pytest
 import sympy
@@ -39,12 +40,12 @@ X = torch.ones(4, 16)
         ("1e-3*bytes", {"bytes": 1e-3}),
     ],
 )
-def test_expressions(text, expected):
+def test_expressions(text: str, expected: dict[str, Any]) -> None:
     found = parse_expression(text, COSTS)
     assert {k: float(v) for k, v in found.items()} == pytest.approx(expected)
 
 
-def test_sizes_stay_symbolic():
+def test_sizes_stay_symbolic() -> None:
     found = parse_expression("macs/batch + tokens*params", COSTS)
     batch, tokens = sympy.symbols("batch tokens")
     assert found == {"macs": 1 / batch, "params": tokens}
@@ -71,12 +72,12 @@ def test_sizes_stay_symbolic():
         ("macs + " * 200 + "macs", "is too long; write at most 500"),
     ],
 )
-def test_expressions_that_are_refused(text, message):
+def test_expressions_that_are_refused(text: str, message: str) -> None:
     with pytest.raises(PolicyError, match=re.escape(message)):
         parse_expression(text, COSTS)
 
 
-def test_budgets_of_costs_of_your_own():
+def test_budgets_of_costs_of_your_own() -> None:
     own = ("energy",)
     assert parse_budget({"energy": 0.5}, own=own) == (Budget("energy", 0.5),)
     assert parse_budget({"energy": "12 k energy"}, own=own) == (
@@ -107,12 +108,12 @@ def test_budgets_of_costs_of_your_own():
         ({"sizes": {"batch": 0}}, "sizes['batch'] is 0; give a whole number of at"),
     ],
 )
-def test_settings_that_are_refused(options, message):
+def test_settings_that_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PolicyError, match=re.escape(message)):
         Policy(**options)
 
 
-def test_a_policy_with_costs_reads_back():
+def test_a_policy_with_costs_reads_back() -> None:
     policy = Policy(
         cost="macs + energy",
         costs={"energy": {"*": 1, "0": 2.5}},
@@ -124,7 +125,7 @@ def test_a_policy_with_costs_reads_back():
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR")
-def test_stored_bytes_are_those_of_torch():
+def test_stored_bytes_are_those_of_torch() -> None:
     torch.manual_seed(0)
     weight = torch.randn(12, 16) * (torch.rand(12, 16) < 0.3)
     kept = int(weight.count_nonzero())
@@ -149,7 +150,7 @@ def test_stored_bytes_are_those_of_torch():
 @pytest.mark.parametrize(
     ("storage", "needed"), [("2:4", "2:4"), ("bsr", "block:4x4"), ("x", "known")]
 )
-def test_storages_that_do_not_fit(storage, needed):
+def test_storages_that_do_not_fit(storage: str, needed: str) -> None:
     with pytest.raises(PolicyError, match=needed):
         stored(Site("w", "fc", "linear", (12, 16), {}), storage, 4)
 
@@ -158,7 +159,7 @@ def test_storages_that_do_not_fit(storage, needed):
     ("storage", "per", "fixed"),
     [("values", 4, 0), ("csr", 12, 8 * (33 + 9)), ("bitmask", 4, (512 + 256) // 8)],
 )
-def test_bytes_of_a_storage_are_met(storage, per, fixed):
+def test_bytes_of_a_storage_are_met(storage: str, per: int, fixed: int) -> None:
     sparse = sparsefx.transform(
         net(), budget={"bytes": "1500 B"}, storage=storage, example_inputs=(X,)
     )
@@ -170,14 +171,14 @@ def test_bytes_of_a_storage_are_met(storage, per, fixed):
     assert info.soft_cost == pytest.approx(1500, rel=1e-6)
 
 
-def test_storage_may_take_all_of_a_budget():
+def test_storage_may_take_all_of_a_budget() -> None:
     with pytest.raises(BudgetError, match="above the 336 that storage 'csr' takes"):
         sparsefx.transform(
             net(), budget={"bytes": "300 B"}, storage="csr", example_inputs=(X,)
         )
 
 
-def test_costs_of_your_own_and_mixtures_are_met():
+def test_costs_of_your_own_and_mixtures_are_met() -> None:
     costs = {"energy": {"*": 1.0, "0": 3.0}}
     budget = {"energy": 0.2, "0.7*macs + 0.3*energy": 0.25}
     sparse = sparsefx.transform(
@@ -199,7 +200,7 @@ def test_costs_of_your_own_and_mixtures_are_met():
         )  # fmt: skip
 
 
-def test_a_bare_budget_may_be_of_a_mixture():
+def test_a_bare_budget_may_be_of_a_mixture() -> None:
     sparse = sparsefx.transform(
         net(), cost="macs/batch + params", budget=0.5, example_inputs=(X,)
     )
@@ -207,7 +208,7 @@ def test_a_bare_budget_may_be_of_a_mixture():
     assert site.cost("macs/batch + params") == 2.0
 
 
-def test_sizes_bind_symbols():
+def test_sizes_bind_symbols() -> None:
     table = sparsefx.costs(net(), (X,), sizes={"batch": 32})
     assert table["0.weight"].number() == 32 * 512
     assert str(table["0.weight"].macs) == "512*batch"
@@ -220,7 +221,7 @@ def test_sizes_bind_symbols():
         sparsefx.costs(net(), (X,), sizes={"tokens": 2})
 
 
-def test_the_command_line_takes_sizes(capsys):
+def test_the_command_line_takes_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     from sparsefx.cli import main
 
     words = ["costs", "torch.nn:Bilinear", "--size"]

@@ -1,11 +1,13 @@
 """Spartan: the authors' behaviour, its corrections, and what steps report."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 import sparsefx
 from sparsefx.errors import BudgetError, PolicyError
@@ -31,7 +33,7 @@ def weights_of(sparse):
     )
 
 
-def test_beta_is_raw_and_the_mask_that_of_the_projection():
+def test_beta_is_raw_and_the_mask_that_of_the_projection() -> None:
     """Against `project`, which the golden vectors check."""
     sparse = sparse_of(total_steps=None, beta=5.0)
     weights = weights_of(sparse).double()
@@ -46,7 +48,7 @@ def test_beta_is_raw_and_the_mask_that_of_the_projection():
     torch.testing.assert_close(found, mask, rtol=1e-5, atol=1e-7)
 
 
-def test_the_target_is_adjusted_for_unmasked_parameters():
+def test_the_target_is_adjusted_for_unmasked_parameters() -> None:
     """G6: of 100 parameters 80 are masked, 30 may stay: 10 masked ones."""
     net = nn.Sequential(nn.Linear(8, 10))
     net[0].bias = nn.Parameter(torch.zeros(10))
@@ -75,7 +77,7 @@ def test_the_target_is_adjusted_for_unmasked_parameters():
         (torch.arange(100.0) // 8, 12),
     ],
 )
-def test_ties_at_the_threshold_are_kept(values, count):
+def test_ties_at_the_threshold_are_kept(values: Tensor, count: int) -> None:
     net = nn.Linear(10, 10, bias=False)
     with torch.no_grad():
         net.weight.copy_(values.view(10, 10))
@@ -102,7 +104,7 @@ def problems(draw):
 
 
 @given(problems())
-def test_inclusive_is_the_first_prefix_that_reaches_the_budget(problem):
+def test_inclusive_is_the_first_prefix_that_reaches_the_budget(problem: Any) -> None:
     values, prices, budget = problem
     ones, limits = [1.0] * len(values), [(0, v.numel()) for v in values]
     names = [str(i) for i in range(len(values))]
@@ -123,7 +125,7 @@ def test_inclusive_is_the_first_prefix_that_reaches_the_budget(problem):
     assert found.soft_cost == exact.soft_cost
 
 
-def test_inclusive_needs_one_threshold():
+def test_inclusive_needs_one_threshold() -> None:
     with pytest.raises(PolicyError, match="one threshold through all layers"):
         sparsefx.Policy(inclusive=True)
     with pytest.raises(PolicyError, match="one threshold through all layers"):
@@ -131,7 +133,7 @@ def test_inclusive_needs_one_threshold():
 
 
 @pytest.mark.parametrize("name", ["spartan", "spartan_paper"])
-def test_steps_report_costs_changes_and_the_shrink(name):
+def test_steps_report_costs_changes_and_the_shrink(name: str) -> None:
     sparse = sparse_of(name, total_steps=20)
     optimizer = torch.optim.SGD(sparse.parameters(), lr=0.5)
     before = sparsefx.masks(sparse)
@@ -159,7 +161,7 @@ def test_steps_report_costs_changes_and_the_shrink(name):
     assert report.hard_cost <= report.budget + 1
 
 
-def test_layers_held_at_a_bound_start_where_they_were():
+def test_layers_held_at_a_bound_start_where_they_were() -> None:
     """Warm, the shared multiplier and those of held layers are known: two sweeps."""
     weights = [scale * torch.randn(3000) for scale in (1.0, 0.01, 0.02)]
     limits = [(0, 3000), (100, 3000), (60, 3000)]

@@ -5,6 +5,7 @@ import math
 import resource
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,7 +52,9 @@ def iterated(rows, values, least, scaled):
 
 
 @given(st.integers(0, 2**31), st.integers(2, 40), st.integers(2, 40), st.floats(0.1, 1))
-def test_matches_a_dense_reference(seed, outputs, inputs, density):
+def test_matches_a_dense_reference(
+    seed: int, outputs: int, inputs: int, density: float
+) -> None:
     draw = torch.Generator().manual_seed(seed)
     mask = torch.rand(outputs, inputs, generator=draw) < density
     weight = torch.randn(outputs, inputs, generator=draw, dtype=torch.float64)
@@ -74,7 +77,7 @@ def test_matches_a_dense_reference(seed, outputs, inputs, density):
 
 
 @pytest.mark.parametrize("shape", [(600, 700), (900, 650)])
-def test_iterations_match_the_dense_values(shape):
+def test_iterations_match_the_dense_values(shape: tuple[int, ...]) -> None:
     """The paths of large layers, through the Gram matrix and through Lanczos."""
     mask = torch.rand(shape) < 0.1
     weight = torch.randn(shape, dtype=torch.float64).abs() * mask
@@ -87,7 +90,7 @@ def test_iterations_match_the_dense_values(shape):
     assert found == pytest.approx(dense_top_two(few), abs=1e-8)
 
 
-def test_lanczos_finds_double_values():
+def test_lanczos_finds_double_values() -> None:
     blocks = torch.block_diag(*[torch.ones(32, 16)] * 4).double()
     found = lanczos(blocks.to_sparse(), blocks.T.to_sparse())
     assert found == pytest.approx((math.sqrt(512),) * 2, abs=1e-9)
@@ -96,7 +99,7 @@ def test_lanczos_finds_double_values():
     assert found == pytest.approx((math.sqrt(420_000), 0), abs=1e-8)
 
 
-def test_a_random_mask_of_the_dossier():
+def test_a_random_mask_of_the_dossier() -> None:
     """64 -> 128, a quarter kept: a draw near the published example's numbers."""
     mask = torch.zeros(128 * 64, dtype=torch.bool)
     mask[torch.randperm(128 * 64)[:2048]] = True
@@ -113,7 +116,7 @@ def test_a_random_mask_of_the_dossier():
     assert found.norm() == pytest.approx(2.2, abs=0.4)
 
 
-def test_a_disconnected_mask_keeps_its_sign():
+def test_a_disconnected_mask_keeps_its_sign() -> None:
     blocks = torch.block_diag(*[torch.ones(32, 16)] * 4).bool()
     found = spectrum(blocks, torch.randn(128, 64) / 8)
     assert (found.top, found.second) == pytest.approx((22.627417,) * 2, abs=1e-6)
@@ -126,7 +129,7 @@ def test_a_disconnected_mask_keeps_its_sign():
     assert found.norm() == pytest.approx(18.6, abs=0.1)
 
 
-def test_a_complete_graph_without_a_matching():
+def test_a_complete_graph_without_a_matching() -> None:
     found = spectrum(~torch.eye(4, dtype=torch.bool))
     assert (found.top, found.second) == pytest.approx((3, 1))
     assert found.ramanujan_gap == pytest.approx(2 * math.sqrt(2) - 1)
@@ -138,7 +141,7 @@ def test_a_complete_graph_without_a_matching():
     )
 
 
-def test_what_is_not_defined_is_nan():
+def test_what_is_not_defined_is_nan() -> None:
     single = torch.eye(5, dtype=torch.bool)
     assert math.isnan(spectrum(single).ramanujan_gap)
     empty = spectrum(torch.zeros(3, 4, dtype=torch.bool), name="dead")
@@ -150,7 +153,7 @@ def test_what_is_not_defined_is_nan():
         spectrum(torch.ones(2, 4), torch.ones(3, 4))
 
 
-def test_report_of_a_sparse_model_and_its_history(tmp_path):
+def test_report_of_a_sparse_model_and_its_history(tmp_path: Path) -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.Conv2d(16, 24, 3))
     x = torch.randn(2, 3, 8, 8)
     sparse = sparsefx.transform(net, "uniform", budget=0.5, example_inputs=(x,))
@@ -185,7 +188,7 @@ def test_report_of_a_sparse_model_and_its_history(tmp_path):
         history.series("1.weight", "nothing")
 
 
-def test_report_needs_a_mask_and_a_plot_a_history(tmp_path):
+def test_report_needs_a_mask_and_a_plot_a_history(tmp_path: Path) -> None:
     with pytest.raises(sparsefx.MaskError, match="no mask to analyse"):
         sparsefx.spectral_report(torch.nn.ReLU())
     with pytest.raises(sparsefx.MaskError, match="record"):
@@ -199,7 +202,7 @@ def memory():
 
 
 @pytest.mark.slow
-def test_a_large_mask_takes_seconds():
+def test_a_large_mask_takes_seconds() -> None:
     mask = torch.rand(4096, 4096) < 0.05
     weight = torch.randn(4096, 4096)
     start, before = time.perf_counter(), memory()

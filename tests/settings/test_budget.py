@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -34,18 +35,18 @@ from sparsefx.settings.budget import Budget, parse_budget
         ({"params": "12000 parameters"}, "params", 12e3, True),
     ],
 )
-def test_what_is_accepted(given, cost, amount, absolute):
+def test_what_is_accepted(given: Any, cost: str, amount: float, absolute: bool) -> None:
     (budget,) = parse_budget(given)
     assert (budget.cost, budget.absolute) == (cost, absolute)
     assert math.isclose(budget.amount, amount, rel_tol=1e-15)
 
 
-def test_a_bare_fraction_is_of_the_default_cost():
+def test_a_bare_fraction_is_of_the_default_cost() -> None:
     assert parse_budget(0.1, "params") == (Budget("params", 0.1),)
     assert parse_budget(0.1, "flops") == (Budget("macs", 0.1),)
 
 
-def test_several_budgets_keep_their_order():
+def test_several_budgets_keep_their_order() -> None:
     found = parse_budget({"params": 0.2, "flops": "10%", "bytes": "3 MB"})
     assert [(b.cost, b.amount, b.absolute) for b in found] == [
         ("params", 0.2, False),
@@ -54,13 +55,13 @@ def test_several_budgets_keep_their_order():
     ]
 
 
-def test_limit():
+def test_limit() -> None:
     assert Budget("macs", 0.25).limit(1000) == 250
     assert Budget("macs", 400, absolute=True).limit(1000) == 400
 
 
 @given(st.floats(min_value=0, max_value=1, exclude_min=True))
-def test_every_fraction_reads_back_as_itself(fraction):
+def test_every_fraction_reads_back_as_itself(fraction: float) -> None:
     assert parse_budget(fraction) == parse_budget(repr(fraction))
     assert parse_budget(fraction)[0].limit(1.0) == fraction
 
@@ -135,7 +136,7 @@ UNITS = (
         ),
     ],
 )
-def test_what_is_refused(given, message):
+def test_what_is_refused(given: Any, message: str) -> None:
     with pytest.raises(BudgetError) as caught:
         parse_budget(given)
     assert str(caught.value) == message

@@ -17,7 +17,7 @@ from tests.grouped_models import X, labels, members, net, sparse_of
 @pytest.mark.parametrize(
     "text", ["unstructured", "channel", "kernel", "2:4", "block:16x16", "block:1x4:pad"]
 )
-def test_a_granularity_reads_as_it_is_written(text):
+def test_a_granularity_reads_as_it_is_written(text: str) -> None:
     assert str(Granularity.parse(text)) == text
     assert str(Granularity.parse(f" {text.upper()} ")) == text
 
@@ -35,7 +35,7 @@ def test_a_granularity_reads_as_it_is_written(text):
         ("block:4", "allowed: unstructured"),
     ],
 )
-def test_other_texts_are_refused(text, message):
+def test_other_texts_are_refused(text: str, message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         Granularity.parse(text)
 
@@ -52,12 +52,14 @@ def test_other_texts_are_refused(text, message):
         ("channel", (8, 8), "einsum", "which of its dimensions are outputs"),
     ],
 )
-def test_weights_that_cannot_be_cut_are_refused_by_name(text, shape, op, message):
+def test_weights_that_cannot_be_cut_are_refused_by_name(
+    text: str, shape: tuple[int, ...], op: str, message: str
+) -> None:
     with pytest.raises(PolicyError, match=message):
         grouping(text, shape, op, "w")
 
 
-def test_a_model_with_a_misfit_is_refused_or_left_dense_by_choice():
+def test_a_model_with_a_misfit_is_refused_or_left_dense_by_choice() -> None:
     with pytest.raises(PolicyError, match=r"0\.weight \(linear, 12 x 16\)"):
         sparse_of("block:8x8")
     with pytest.warns(UserWarning, match=r"1 weights stay dense: 0\.weight \(cannot"):
@@ -68,7 +70,7 @@ def test_a_model_with_a_misfit_is_refused_or_left_dense_by_choice():
     assert "its 12 rows are no multiple of 8" in row["reason"]
 
 
-def test_layers_differ_by_pattern():
+def test_layers_differ_by_pattern() -> None:
     sparse = sparse_of("block:2x4", layers={"2": {"granularity": "2:4"}})
     rows = sparsefx.report(sparse).to_dict()["layers"]
     assert [row["granularity"] for row in rows] == ["block:2x4", "2:4"]
@@ -77,7 +79,7 @@ def test_layers_differ_by_pattern():
     assert "'2:4', 'linear')" in code
 
 
-def test_a_bound_below_what_n_of_m_keeps_is_refused():
+def test_a_bound_below_what_n_of_m_keeps_is_refused() -> None:
     with pytest.raises(PolicyError, match=r"below the 0\.5 that 2:4 keeps"):
         sparse_of("2:4", max_density=0.3)
 
@@ -96,7 +98,9 @@ def test_a_bound_below_what_n_of_m_keeps_is_refused():
         ("channel", (4, 6), "linear"),
     ],
 )
-def test_groups_are_those_of_the_definition(text, shape, op):
+def test_groups_are_those_of_the_definition(
+    text: str, shape: tuple[int, ...], op: str
+) -> None:
     weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     groups = grouping(text, shape, op)
     values = groups.values(weight).tolist()
@@ -118,7 +122,7 @@ def test_groups_are_those_of_the_definition(text, shape, op):
 
 
 @pytest.mark.parametrize("policy", ["cost_budget", "uniform", "rigl"])
-def test_kept_channels_are_multiples(policy):
+def test_kept_channels_are_multiples(policy: str) -> None:
     with pytest.raises(BudgetError, match="satisfiable"):
         sparse_of("channel", budget=0.3, round_to=4)
     for budget in (0.45, 0.55, 0.8, 1.0):
@@ -142,7 +146,7 @@ def test_kept_channels_are_multiples(policy):
     assert kept == [12, 8]
 
 
-def test_multiples_spend_what_rounding_frees():
+def test_multiples_spend_what_rounding_frees() -> None:
     sites = sparsefx.sites(sparse_of("channel"))
     sites = [dataclasses.replace(s, round_to=4) for s in sites]
     budget = Limits(((1.0, 1.0),), (15.0,), ("macs",))
@@ -150,6 +154,6 @@ def test_multiples_spend_what_rounding_frees():
     assert found == [(8, 8), (4, 4)]
 
 
-def test_a_multiple_that_bounds_forbid_is_refused():
+def test_a_multiple_that_bounds_forbid_is_refused() -> None:
     with pytest.raises(BudgetError, match=r"no multiple of round_to 5 lies between"):
         sparse_of("channel", layers={"2": {"round_to": 5, "density": 0.5}})

@@ -1,6 +1,7 @@
 """Patterns over names: what they match, which one wins, what is refused."""
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ def kept(**patterns):
     ]
 
 
-def test_no_pattern_selects_everything():
+def test_no_pattern_selects_everything() -> None:
     assert kept() == [name for name, _ in NAMES]
     assert select(NAMES)["scale"] == Selection(True)
 
@@ -45,25 +46,25 @@ def test_no_pattern_selects_everything():
         ("scale", ["scale"]),
     ],
 )
-def test_patterns(pattern, expected):
+def test_patterns(pattern: str, expected: list[str]) -> None:
     assert kept(include=(pattern,)) == expected
     rest = [name for name, _ in NAMES if name not in expected]
     assert kept(exclude=(pattern,)) == rest
 
 
-def test_case_counts():
+def test_case_counts() -> None:
     with pytest.raises(PolicyError, match="'Encoder' matches no layer"):
         select(NAMES, include=("Encoder",))
 
 
-def test_reasons():
+def test_reasons() -> None:
     chosen = select(NAMES, include=("blocks.*",), exclude=("*.fc2",))
     assert chosen["stem.conv.weight"].reason == "not matched by include 'blocks.*'"
     assert chosen["blocks.0.fc2.weight"].reason == "excluded by '*.fc2'"
     assert chosen["blocks.0.fc1.weight"].reason == ""
 
 
-def test_more_specific_wins_whatever_the_order():
+def test_more_specific_wins_whatever_the_order() -> None:
     settings = [
         ("blocks.0.fc1", {"max_density": 0.3}),
         ("blocks.*", {"max_density": 0.5, "min_density": 0.1}),
@@ -77,7 +78,7 @@ def test_more_specific_wins_whatever_the_order():
         assert chosen["scale"].min_density == 0.05
 
 
-def test_among_equals_the_later_wins():
+def test_among_equals_the_later_wins() -> None:
     layers = {"*.fc1": {"density": 0.1}, "fc1*": {"density": 0.2}}
     names = [("fc1.fc1.weight", "fc1.fc1")]
     assert select(names, layers=layers)["fc1.fc1.weight"].min_density == 0.1
@@ -86,13 +87,13 @@ def test_among_equals_the_later_wins():
     assert select(names, layers=layers)["a.fc1.weight"].min_density == 0.2
 
 
-def test_density_sets_both_bounds():
+def test_density_sets_both_bounds() -> None:
     choice = select(NAMES, layers={"encoder": {"density": 0.5}})["encoder.weight"]
     assert (choice.min_density, choice.max_density) == (0.5, 0.5)
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_defaults_reach_every_weight(one, other):
+def test_defaults_reach_every_weight(one: float, other: float) -> None:
     low, high = sorted((one, other))
     for choice in select(NAMES, min_density=low, max_density=high).values():
         assert choice == Selection(True, "", low, high)
@@ -131,19 +132,19 @@ def test_defaults_reach_every_weight(one, other):
         ),
     ],
 )
-def test_refusals(options, message):
+def test_refusals(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PolicyError, match=re.escape(message)):
         select(NAMES, **options)
 
 
-def test_the_list_of_layers_is_short():
+def test_the_list_of_layers_is_short() -> None:
     names = [(f"l{i}.weight", f"l{i}") for i in range(20)]
     message = "available: l0, l1, l2, l3, l4, l5, l6, l7 and 12 more"
     with pytest.raises(PolicyError, match=message):
         select(names, include=("zzz",))
 
 
-def test_settings_of_an_excluded_layer_warn():
+def test_settings_of_an_excluded_layer_warn() -> None:
     message = "layers pattern 'encoder' has no effect: every layer it matches stays"
     with pytest.warns(UserWarning, match=message):
         select(NAMES, exclude=("enc*",), layers={"encoder": {"density": 0.5}})

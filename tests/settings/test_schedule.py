@@ -43,20 +43,22 @@ def budget_at(phase, initial=1.0, target=0.1):
         ("cosine", 200, 0.1, 1 + 19 * (1 - math.sqrt(0.5)) / 2),
     ],
 )
-def test_golden_schedule_of_spartan(shape, step, budget, beta):
+def test_golden_schedule_of_spartan(
+    shape: str, step: int, budget: float, beta: float
+) -> None:
     phase = spartan(shape).at(step)
     assert budget_at(phase) == pytest.approx(budget, abs=1e-10)
     assert phase.beta == pytest.approx(beta, abs=1e-10)
 
 
-def test_cubic_ramp_is_the_formula_of_gradual_pruning():
+def test_cubic_ramp_is_the_formula_of_gradual_pruning() -> None:
     ramp = Ramp("cubic", 1.0, 0.1, 10, 110)
     for step in (10, 35, 60, 109):
         rest = 1 - (step - 10) / 100
         assert ramp.at(step) == pytest.approx(0.1 + 0.9 * rest**3)
 
 
-def test_masks_update_at_the_freeze_and_never_after():
+def test_masks_update_at_the_freeze_and_never_after() -> None:
     schedule = spartan("linear")
     before, at, after = (schedule.at(step) for step in (799, 800, 801))
     assert (before.frozen, before.update) == (False, True)
@@ -64,13 +66,13 @@ def test_masks_update_at_the_freeze_and_never_after():
     assert (after.frozen, after.update) == (True, False)
 
 
-def test_rare_updates_still_meet_every_end():
+def test_rare_updates_still_meet_every_end() -> None:
     schedule = Policy(total_steps=1000, update_every=300).schedule()
     updates = [step for step in range(1001) if schedule.at(step).update]
     assert updates == [0, 300, 500, 600, 800]
 
 
-def test_without_total_steps_the_target_holds_at_once():
+def test_without_total_steps_the_target_holds_at_once() -> None:
     phase = Policy(beta=7).schedule().at(0)
     assert (phase.budget_progress, phase.beta) == (1.0, 7.0)
     assert (phase.frozen, phase.update) == (False, True)
@@ -78,7 +80,7 @@ def test_without_total_steps_the_target_holds_at_once():
 
 
 @pytest.mark.parametrize("freeze", [None, 1.0])
-def test_no_freeze(freeze):
+def test_no_freeze(freeze: float | None) -> None:
     schedule = Policy(total_steps=100, freeze_step=freeze).schedule()
     assert schedule.freeze is None
     assert schedule.at(99).beta < 10.0
@@ -86,13 +88,13 @@ def test_no_freeze(freeze):
     assert not schedule.at(1000).frozen
 
 
-def test_int_one_is_a_step_and_float_one_a_fraction():
+def test_int_one_is_a_step_and_float_one_a_fraction() -> None:
     assert resolve(1, 100) == 1
     assert resolve(1.0, 100) == 100
 
 
 @given(st.integers(0, 1000))
-def test_hundredths_of_total_steps_are_whole_steps(hundredths):
+def test_hundredths_of_total_steps_are_whole_steps(hundredths: int) -> None:
     assert resolve(hundredths / 1000, 1000) == hundredths
 
 
@@ -103,7 +105,9 @@ def test_hundredths_of_total_steps_are_whole_steps(hundredths):
     st.integers(0, 50),
     st.integers(0, 50),
 )
-def test_ramps_are_monotone_and_end_exactly(shape, initial, final, begin, length):
+def test_ramps_are_monotone_and_end_exactly(
+    shape: str, initial: float, final: float, begin: int, length: int
+) -> None:
     ramp = Ramp(shape, initial, final, begin, begin + length)
     values = [ramp.at(step) for step in range(begin + length + 3)]
     assert values[begin + length :] == [final] * 3
@@ -114,13 +118,13 @@ def test_ramps_are_monotone_and_end_exactly(shape, initial, final, begin, length
     assert all(b >= a - slack for a, b in itertools.pairwise(signed))
 
 
-def test_ramp_shape_is_checked():
+def test_ramp_shape_is_checked() -> None:
     message = "ramp 'liner' is not known; allowed: constant, linear, cosine, cubic"
     with pytest.raises(PolicyError, match=message):
         Ramp("liner", 0.0, 1.0, 0, 1)
 
 
-def test_ramp_out_of_order():
+def test_ramp_out_of_order() -> None:
     message = (
         "a ramp cannot begin at step 5 and end at step 4; lower begin_step or "
         "raise end_step"
@@ -129,13 +133,13 @@ def test_ramp_out_of_order():
         Ramp("linear", 0.0, 1.0, 5, 4)
 
 
-def test_freeze_before_the_budget_is_reached():
+def test_freeze_before_the_budget_is_reached() -> None:
     message = r"freeze_step \(step 100\) comes before end_step \(step 200\)"
     with pytest.raises(PolicyError, match=message):
         Policy(total_steps=1000, end_step=200, freeze_step=100)
 
 
-def test_update_every_is_checked():
+def test_update_every_is_checked() -> None:
     ramp = Ramp("constant", 0.0, 1.0, 0, 0)
     with pytest.raises(PolicyError, match="update_every is 0; it must be at least 1"):
         Schedule(ramp, ramp, update_every=0)

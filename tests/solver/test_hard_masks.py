@@ -1,6 +1,7 @@
 """Hard masks of several layers: exact counts, exact rules, bounds, ties."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.networks import blocks, hard_masks, networks
 
 @settings(max_examples=150)
 @given(networks())
-def test_hard_masks_equal_the_greedy_reference(network):
+def test_hard_masks_equal_the_greedy_reference(network: Any) -> None:
     layers, budget = network
     masks = solve_hard(layers, budget)
     expected = reference.greedy(blocks(layers), budget)
@@ -39,14 +40,14 @@ def test_hard_masks_equal_the_greedy_reference(network):
 
 @settings(max_examples=60)
 @given(networks(), st.floats(1.0, 1.5))
-def test_more_budget_keeps_a_superset(network, factor):
+def test_more_budget_keeps_a_superset(network: Any, factor: float) -> None:
     layers, budget = network
     less = hard_masks(layers, solve_hard(layers, budget))
     more = hard_masks(layers, solve_hard(layers, budget * factor))
     assert all(bool((b | ~a).all()) for a, b in zip(less, more, strict=True))
 
 
-def test_no_room_above_the_largest_float():
+def test_no_room_above_the_largest_float() -> None:
     top = torch.finfo(torch.float32).max
     layers = [Layer(torch.tensor([top, 1.0]), 1.0, 1e-30, 0, 2)]
     masks = solve_hard(layers, 0.0)
@@ -56,7 +57,7 @@ def test_no_room_above_the_largest_float():
 
 @pytest.mark.parametrize("price", [0.1, 0.3, 1 / 3, 7e-7, 1e6])
 @pytest.mark.parametrize("kept", [1, 100, 333, 999])
-def test_whole_budgets_are_spent_whole(price, kept):
+def test_whole_budgets_are_spent_whole(price: float, kept: int) -> None:
     layers = [Layer(torch.rand(1000), price, 1.0, 0, 1000)]
     assert solve_hard(layers, kept * price).counts == (kept,)
     assert solve_hard(layers, kept / 1000 * (price * 1000)).counts == (kept,)
@@ -64,7 +65,9 @@ def test_whole_budgets_are_spent_whole(price, kept):
 
 @settings(max_examples=150)
 @given(networks(), st.data())
-def test_bands_anywhere_change_nothing_but_time(network, data):
+def test_bands_anywhere_change_nothing_but_time(
+    network: Any, data: st.DataObject
+) -> None:
     layers, budget = network
     flats = [layer.magnitude for layer in layers]
     ends = data.draw(
@@ -79,7 +82,7 @@ def test_bands_anywhere_change_nothing_but_time(network, data):
     assert solve_hard(layers, budget, survey=survey) == solve_hard(layers, budget)
 
 
-def test_training_seldom_looks_for_masks_cold(monkeypatch):
+def test_training_seldom_looks_for_masks_cold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sparse tails, in which thresholds lie above the cutoff; a budget that shrinks."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64))
@@ -108,7 +111,7 @@ def test_training_seldom_looks_for_masks_cold(monkeypatch):
     assert len(cold) <= 3
 
 
-def test_cuts_reach_from_the_threshold_to_the_cutoff():
+def test_cuts_reach_from_the_threshold_to_the_cutoff() -> None:
     """But not where a layer keeps all it may: its own threshold decides there."""
     ramp = torch.arange(1.0, 2001.0)
     free, least = (Layer(ramp, 1.0, worth, 5, 2000) for worth in (1.0, 1e-3))

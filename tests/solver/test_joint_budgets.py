@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def worth_of(layers, masks):
 
 @LAW
 @given(problems(), st.floats(-1, 2.5))
-def test_every_budget_and_every_bound_holds(problem, exponent):
+def test_every_budget_and_every_bound_holds(problem: Any, exponent: float) -> None:
     layers, limits = problem
     hard, priced, soft = solved(layers, limits, 10.0**exponent)
     counts = hard.masks.counts
@@ -144,7 +145,9 @@ def test_every_budget_and_every_bound_holds(problem, exponent):
 
 @LAW
 @given(problems(spreads=(0.0, 1.0)))
-def test_hard_masks_are_within_an_entry_a_budget_of_the_linear_program(problem):
+def test_hard_masks_are_within_an_entry_a_budget_of_the_linear_program(
+    problem: Any,
+) -> None:
     layers, limits = problem
     masks = hard_masks(layers, solve_hard_joint(layers, limits).masks)
     wanted = best(layers, limits)
@@ -156,7 +159,7 @@ def test_hard_masks_are_within_an_entry_a_budget_of_the_linear_program(problem):
 
 @LAW
 @given(problems(kinds=("smooth", "levels"), spreads=(0.0, 1.0), layers=(1, 6)))
-def test_sharp_soft_masks_reach_the_linear_program(problem):
+def test_sharp_soft_masks_reach_the_linear_program(problem: Any) -> None:
     layers, limits = problem
     layers = [replace(x, magnitude=x.magnitude.double()) for x in layers]
     wanted = best(layers, limits)
@@ -181,7 +184,7 @@ def test_sharp_soft_masks_reach_the_linear_program(problem):
 
 @settings(LAW, max_examples=2)
 @given(problems(layers=(30, 60), spreads=(1.0,)))
-def test_many_layers(problem):
+def test_many_layers(problem: Any) -> None:
     layers, limits = problem
     hard, _, soft = solved(layers, limits, 10.0)
     assert limits.fit(hard.masks.counts)
@@ -191,7 +194,9 @@ def test_many_layers(problem):
 
 @LAW
 @given(problems(budgets=(1, 1)), st.floats(1.0, 4.0))
-def test_a_budget_that_does_not_run_out_changes_nothing(problem, slack):
+def test_a_budget_that_does_not_run_out_changes_nothing(
+    problem: Any, slack: float
+) -> None:
     layers, limits = problem
     alone = solve_hard_joint(layers, limits)
     spent = limits.spent([x.upper for x in layers])[0]
@@ -206,7 +211,7 @@ def test_a_budget_that_does_not_run_out_changes_nothing(problem, slack):
 
 @LAW
 @given(problems(budgets=(2, 3)), st.floats(1.0, 2.0))
-def test_more_budget_is_never_worth_less(problem, factor):
+def test_more_budget_is_never_worth_less(problem: Any, factor: float) -> None:
     layers, limits = problem
     more = replace(limits, amounts=tuple(factor * k for k in limits.amounts))
     values = [
@@ -221,7 +226,7 @@ def test_more_budget_is_never_worth_less(problem, factor):
 @given(
     problems(budgets=(2, 3), kinds=("smooth",), spreads=(1.0,)), st.integers(-20, 20)
 )
-def test_units_of_cost_are_free(problem, exponent):
+def test_units_of_cost_are_free(problem: Any, exponent: int) -> None:
     layers, limits = problem
     unit = 2.0**exponent
     rows = (tuple(unit * cost for cost in limits.costs[0]), *limits.costs[1:])
@@ -235,7 +240,7 @@ def test_units_of_cost_are_free(problem, exponent):
 
 @LAW
 @given(problems(budgets=(2, 3), kinds=("smooth",), spreads=(1.0,)))
-def test_the_order_of_layers_is_free(problem):
+def test_the_order_of_layers_is_free(problem: Any) -> None:
     layers, limits = problem
     order = list(reversed(range(len(layers))))
     first = solved(layers, limits, 10.0)
@@ -244,13 +249,13 @@ def test_the_order_of_layers_is_free(problem):
     assert kept == pytest.approx(first[2].masks.kept, rel=1e-4, abs=1e-4)
 
 
-def test_all_weights_equal_share_what_several_budgets_allow():
+def test_all_weights_equal_share_what_several_budgets_allow() -> None:
     layers = [Layer(torch.full((300,), 0.5), 1.0, 1.0, 0, 300) for _ in range(2)]
     limits = Limits(((1.0, 3.0), (3.0, 1.0)), (400.0, 400.0), ("a", "b"))
     assert solve_hard_joint(layers, limits).masks.counts == (100, 100)
 
 
-def test_bounds_may_decide_alone():
+def test_bounds_may_decide_alone() -> None:
     layers = [Layer(torch.ones(4), 1.0, 1.0, low, 4) for low in (1, 2, 0)]
     limits = Limits(((1.0, 1.0, 0.0), (0.0, 1.0, 1.0)), (3.0, 9.0), ("a", "b"))
     found = scope(layers, limits)
@@ -263,7 +268,7 @@ def test_bounds_may_decide_alone():
         scope(layers, low)
 
 
-def test_prices_are_the_only_scarce_cost_or_a_mixture():
+def test_prices_are_the_only_scarce_cost_or_a_mixture() -> None:
     limits = Limits(((1.0, 2.0), (3.0, 0.0)), (10.0, 6.0), ("a", "b"))
     assert shares_of(limits, (0, 1), (2.0, 0.0), 2) == [1.0, 2.0]
     mixed = shares_of(limits, (0, 1), (1.0, 1.0), 2)
@@ -298,7 +303,7 @@ def transformed(budget, **options):
 @pytest.mark.parametrize(
     "budget", [BUDGETS, {"params": 0.3, "macs": "3000 MACs", "bytes": "500 B"}]
 )
-def test_a_model_meets_all_of_them(policy, budget):
+def test_a_model_meets_all_of_them(policy: str, budget: dict[str, Any]) -> None:
     sparse = transformed(budget, policy=policy)
     info = sparsefx.step(sparse)
     assert list(info.budgets) == list(budget)
@@ -316,7 +321,7 @@ def test_a_model_meets_all_of_them(policy, budget):
     assert all(f"\n{name}: " in text for name in budget)
 
 
-def test_the_report_says_which_budgets_bind():
+def test_the_report_says_which_budgets_bind() -> None:
     both = sparsefx.step(transformed(BUDGETS, keep_units=False))
     assert both.binding == ("macs", "params")
     one = sparsefx.step(transformed({"macs": 0.2, "params": 0.9}, keep_units=False))
@@ -331,7 +336,7 @@ def test_the_report_says_which_budgets_bind():
 
 
 @pytest.mark.parametrize("budget", [BUDGETS, {"macs": 0.2, "params": 0.9}])
-def test_the_gradient_is_that_of_finite_differences(budget):
+def test_the_gradient_is_that_of_finite_differences(budget: dict[str, float]) -> None:
     """Of the loss with hard masks held and soft masks solved anew, in double."""
     sparse = transformed(budget, beta=3.0, keep_units=False).double()
     state = sparse.get_submodule("_sparsefx")
@@ -409,7 +414,7 @@ def test_the_gradient_is_that_of_finite_differences(budget):
             assert exact == pytest.approx(numeric, rel=2e-4, abs=2e-6)
 
 
-def test_training_goes_on_bitwise_after_loading():
+def test_training_goes_on_bitwise_after_loading() -> None:
     def train(sparse, steps):
         for _ in range(steps):
             sparse(X).square().sum().backward()
@@ -431,7 +436,7 @@ def test_training_goes_on_bitwise_after_loading():
 
 
 @pytest.mark.parametrize("learner", ["magnitude", "rigl", "fixed", "dual_averaging"])
-def test_learners_that_keep_masks_meet_all_budgets(learner):
+def test_learners_that_keep_masks_meet_all_budgets(learner: str) -> None:
     options = {"learner": learner, "optimizer_state": "keep"}
     sparse = transformed(BUDGETS, budget_ramp="constant", **options)
     info = sparsefx.step(sparse)
@@ -439,7 +444,7 @@ def test_learners_that_keep_masks_meet_all_budgets(learner):
         assert hard <= limit
 
 
-def test_weights_that_are_not_finite_are_named():
+def test_weights_that_are_not_finite_are_named() -> None:
     sparse = transformed(BUDGETS)
     with torch.no_grad():
         dict(sparse.named_parameters())["wide.weight"][0, 0] = math.nan
@@ -447,7 +452,7 @@ def test_weights_that_are_not_finite_are_named():
         sparsefx.step(sparse)
 
 
-def test_infeasible_budgets_say_what_each_needs():
+def test_infeasible_budgets_say_what_each_needs() -> None:
     layers = {"wide": {"min_density": 0.9}}
     with pytest.raises(BudgetError) as caught:
         transformed({"macs": 0.9, "params": 0.1}, layers=layers)

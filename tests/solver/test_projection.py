@@ -1,12 +1,14 @@
 """The soft and hard top-k against golden vectors, NumPy and finite differences."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from sparsefx.errors import BudgetError, MaskError
 from sparsefx.solver.projection import hard_topk, project, solve_multiplier
@@ -48,7 +50,7 @@ def problems(draw, ties=True):
     )
 
 
-def test_golden_g1():
+def test_golden_g1() -> None:
     w = G1_W.clone().requires_grad_()
     v = w.abs()
     v.retain_grad()
@@ -69,7 +71,7 @@ def test_golden_g1():
     close(c.grad, [*golden, 0.251164898747, -0.00184812980301, -0.00501251328823])
 
 
-def test_golden_g3_blocks():
+def test_golden_g3_blocks() -> None:
     values = torch.tensor([[1.4, 2.2], [1.75, 1.6]], **DOUBLE)
     mask, mu = project(values, 4.0, 8.0, 5.0)
     close(mu, -2.169546396050746)
@@ -79,7 +81,7 @@ def test_golden_g3_blocks():
 
 @settings(max_examples=60)
 @given(problems())
-def test_mask_and_gradients_equal_the_reference(problem):
+def test_mask_and_gradients_equal_the_reference(problem: Any) -> None:
     v, c, fraction, beta = problem
     k = fraction * float(c.sum())
     expected, _ = reference.soft_topk(v.numpy(), c.numpy(), k, beta)
@@ -101,7 +103,7 @@ def test_mask_and_gradients_equal_the_reference(problem):
 
 
 @pytest.mark.parametrize("beta", [1.0, 5.0, 20.0])
-def test_gradients_equal_finite_differences(beta):
+def test_gradients_equal_finite_differences(beta: float) -> None:
     generator = torch.Generator().manual_seed(0)
     v = torch.rand(12, generator=generator, **DOUBLE)
     c = torch.rand(12, generator=generator, **DOUBLE) + 0.5
@@ -115,7 +117,7 @@ def test_gradients_equal_finite_differences(beta):
 
 @settings(max_examples=60)
 @given(problems())
-def test_hard_is_the_largest_prefix(problem):
+def test_hard_is_the_largest_prefix(problem: Any) -> None:
     v, c, fraction, _ = problem
     k = fraction * float(c.sum())
     mask = hard_topk(v, c, k)
@@ -127,7 +129,7 @@ def test_hard_is_the_largest_prefix(problem):
 
 @settings(max_examples=60)
 @given(problems(ties=False), st.randoms(use_true_random=False))
-def test_permuting_entries_permutes_masks(problem, random):
+def test_permuting_entries_permutes_masks(problem: Any, random: Any) -> None:
     v, c, fraction, beta = problem
     k = fraction * float(c.sum())
     order = list(range(v.numel()))
@@ -140,7 +142,7 @@ def test_permuting_entries_permutes_masks(problem, random):
 
 @settings(max_examples=40)
 @given(problems(), st.floats(-8, 8))
-def test_the_unit_of_cost_is_free(problem, exponent):
+def test_the_unit_of_cost_is_free(problem: Any, exponent: float) -> None:
     v, c, fraction, beta = problem
     k, unit = fraction * float(c.sum()), 2.0 ** round(exponent)
     mask, _ = project(v, c, k, beta)
@@ -151,7 +153,7 @@ def test_the_unit_of_cost_is_free(problem, exponent):
 
 @settings(max_examples=40)
 @given(problems(), st.floats(1.0, 2.0))
-def test_more_budget_keeps_more(problem, factor):
+def test_more_budget_keeps_more(problem: Any, factor: float) -> None:
     v, c, fraction, beta = problem
     k = fraction * float(c.sum())
     less, _ = project(v, c, k, beta)
@@ -160,7 +162,7 @@ def test_more_budget_keeps_more(problem, factor):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_float32_and_shapes(dtype):
+def test_float32_and_shapes(dtype: torch.dtype) -> None:
     values = torch.rand(5, 1, 7, dtype=dtype)
     mask, mu = project(values, torch.tensor([1.0, 2.0, 3, 4, 5, 6, 7]), 30.0, 3.0)
     assert mask.dtype == dtype
@@ -169,7 +171,7 @@ def test_float32_and_shapes(dtype):
     assert mu.dtype == torch.float64
 
 
-def test_broadcast_costs_and_float32_leaves_get_gradients_of_their_own_shape():
+def test_broadcast_costs_and_float32_leaves_get_gradients_of_their_own_shape() -> None:
     values = torch.rand(3, 4, requires_grad=True)
     costs = torch.tensor([[1.0], [2.0], [3.0]], requires_grad=True)
     mask, _ = project(values, costs, torch.tensor(9.0), 2.0)
@@ -179,7 +181,7 @@ def test_broadcast_costs_and_float32_leaves_get_gradients_of_their_own_shape():
 
 
 @pytest.mark.parametrize("budget", [6.0, 7.0, math.inf])
-def test_everything_fits_bitwise_ones(budget):
+def test_everything_fits_bitwise_ones(budget: float) -> None:
     values = torch.rand(6, requires_grad=True)
     mask, mu = project(values, 1.0, budget, 5.0)
     assert torch.equal(mask, torch.ones(6))
@@ -189,14 +191,14 @@ def test_everything_fits_bitwise_ones(budget):
     assert hard_topk(values, 1.0, budget).all()
 
 
-def test_ones_despite_rounding_of_the_total():
+def test_ones_despite_rounding_of_the_total() -> None:
     costs = torch.full((1000,), 0.1, **DOUBLE)
     mask, _ = project(torch.rand(1000), costs, 100.0, 5.0)
     assert torch.equal(mask, torch.ones(1000))
     assert int(hard_topk(torch.rand(1000), costs, 10.0).sum()) == 100
 
 
-def test_no_budget_keeps_nothing():
+def test_no_budget_keeps_nothing() -> None:
     values = torch.rand(6, requires_grad=True)
     mask, mu = project(values, 1.0, 0.0, 5.0)
     mask.sum().backward()
@@ -206,26 +208,26 @@ def test_no_budget_keeps_nothing():
     assert not hard_topk(values, 1.0, 0.0).any()
 
 
-def test_no_values():
+def test_no_values() -> None:
     mask, _ = project(torch.zeros(0), 1.0, 0.0, 1.0)
     assert mask.shape == hard_topk(torch.zeros(0), 1.0, 0.0).shape == (0,)
 
 
 @pytest.mark.parametrize("values", [torch.ones(8), torch.zeros(8)])
-def test_ties_share_the_soft_budget_and_break_by_index(values):
+def test_ties_share_the_soft_budget_and_break_by_index(values: Tensor) -> None:
     mask, _ = project(values, 1.0, 2.0, 1e6)
     close(mask.double(), torch.full((8,), 0.25), 1e-7)
     assert hard_topk(values, 1.0, 2.0).tolist() == [True] * 2 + [False] * 6
 
 
-def test_sharp_mask_just_above_a_gap():
+def test_sharp_mask_just_above_a_gap() -> None:
     values = torch.cat([torch.linspace(0.3, 0.4, 100), torch.linspace(0, 0.02, 900)])
     for beta in (100.0, 400.0, 1e6):
         mask, _ = project(values.double(), 1.0, 100.0, beta)
         assert abs(float(mask.sum()) - 100.0) <= 1e-9
 
 
-def test_second_derivatives_are_refused():
+def test_second_derivatives_are_refused() -> None:
     values = torch.rand(4, requires_grad=True)
     mask, _ = project(values, 1.0, 2.0, 3.0)
     (grad,) = torch.autograd.grad(mask.square().sum(), values, create_graph=True)
@@ -246,7 +248,9 @@ def test_second_derivatives_are_refused():
         ((torch.ones(2), 1.0, 1.0, math.inf), MaskError, "beta is inf"),
     ],
 )
-def test_bad_input(arguments, error, text):
+def test_bad_input(
+    arguments: tuple[Any, ...], error: type[Exception], text: str
+) -> None:
     with pytest.raises(error, match=text):
         project(*arguments)
     if "beta" not in text:
@@ -254,7 +258,7 @@ def test_bad_input(arguments, error, text):
             hard_topk(*arguments[:3])
 
 
-def test_multiplier_of_a_step_ends_at_the_nearest_side():
+def test_multiplier_of_a_step_ends_at_the_nearest_side() -> None:
     """Where no multiplier meets the target, the nearest that was measured."""
     measured = []
 

@@ -1,12 +1,14 @@
 """One budget over several layers: exact soft cost, bounds, own multipliers."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from sparsefx.errors import BudgetError, MaskError
 from sparsefx.solver.soft_masks import Layer, solve_hard, solve_soft
@@ -32,7 +34,7 @@ def solve(layers, budget, beta, **options):
 
 @settings(max_examples=150)
 @given(networks(), st.floats(-2, 4))
-def test_soft_budget_and_bounds(network, exponent):
+def test_soft_budget_and_bounds(network: Any, exponent: float) -> None:
     layers, budget = network
     masks = solve(layers, budget, 10.0**exponent)
     assert abs(soft_cost(layers, masks) - budget) <= RTOL * budget
@@ -47,7 +49,7 @@ def test_soft_budget_and_bounds(network, exponent):
 
 @settings(max_examples=40)
 @given(networks(kinds=("smooth", "levels", "equal")), st.floats(-1, 3))
-def test_soft_masks_equal_the_reference(network, exponent):
+def test_soft_masks_equal_the_reference(network: Any, exponent: float) -> None:
     layers, budget = network
     # in units of the values: the reference does not center, and would be too coarse
     beta = 10.0**exponent / (max(best_unit(x) for x in layers) or 1.0)
@@ -78,7 +80,7 @@ def test_soft_masks_equal_the_reference(network, exponent):
 
 @settings(max_examples=40)
 @given(networks(kinds=("smooth", "levels"), spreads=(0.0, 1.0)))
-def test_sharp_masks_reach_the_linear_program(network):
+def test_sharp_masks_reach_the_linear_program(network: Any) -> None:
     layers, budget = network
     layers = [
         Layer(x.magnitude.double(), x.price, x.worth, x.lower, x.upper) for x in layers
@@ -100,7 +102,9 @@ def test_sharp_masks_reach_the_linear_program(network):
 
 @settings(max_examples=40)
 @given(networks(bounds=False), st.floats(-1, 3), st.randoms(use_true_random=False))
-def test_permuting_weights_permutes_masks(network, exponent, random):
+def test_permuting_weights_permutes_masks(
+    network: Any, exponent: float, random: Any
+) -> None:
     layers, budget = network
     layers = [
         Layer(
@@ -131,7 +135,9 @@ def test_permuting_weights_permutes_masks(network, exponent, random):
 
 @settings(max_examples=40)
 @given(networks(), st.integers(-20, 20), st.floats(-1, 3))
-def test_the_unit_of_cost_is_free(network, exponent, sharpness):
+def test_the_unit_of_cost_is_free(
+    network: Any, exponent: int, sharpness: float
+) -> None:
     layers, budget = network
     unit, beta = 2.0**exponent, 10.0**sharpness
     scaled = [
@@ -146,7 +152,7 @@ def test_the_unit_of_cost_is_free(network, exponent, sharpness):
 
 @settings(max_examples=40)
 @given(networks(), st.floats(-1, 3), st.floats(-3, 3))
-def test_the_start_changes_nothing(network, exponent, nudge):
+def test_the_start_changes_nothing(network: Any, exponent: float, nudge: float) -> None:
     layers, budget = network
     masks = solve(layers, budget, 10.0**exponent)
     start = masks.mu * (1 + nudge) if math.isfinite(masks.mu) else nudge
@@ -157,7 +163,7 @@ def test_the_start_changes_nothing(network, exponent, nudge):
 
 
 @pytest.mark.parametrize("density", [1.0, 1.5, 1.0 - 1e-14])
-def test_dense_budget_is_bitwise_ones(density):
+def test_dense_budget_is_bitwise_ones(density: float) -> None:
     layers = [
         Layer(torch.rand(30, 7), 0.1, 1.0, 0, 210),
         Layer(torch.rand(5), 3, 2, 1, 5),
@@ -171,7 +177,7 @@ def test_dense_budget_is_bitwise_ones(density):
     assert all(mask.all() for mask in hard_masks(layers, masks))
 
 
-def test_no_budget_keeps_nothing():
+def test_no_budget_keeps_nothing() -> None:
     layers = [Layer(torch.rand(30), 1.0, 1.0, 0, 30)]
     masks = solve_hard(layers, 0.0)
     assert masks.counts == (0,)
@@ -194,7 +200,7 @@ def test_no_budget_keeps_nothing():
     ids=["equal", "zero", "mostly zero", "levels", "denormal"],
 )
 @pytest.mark.parametrize("beta", [1.0, 20.0, 1e6])
-def test_ties_keep_the_budget_exactly(magnitude, beta):
+def test_ties_keep_the_budget_exactly(magnitude: Tensor, beta: float) -> None:
     layers = [Layer(magnitude, 1.0, 1.0, 0, 1000)]
     masks = solve_hard(layers, 100.0)
     assert int(hard_masks(layers, masks)[0].sum()) == 100
@@ -204,7 +210,7 @@ def test_ties_keep_the_budget_exactly(magnitude, beta):
 
 @pytest.mark.parametrize("beta", [100.0, 400.0, 1e4, 1e6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sharp_masks_just_above_a_gap(beta, dtype):
+def test_sharp_masks_just_above_a_gap(beta: float, dtype: torch.dtype) -> None:
     a = torch.cat([torch.linspace(0.3, 0.4, 1000), torch.linspace(0.0, 0.02, 9000)])
     layers = [Layer(a.to(dtype), 1.0, 1.0, 0, 10_000)]
     for budget in (1000.0, 1000.5):
@@ -213,7 +219,7 @@ def test_sharp_masks_just_above_a_gap(beta, dtype):
         assert masks.sweeps <= 60
 
 
-def test_bounds_give_layers_their_own_multiplier():
+def test_bounds_give_layers_their_own_multiplier() -> None:
     layers = [
         Layer(torch.rand(100), 1.0, 1.0, 0, 100),
         Layer(torch.rand(100) * 0.01, 1.0, 1.0, 20, 100),  # wants less
@@ -231,7 +237,7 @@ def test_bounds_give_layers_their_own_multiplier():
     assert solve_hard(layers, 220.0).counts == (30, 20, 30, 40, 100, 0, 0)
 
 
-def test_several_chunks_and_any_layout():
+def test_several_chunks_and_any_layout() -> None:
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(64, 128, 9, 9, generator=generator)  # 2.5 chunks
     w = w.to(memory_format=torch.channels_last)
@@ -252,7 +258,7 @@ def test_several_chunks_and_any_layout():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_non_finite_weights_are_named(bad):
+def test_non_finite_weights_are_named(bad: float) -> None:
     layers = [
         Layer(torch.rand(4), 1.0, 1.0, 0, 4),
         Layer(torch.tensor([0.1, bad, 0.3]), 1.0, 1.0, 0, 3),
@@ -266,7 +272,7 @@ def test_non_finite_weights_are_named(bad):
         solve_hard(layers, 2.0)
 
 
-def test_infeasible_budget_names_the_range_and_the_layers():
+def test_infeasible_budget_names_the_range_and_the_layers() -> None:
     layers = [
         Layer(torch.rand(10), 2.0, 1.0, 5, 8),
         Layer(torch.rand(4), 1.0, 1.0, 0, 4),
@@ -290,7 +296,7 @@ def test_infeasible_budget_names_the_range_and_the_layers():
         (Layer(torch.rand(3), 1.0, 1.0, 0, 4), "must rise and lie in 0 to 3"),
     ],
 )
-def test_ill_formed_layers(layer, text):
+def test_ill_formed_layers(layer: Any, text: str) -> None:
     with pytest.raises(MaskError, match=text):
         solve_hard([layer], 2.0)
     with pytest.raises(MaskError, match=r"beta is 0.0; it must be a finite number"):

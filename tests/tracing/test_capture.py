@@ -1,10 +1,12 @@
 """Any module to graphs that do what its own Python does, and leave it untouched."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from sparsefx.errors import CaptureError
@@ -66,11 +68,13 @@ def agree(model, args, kwargs=None, *, training):
         "weight_norm",
     ],
 )
-def test_one_graph_for_both_modes(make, inputs, training):
+def test_one_graph_for_both_modes(
+    make: Callable[..., Any] | type[nn.Module], inputs: Tensor, training: bool
+) -> None:
     agree(make(), (inputs,), training=training)
 
 
-def test_modes_of_parts_are_followed_or_left_to_python():
+def test_modes_of_parts_are_followed_or_left_to_python() -> None:
     # batch norm follows its own flag; functional dropout that of its module
     norm = models.ConvNet()
     found = program(norm, (IMAGES,))
@@ -86,7 +90,7 @@ def test_modes_of_parts_are_followed_or_left_to_python():
     assert found.run(mixed, (X,), {}) == (False, None)
 
 
-def test_constants_that_differ_by_mode():
+def test_constants_that_differ_by_mode() -> None:
     class Modes(nn.Module):
         def __init__(self):
             super().__init__()
@@ -100,20 +104,20 @@ def test_constants_that_differ_by_mode():
         agree(Modes(), (X,), training=training)
 
 
-def test_values_that_decide_make_it_hierarchical():
+def test_values_that_decide_make_it_hierarchical() -> None:
     found = capture(models.DataDependent(), (X,))
     assert set(found.programs) == {"a", "b"} - ({"b"} if X.sum() > 0 else set())
     assert "cannot run on symbolic inputs" in found.reasons[""]
 
 
-def test_a_layer_never_called_has_a_reason():
+def test_a_layer_never_called_has_a_reason() -> None:
     net = models.DataDependent()
     found = capture(net, (X.abs() + 1,))
     assert found.reasons["b"] == "the example inputs never call it"
     assert "b: Python, because the example inputs never call it" in str(found)
 
 
-def test_written_attributes_are_refused_and_restored():
+def test_written_attributes_are_refused_and_restored() -> None:
     net = models.Counting()
     before = net.seen
     found = capture(net, (X,))
@@ -124,7 +128,7 @@ def test_written_attributes_are_refused_and_restored():
     assert float(before) == 0
 
 
-def test_hooks_of_submodules_stay_python():
+def test_hooks_of_submodules_stay_python() -> None:
     for register, parts in (
         (lambda m: m.register_forward_hook(lambda *_: None), {"0", "2"}),
         (lambda m: m.register_forward_pre_hook(lambda *_: None), {"0", "2"}),
@@ -145,14 +149,14 @@ def test_hooks_of_submodules_stay_python():
         assert known.run(net, (X,), {})[0]
 
 
-def test_a_replaced_submodule_is_seen():
+def test_a_replaced_submodule_is_seen() -> None:
     net = models.mlp(6)
     found = program(net)
     net[2] = nn.Linear(16, 7)
     assert found.run(net, (X,), {}) == (False, None)
 
 
-def test_keyword_inputs_and_nested_outputs():
+def test_keyword_inputs_and_nested_outputs() -> None:
     parts = {"x": X, "y": 2 * X}
     kwargs = {"parts": parts, "scale": 2.0, "mask": torch.arange(4.0)}
     agree(models.ManyInputs(), (), kwargs, training=True)
@@ -187,7 +191,7 @@ class Answering(nn.Module):
         return self.kept or {"answer": Answer(y, self.__dict__["note"])}
 
 
-def test_objects_of_tensors_are_made_anew():
+def test_objects_of_tensors_are_made_anew() -> None:
     net = Answering("a note")
     found = program(net)
     for x in (X, X[:3]):
@@ -201,7 +205,7 @@ def test_objects_of_tensors_are_made_anew():
         assert torch.equal(answer.parts["rows"][0], wanted.logits[:1])
 
 
-def test_objects_that_are_more_than_their_tensors_are_refused_by_name():
+def test_objects_that_are_more_than_their_tensors_are_refused_by_name() -> None:
     for note, kept in ((lambda: 1, None), (Answer, None), ("", Answer(X, ""))):
         found = capture(Answering(note, kept), (X,))
         assert "returns a Answer" in found.reasons[""]
@@ -209,7 +213,7 @@ def test_objects_that_are_more_than_their_tensors_are_refused_by_name():
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_the_batch_is_free(batch):
+def test_the_batch_is_free(batch: int) -> None:
     net = models.ConvNet().eval()
     found = program(net, (IMAGES[:1].repeat(batch, 1, 1, 1),))
     for size in (1, 2, 5):
@@ -221,7 +225,7 @@ def test_the_batch_is_free(batch):
     assert not found.run(net, (torch.randn(2, 1, 7, 7).double(),), {})[0]
 
 
-def test_the_batch_is_fixed_where_python_reads_it():
+def test_the_batch_is_fixed_where_python_reads_it() -> None:
     net = models.StaticBatch()
     found = program(net)
     assert found.batch is None
@@ -229,7 +233,7 @@ def test_the_batch_is_fixed_where_python_reads_it():
     assert not found.run(net, (X[:3],), {})[0]
 
 
-def test_a_graph_holds_only_for_the_type_of_weights_it_saw():
+def test_a_graph_holds_only_for_the_type_of_weights_it_saw() -> None:
     net = models.mlp(6)
     found = program(net)
     net.double()
@@ -243,13 +247,17 @@ def test_a_graph_holds_only_for_the_type_of_weights_it_saw():
         (models.Checkpointed, "activation checkpointing", {"block", "head"}),
     ],
 )
-def test_other_gradients_are_not_lost(make, reason, parts):
+def test_other_gradients_are_not_lost(
+    make: type[nn.Module], reason: str, parts: Any
+) -> None:
     found = capture(make(), (X,))
     assert reason in found.reasons[""]
     assert set(found.programs) == parts
 
 
-def test_the_self_check_finds_a_graph_that_is_not_the_module(monkeypatch):
+def test_the_self_check_finds_a_graph_that_is_not_the_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # a backward that recording cannot see: a wrong spelling in its place
     import sparsefx.tracing.recorder as recorder
 
@@ -273,7 +281,7 @@ def test_the_self_check_finds_a_graph_that_is_not_the_module(monkeypatch):
     assert set(found.programs) == {"fc"}
 
 
-def test_capturing_leaves_no_trace():
+def test_capturing_leaves_no_trace() -> None:
     torch.manual_seed(3)
     net = nn.Sequential(models.ConvNet(), nn.Linear(5, 5), nn.Dropout(0.5))
     net.train()
@@ -298,17 +306,17 @@ def test_capturing_leaves_no_trace():
         ({"nothing": X}, r"does not run on the example inputs"),
     ],
 )
-def test_inputs_that_do_not_fit(inputs, message):
+def test_inputs_that_do_not_fit(inputs: Any, message: str) -> None:
     with pytest.raises(CaptureError, match=message):
         capture(models.mlp(6), inputs)
 
 
-def test_without_inputs_each_layer_is_a_graph():
+def test_without_inputs_each_layer_is_a_graph() -> None:
     found = capture(models.ConvNet())
     assert set(found.programs) == {"conv1", "conv2", "head"}
 
 
-def test_costs_speak_of_the_batch_that_was_given():
+def test_costs_speak_of_the_batch_that_was_given() -> None:
     import sparsefx
 
     one = sparsefx.costs(models.mlp(), (torch.ones(1, 8),))

@@ -6,7 +6,9 @@ import itertools
 import json
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +66,7 @@ def outcome(model, inputs, training):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sorted(set(traps.MODELS) - REFUSED))
-def test_traps_are_masked_and_equal(name):
+def test_traps_are_masked_and_equal(name: str) -> None:
     made = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -105,7 +107,7 @@ def shared_weight(m, x):
 
 
 @pytest.mark.parametrize("run", [no_grad, autocast, shared_weight])
-def test_regions_are_part_of_the_graph(run):
+def test_regions_are_part_of_the_graph(run: Callable[..., Any]) -> None:
     model = Run(run)
     assert capture(model, (X,)).whole
     sparse = sparse_of(model, (X,))
@@ -117,14 +119,14 @@ def test_regions_are_part_of_the_graph(run):
     assert torch.is_grad_enabled()
 
 
-def test_a_region_restores_what_was_before():
+def test_a_region_restores_what_was_before() -> None:
     sparse = sparse_of(Run(no_grad), (X,))
     with torch.no_grad():
         assert not sparse(X).requires_grad
         assert not torch.is_grad_enabled()
 
 
-def test_a_graph_that_fails_leaves_its_regions():
+def test_a_graph_that_fails_leaves_its_regions() -> None:
     model = Run(no_grad)
     found = capture(model, (X,)).programs[""]
     model.a.weight.data = torch.zeros(5, 5)
@@ -133,14 +135,14 @@ def test_a_graph_that_fails_leaves_its_regions():
     assert torch.is_grad_enabled()
 
 
-def test_autograd_functions_keep_their_gradient():
+def test_autograd_functions_keep_their_gradient() -> None:
     model = models.CustomBackward()
     found = capture(model, (X,))
     assert found.whole
     assert "_Doubled" in found.graphs[""].code
 
 
-def test_modes_that_run_different_code_are_two_graphs():
+def test_modes_that_run_different_code_are_two_graphs() -> None:
     def run(m, x):
         return (m.b(m.a(x)), m.a(x)) if m.training else m.b(m.a(x))
 
@@ -157,7 +159,7 @@ def test_modes_that_run_different_code_are_two_graphs():
     assert not hasattr(sparse, "code")
 
 
-def test_only_eval_may_be_a_graph():
+def test_only_eval_may_be_a_graph() -> None:
     def run(m, x):
         return m.b(x) if m.training and torch.rand([]) < 0.5 else m.b(m.a(x))
 
@@ -169,7 +171,7 @@ def test_only_eval_may_be_a_graph():
     assert table.totals()["macs"]["total"] == 2 * 4 * 36
 
 
-def test_a_part_that_only_train_mode_uses_is_priced():
+def test_a_part_that_only_train_mode_uses_is_priced() -> None:
     def run(m, x):
         return m.b(x) if m.training and torch.rand([]) < 2 else m.a(x)
 
@@ -178,7 +180,7 @@ def test_a_part_that_only_train_mode_uses_is_priced():
 
 
 @pytest.mark.parametrize("name", ["layer_drop", "layer_drop_numpy"])
-def test_random_numbers_that_torch_does_not_draw(name):
+def test_random_numbers_that_torch_does_not_draw(name: str) -> None:
     model, inputs = traps.MODELS[name]()
     states = random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002
     found = capture(model, inputs)
@@ -187,7 +189,7 @@ def test_random_numbers_that_torch_does_not_draw(name):
     assert states == (random.getstate(), np.random.get_state()[1].tobytes())  # noqa: NPY002
 
 
-def test_functions_that_keep_tensors():
+def test_functions_that_keep_tensors() -> None:
     model, inputs = traps.MODELS["cached_function"]()
     table = traps.control.table_of
     assert capture(model, inputs).whole
@@ -196,7 +198,7 @@ def test_functions_that_keep_tensors():
     assert torch.equal(sparse_of(model, inputs)(*inputs), wanted)
 
 
-def test_hooks_that_a_model_installs_itself_are_taken_off():
+def test_hooks_that_a_model_installs_itself_are_taken_off() -> None:
     class Hooked(nn.Module):
         def __init__(self):
             super().__init__()
@@ -217,7 +219,7 @@ def test_hooks_that_a_model_installs_itself_are_taken_off():
     assert len(model.a._forward_hooks) == 1
 
 
-def test_attributes_that_change_are_seen():
+def test_attributes_that_change_are_seen() -> None:
     model = Run(lambda m, x: m.b(m.a(x)) * m.scale)
     model.scale, model.table = 2.0, {"shift": 1}
     found = capture(model, (X,)).programs[""]
@@ -230,7 +232,7 @@ def test_attributes_that_change_are_seen():
         assert found.run(model, (X,), {})[0]
 
 
-def test_caches_are_built_by_python_first():
+def test_caches_are_built_by_python_first() -> None:
     class Cached(nn.Module):
         def __init__(self):
             super().__init__()
@@ -255,7 +257,7 @@ def test_caches_are_built_by_python_first():
     assert torch.equal(sparse(X), wanted)
 
 
-def test_contents_of_containers_are_put_back():
+def test_contents_of_containers_are_put_back() -> None:
     model = nn.Linear(2, 2)
     model.seen, model.names = [1], {"a": 1}
     with preserved(model):
@@ -278,7 +280,7 @@ class WithLabels(nn.Module):
         return {"out": out, "loss": nn.functional.cross_entropy(out, labels)}
 
 
-def test_several_calls_have_a_graph_each():
+def test_several_calls_have_a_graph_each() -> None:
     model = WithLabels()
     labels = torch.tensor([0, 1, 2, 0])
     calls = [(X,), {"x": X, "labels": labels}]
@@ -298,7 +300,7 @@ def test_several_calls_have_a_graph_each():
     assert rows["a.weight"]["costs"]["macs"]["dense"] == 4 * 36  # of one call
 
 
-def test_a_further_call_that_is_no_graph_is_said():
+def test_a_further_call_that_is_no_graph_is_said() -> None:
     model = Run(lambda m, x, flag: m.a(x) if not flag or x.sum() > 0 else m.b(x))
     model.forward = lambda x, flag=False: model.__dict__["run"](model, x, flag)
     found = capture(model, [(X,), (X, True)])
@@ -333,7 +335,9 @@ class Blocks(nn.Module):
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointing_is_pythons_while_training_and_a_graph_in_eval(reentrant):
+def test_checkpointing_is_pythons_while_training_and_a_graph_in_eval(
+    reentrant: bool,
+) -> None:
     model, original = Blocks(reentrant), Blocks(reentrant)
     original.load_state_dict(model.state_dict())
     x = X.clone().requires_grad_()
@@ -353,7 +357,7 @@ def test_checkpointing_is_pythons_while_training_and_a_graph_in_eval(reentrant):
     assert len(calls) == 4
 
 
-def test_the_self_check_finds_what_recording_cannot_see():
+def test_the_self_check_finds_what_recording_cannot_see() -> None:
     calls = itertools.count(1)
     model = Run(lambda m, x: m.b(m.a(x)) * next(calls))
     found = capture(model, (X,))
@@ -367,14 +371,14 @@ def test_the_self_check_finds_what_recording_cannot_see():
     assert capture(model, (X,), verify=False).whole  # why it is on by default
 
 
-def test_the_line_that_decides_by_values_is_named():
+def test_the_line_that_decides_by_values_is_named() -> None:
     model, inputs = traps.MODELS["branch_on_values"]()
     reason = capture(model, inputs).reasons[""]
     assert "the values of a tensor decide what runs, at control.py:" in reason
     assert "if v.sum() > 0" in reason
 
 
-def test_own_hooks_run_once():
+def test_own_hooks_run_once() -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
     model[0].register_forward_hook(lambda m, args, out: 2 * out)
     model[0].register_forward_pre_hook(lambda m, args: (args[0] + 1,))
@@ -384,7 +388,7 @@ def test_own_hooks_run_once():
     assert torch.equal(sparse(X), model(X))
 
 
-def test_dataclasses_come_back():
+def test_dataclasses_come_back() -> None:
     @dataclasses.dataclass
     class Answer:
         logits: Tensor
@@ -400,7 +404,7 @@ def test_dataclasses_come_back():
     assert torch.equal(out.parts[0], model(X).parts[0])
 
 
-def test_what_cannot_be_masked_at_all_is_refused_by_name():
+def test_what_cannot_be_masked_at_all_is_refused_by_name() -> None:
     with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
         scripted = torch.jit.script(nn.Linear(6, 6))
     with pytest.raises(CaptureError, match="submodule '1' is scripted"):
@@ -410,7 +414,7 @@ def test_what_cannot_be_masked_at_all_is_refused_by_name():
         sparse_of(lazy, (X,))
 
 
-def test_coverage_as_plain_values():
+def test_coverage_as_plain_values() -> None:
     found = capture(models.DataDependent(), (X.abs() + 1,))
     rows = {row["parameter"]: row for row in found.to_dict()["coverage"]}
     assert rows["a.weight"]["masked"] == "graph"
@@ -419,7 +423,7 @@ def test_coverage_as_plain_values():
     assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
 
 
-def test_embeddings_with_a_maximal_norm_are_not_rescaled():
+def test_embeddings_with_a_maximal_norm_are_not_rescaled() -> None:
     model = nn.Sequential(nn.Embedding(10, 6, max_norm=1.0), nn.Linear(6, 3))
     before = model[0].weight.detach().clone()
     capture(model, (torch.arange(6).reshape(2, 3),))

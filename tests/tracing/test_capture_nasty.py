@@ -3,6 +3,7 @@
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def answers(model, inputs, training):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "kind"), NASTY.items())
-def test_kind_and_masks(name, kind):
+def test_kind_and_masks(name: str, kind: Any) -> None:
     model, inputs = made(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     sparse = sparsefx.transform(model, example_inputs=inputs, budget={"params": 0.5})
@@ -85,7 +86,7 @@ def test_kind_and_masks(name, kind):
 
 
 @pytest.mark.parametrize("name", [key for key, kind in NASTY.items() if kind == ONE])
-def test_the_graph_answers(name):
+def test_the_graph_answers(name: str) -> None:
     model, inputs = made(name)
     sparse = sparsefx.transform(model, example_inputs=inputs, budget={"params": 0.5})
     call = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
@@ -94,14 +95,14 @@ def test_the_graph_answers(name):
         assert program_of(sparse).run(sparse, *copy.deepcopy(call))[0]
 
 
-def test_scripted_children_are_refused_by_name():
+def test_scripted_children_are_refused_by_name() -> None:
     with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
         model, inputs = made("scripted_child")
     with pytest.raises(sparsefx.CaptureError, match="submodule '1' is scripted"):
         sparsefx.transform(model, example_inputs=inputs)
 
 
-def test_what_a_user_set_survives():
+def test_what_a_user_set_survives() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     model.to(dtype=torch.float64, memory_format=torch.channels_last)
     model[0].weight.requires_grad_(False)

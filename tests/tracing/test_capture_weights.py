@@ -32,7 +32,7 @@ def sparse_of(model, inputs, **options):
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_weights_are_masked(kind):
+def test_recurrent_weights_are_masked(kind: type[nn.Module]) -> None:
     layer = kind(6, 5, num_layers=2, batch_first=True)
     x = torch.randn(3, 4, 6)
     sparse = sparsefx.transform(layer, example_inputs=(x,), budget=0.5)
@@ -51,7 +51,7 @@ def test_recurrent_weights_are_masked(kind):
     assert dense(x.double())[0].dtype == torch.float64
 
 
-def test_weights_behind_views_and_scales_are_sites():
+def test_weights_behind_views_and_scales_are_sites() -> None:
     cases = {
         "slice": lambda m, x: m.b(x @ m.a.weight[2:5].t().repeat(1, 2)),
         "scale": lambda m, x: m.b(F.linear(x, m.a.weight * 0.5)),
@@ -66,7 +66,7 @@ def test_weights_behind_views_and_scales_are_sites():
     }
 
 
-def test_weights_only_python_uses_are_observed():
+def test_weights_only_python_uses_are_observed() -> None:
     class Experts(nn.Module):
         def __init__(self):
             super().__init__()
@@ -89,14 +89,14 @@ def test_weights_only_python_uses_are_observed():
     assert row["masked"] == "property"
 
 
-def test_watched_products():
+def test_watched_products() -> None:
     layer = nn.Conv1d(2, 3, 3)
     with watch(layer, ["weight"]) as seen:
         layer(torch.ones(1, 2, 5))
     assert seen.found["weight"].macs == 3 * 3 * 2 * 3
 
 
-def test_masked_weights_under_vmap():
+def test_masked_weights_under_vmap() -> None:
     model = Run(lambda m, x: torch.vmap(lambda row: m.b(m.a(row)))(x))
     with pytest.warns(UserWarning, match="not one graph"):
         sparse = sparsefx.transform(model, example_inputs=(X,), budget={"params": 0.5})

@@ -1,6 +1,8 @@
 """What the recorder writes down, and what it refuses to."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +35,7 @@ def ops(recording):
     return [(node.op, str(node.target)) for node in recording.graph.nodes]
 
 
-def test_weights_are_edges_and_norms_are_modules():
+def test_weights_are_edges_and_norms_are_modules() -> None:
     found = ops(recorded(lambda m, x: m.bn(m.fc(x))))
     assert [target for op, target in found if op == "get_attr"] == [
         "fc.weight",
@@ -42,14 +44,14 @@ def test_weights_are_edges_and_norms_are_modules():
     assert [target for op, target in found if op == "call_module"] == ["bn"]
 
 
-def test_the_batch_is_a_symbol_and_other_sizes_are_numbers():
+def test_the_batch_is_a_symbol_and_other_sizes_are_numbers() -> None:
     found = recorded(lambda m, x: x.reshape(x.shape[0] * x.shape[1]))
     assert found.symbol is not None
     assert ("call_method", "size") in ops(found)
     assert {s for n in found.graph.nodes for s in n.args if isinstance(s, int)} >= {6}
 
 
-def test_relations_of_the_batch_become_guards():
+def test_relations_of_the_batch_become_guards() -> None:
     found = recorded(lambda m, x: x * 2 if x.shape[0] > 3 else x)
     assert len(found.guards) == 1
     (guard,) = found.guards
@@ -72,7 +74,9 @@ def test_relations_of_the_batch_become_guards():
         (lambda m, x: rebound(m.fc(x)), "sets an attribute of a tensor"),
     ],
 )
-def test_what_would_be_baked_in_is_refused(run, reason):
+def test_what_would_be_baked_in_is_refused(
+    run: Callable[..., Any], reason: str
+) -> None:
     with pytest.raises(CaptureError, match=reason):
         recorded(run)
 
@@ -106,12 +110,12 @@ def rebound(y):
     return y
 
 
-def test_an_input_that_is_no_constant_is_refused():
+def test_an_input_that_is_no_constant_is_refused() -> None:
     with pytest.raises(CaptureError, match="an input is a SimpleNamespace"):
         recorded(lambda m, x, *rest: x, torch.ones(2, 6), SimpleNamespace(a=1))
 
 
-def test_calls_that_answer_nothing_are_written_down():
+def test_calls_that_answer_nothing_are_written_down() -> None:
     def run(m, x):
         y = m.fc(x)
         torch._foreach_add_([y], 1.0)
@@ -123,7 +127,7 @@ def test_calls_that_answer_nothing_are_written_down():
     assert any("setitem" in target for target in targets)
 
 
-def test_scripted_children_are_refused_by_name():
+def test_scripted_children_are_refused_by_name() -> None:
     with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
         scripted = torch.jit.script(nn.Linear(6, 6))
     net = nn.Sequential(nn.Linear(6, 6), scripted)
@@ -141,11 +145,11 @@ def test_scripted_children_are_refused_by_name():
         (nn.Linear(3, 3), False),
     ],
 )
-def test_leaves(module, leaf):
+def test_leaves(module: Any, leaf: bool) -> None:
     assert is_leaf(module) is leaf
 
 
-def test_module_calls_are_put_back_after_a_failure():
+def test_module_calls_are_put_back_after_a_failure() -> None:
     before = nn.Module.__call__
     with pytest.raises(CaptureError):
         recorded(lambda m, x: x if x.sum() > 0 else -x)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def small():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_life_cycle_at_equal_cost(preset):
+def test_the_life_cycle_at_equal_cost(preset: str) -> None:
     net, x = small(), torch.randn(4, 3, 6, 6)
     dense = sparsefx.costs(net, (x,)).totals()["macs"]["maskable"]
     before = copy.deepcopy(net.state_dict())
@@ -65,7 +66,7 @@ def test_the_life_cycle_at_equal_cost(preset):
 
 
 @pytest.mark.parametrize("learner", ["soft_topk", "set", "fixed", "magnitude"])
-def test_any_learner_keeps_the_cost(learner):
+def test_any_learner_keeps_the_cost(learner: str) -> None:
     net, x = small(), torch.randn(4, 3, 6, 6)
     dense = sparsefx.costs(net, (x,)).totals()["macs"]["maskable"]
     sparse = sparsefx.transform(
@@ -81,7 +82,7 @@ def test_any_learner_keeps_the_cost(learner):
 
 
 @pytest.mark.parametrize("learner", ["rigl", "soft_topk"])
-def test_first_masks_carry_the_dense_energy(learner):
+def test_first_masks_carry_the_dense_energy(learner: str) -> None:
     """Also where masks keep the largest weights, which hold more than their share."""
     net, x = small(), torch.randn(4, 3, 6, 6)
     sparse = sparsefx.transform(
@@ -106,7 +107,7 @@ class Answers(nn.Module):
 
 
 @pytest.mark.parametrize("preset", ["sparse_parallel", "sparse_wide"])
-def test_the_call_signature_stays(preset):
+def test_the_call_signature_stays(preset: str) -> None:
     net, x = Answers(), torch.randn(5, 4)
     parts = {"more": torch.randn(5, 4)}
     inputs = {"x": x, "scale": 2.0, "parts": parts}
@@ -119,7 +120,7 @@ def test_the_call_signature_stays(preset):
     assert torch.equal(plain(x, parts=parts)["logits"], out["logits"])
 
 
-def test_options_reach_the_rewrite():
+def test_options_reach_the_rewrite() -> None:
     net, x = small(), torch.randn(4, 3, 6, 6)
     sparse = sparsefx.transform(
         net,
@@ -144,7 +145,7 @@ def _fields(policy):
     return yaml.safe_load(policy.to_yaml())
 
 
-def test_whole_model_at_equal_cost():
+def test_whole_model_at_equal_cost() -> None:
     net, x = ResNet((1, 1)), example((2, 3, 16, 16))
     sparse = sparsefx.transform(
         net, "sparse_wide", rewrite_options={"iso": "model"}, example_inputs=(x,)
@@ -164,13 +165,13 @@ def test_whole_model_at_equal_cost():
     ({"rewrite": "sparse_deep"}, "sparse_wide"),
     ({"rewrite_options": {"branches": 3}}, "branches"),
 ])  # fmt: skip
-def test_what_is_refused(options, says):
+def test_what_is_refused(options: dict[str, Any], says: str) -> None:
     x = torch.randn(4, 3, 6, 6)
     with pytest.raises(sparsefx.SparsefxError, match=says):
         sparsefx.transform(small(), "sparse_wide", example_inputs=(x,), **options)
 
 
-def test_needs_inputs_and_one_graph():
+def test_needs_inputs_and_one_graph() -> None:
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -171,7 +173,7 @@ def test_tokens_and_weights_share_a_budget(joint: nn.Module) -> None:
     assert zeros > 0
 
 
-def test_bounds_hold_the_share_of_the_tokens(quick) -> None:
+def test_bounds_hold_the_share_of_the_tokens(quick: Any) -> None:
     bounds = {"before": 0.5, "min_keep": 0.75, "max_keep": 0.8}
     policy = sparsefx.load_policy("svite_joint", tokens=bounds)
     options = parse_tokens(policy.tokens)
@@ -182,7 +184,7 @@ def test_bounds_hold_the_share_of_the_tokens(quick) -> None:
     assert short.policy.budget == {"macs": f"{0.5 * macs({}, dense=True)} MACs"}
 
 
-def test_checkpoints_carry_tokens_on(joint: nn.Module, tmp_path) -> None:
+def test_checkpoints_carry_tokens_on(joint: nn.Module, tmp_path: Path) -> None:
     model = copy.deepcopy(joint)
     train(model, 2)
     sparsefx.save(model, tmp_path / "model.safetensors")
@@ -245,7 +247,9 @@ def test_models_without_tokens_are_refused() -> None:
         ({"budget": {"params": 0.5}}, PolicyError, "nothing of MACs"),
     ],
 )
-def test_what_cannot_be_met_is_refused(quick, options, error, text: str) -> None:
+def test_what_cannot_be_met_is_refused(
+    quick: Any, options: dict[str, Any], error: type[Exception], text: str
+) -> None:
     with pytest.raises(error, match=text):
         sparse_of("svite_tokens", **options)
 
@@ -263,7 +267,7 @@ def test_what_cannot_be_met_is_refused(quick, options, error, text: str) -> None
         (3, "mapping"),
     ],
 )
-def test_unknown_options_are_refused(tokens, text: str) -> None:
+def test_unknown_options_are_refused(tokens: Any, text: str) -> None:
     with pytest.raises(PolicyError, match=text):
         sparsefx.Policy(learner="tokens", budget_ramp="constant", tokens=tokens)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ for number, count in enumerate(steps):
 """
 
 
-def test_resumed_in_a_new_process_is_as_if_never_stopped(tmp_path):
+def test_resumed_in_a_new_process_is_as_if_never_stopped(tmp_path: Path) -> None:
     """Stopped before, at and after the freeze; weights, masks and reports, bitwise."""
     stops = (3, 8, 9)
     for number, stop in enumerate(stops):
@@ -85,7 +86,7 @@ def test_resumed_in_a_new_process_is_as_if_never_stopped(tmp_path):
         assert (tmp_path / f"{number}.txt").read_text() == repr(reports[stop:])
 
 
-def test_state_dict_loads_with_weights_only(tmp_path):
+def test_state_dict_loads_with_weights_only(tmp_path: Path) -> None:
     sparse = fresh()
     train(sparse, optimizer_of(sparse), 5)
     torch.save(sparse.state_dict(), tmp_path / "state.pt")
@@ -97,7 +98,7 @@ def test_state_dict_loads_with_weights_only(tmp_path):
     train(twin, optimizer_of(twin), 1)
 
 
-def test_the_file_is_plain_safetensors(tmp_path):
+def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
     sparse = fresh(total_steps=None)
     sparsefx.save(sparse, tmp_path / "a.safetensors")
     found = load_file(tmp_path / "a.safetensors")
@@ -109,12 +110,12 @@ def test_the_file_is_plain_safetensors(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1,), (8,), (3, 5), (2, 3, 4)])
-def test_packing(shape):
+def test_packing(shape: tuple[int, ...]) -> None:
     mask = torch.rand(shape) < 0.5
     assert torch.equal(unpack(pack(mask), shape), mask)
 
 
-def test_ties_are_stored_once(tmp_path):
+def test_ties_are_stored_once(tmp_path: Path) -> None:
     def shared():
         torch.manual_seed(0)
         return sparsefx.transform(
@@ -136,7 +137,7 @@ def test_ties_are_stored_once(tmp_path):
     assert torch.equal(twin(INDEX), sparse(INDEX))
 
 
-def test_finalized_and_dense_models(tmp_path):
+def test_finalized_and_dense_models(tmp_path: Path) -> None:
     sparse = fresh(total_steps=None)
     dense = sparsefx.finalize(sparse)
     sparsefx.save(dense, tmp_path / "dense.safetensors")
@@ -147,13 +148,13 @@ def test_finalized_and_dense_models(tmp_path):
         assert not (~mask & (plain.get_parameter(name) != 0)).any()
 
 
-def test_a_sparse_file_needs_a_sparse_model(tmp_path):
+def test_a_sparse_file_needs_a_sparse_model(tmp_path: Path) -> None:
     sparsefx.save(fresh(), tmp_path / "a.safetensors")
     with pytest.raises(sparsefx.MaskError, match=r"holds a sparse model in training"):
         sparsefx.load(models.mlp(), tmp_path / "a.safetensors")
 
 
-def test_another_selection_is_refused(tmp_path):
+def test_another_selection_is_refused(tmp_path: Path) -> None:
     sparsefx.save(fresh(), tmp_path / "a.safetensors")
     other = fresh(budget=0.9, exclude=("0",))
     message = r"masks 2 weights, this model 1; they differ in 0\.weight; transform the"
@@ -163,7 +164,7 @@ def test_another_selection_is_refused(tmp_path):
         other.load_state_dict(fresh().state_dict())
 
 
-def test_damaged_files(tmp_path):
+def test_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     sparsefx.save(fresh(total_steps=None), path)
     whole = path.read_bytes()
@@ -187,7 +188,7 @@ def test_damaged_files(tmp_path):
         sparsefx.load(fresh(), tmp_path / "missing")
 
 
-def test_what_safetensors_cannot_hold(tmp_path):
+def test_what_safetensors_cannot_hold(tmp_path: Path) -> None:
     class Extra(torch.nn.Linear):
         def get_extra_state(self):
             return {"a": 1}
@@ -208,7 +209,9 @@ BIT_PATTERNS = torch.tensor(
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.bool]
 )
-def test_compressed_tensors_come_back_bit_for_bit(density, dtype):
+def test_compressed_tensors_come_back_bit_for_bit(
+    density: float, dtype: torch.dtype
+) -> None:
     value = torch.randn(40, 33).mul_(100) * (torch.rand(40, 33) < density)
     tensors = {
         "matrix": value.to(dtype),
@@ -230,7 +233,7 @@ def test_compressed_tensors_come_back_bit_for_bit(density, dtype):
     assert size <= sum(tensor.nbytes for tensor in tensors.values())
 
 
-def test_negative_zeros_take_a_bit():
+def test_negative_zeros_take_a_bit() -> None:
     """Multiplying a weight by a mask leaves half of its zeros negative."""
     weight = torch.randn(200, 300)
     masked = weight * (torch.rand(200, 300) < 0.05)
@@ -247,7 +250,7 @@ def sparse_net():
     return net, sparsefx.finalize(sparse)
 
 
-def test_a_compressed_file_is_a_tenth(tmp_path):
+def test_a_compressed_file_is_a_tenth(tmp_path: Path) -> None:
     net, dense = sparse_net()
     whole = sparsefx.save(dense, tmp_path / "dense.safetensors")
     small = sparsefx.save(dense, tmp_path / "small.safetensors", compressed=True)
@@ -262,7 +265,7 @@ def test_a_compressed_file_is_a_tenth(tmp_path):
     )
 
 
-def test_a_compressed_training_state(tmp_path):
+def test_a_compressed_training_state(tmp_path: Path) -> None:
     """Masks, ties and names are stored as in the plain file."""
     sparse, twin = fresh(), fresh()
     train(sparse, optimizer_of(sparse), 3)

@@ -1,6 +1,7 @@
 """Every granularity under one to three budgets: the promises, on random models."""
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,9 @@ def bounded(made):
     st.sampled_from([torch.float32, torch.bfloat16]),
     st.floats(0.5, 100.0),
 )
-def test_every_promise_holds(made, budget, seed, values, dtype, beta):
+def test_every_promise_holds(
+    made: Any, budget: Any, seed: int, values: str, dtype: torch.dtype, beta: float
+) -> None:
     net, x = drawn(made, seed, values, dtype)
     try:
         sparse = sparsefx.transform(
@@ -124,8 +127,8 @@ def test_every_promise_holds(made, budget, seed, values, dtype, beta):
 @LAW
 @given(layers(), st.floats(0.4, 1.0), st.integers(0, 2**20), st.floats(1.0, 1.6))
 def test_more_budget_is_spent_but_for_what_no_whole_group_fits_into(
-    made, share, seed, factor
-):
+    made: Any, share: float, seed: int, factor: float
+) -> None:
     net, x = drawn(made, seed, "plain", torch.float32)
     options = {"example_inputs": (x,), "layers": bounded(made)}
     try:
@@ -140,7 +143,7 @@ def test_more_budget_is_spent_but_for_what_no_whole_group_fits_into(
 
 
 @pytest.mark.parametrize("cut", ["channel", "2:4", "block:3x5:pad"])
-def test_scaling_costs_and_budgets_changes_nothing(cut):
+def test_scaling_costs_and_budgets_changes_nothing(cut: str) -> None:
     made = [("conv", 8, cut, 0.0, 1.0), ("linear", 12, "unstructured", 0.0, 1.0)]
     found = []
     for unit in (1.0, 1024.0):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from tests.grouped_models import ALL, X, conv_net, labels, members, net, sparse_
 
 @pytest.mark.parametrize("granularity", ALL)
 @pytest.mark.parametrize("policy", ["cost_budget", "uniform", "erk"])
-def test_masks_have_their_structure_and_the_budget_holds(granularity, policy):
+def test_masks_have_their_structure_and_the_budget_holds(
+    granularity: str, policy: str
+) -> None:
     sparse = sparse_of(granularity, policy=policy)
     info = sparsefx.step(sparse)
     assert info.hard_cost <= info.budget
@@ -40,7 +43,7 @@ def test_masks_have_their_structure_and_the_budget_holds(granularity, policy):
 
 
 @pytest.mark.parametrize("granularity", ["block:2x4", "channel", "1:4"])
-def test_the_hard_cost_is_within_one_group_of_the_budget(granularity):
+def test_the_hard_cost_is_within_one_group_of_the_budget(granularity: str) -> None:
     for budget in np.linspace(0.3, 0.95, 12):
         sparse = sparse_of(granularity, budget=float(budget), keep_units=False)
         info = sparsefx.step(sparse)
@@ -53,7 +56,7 @@ def test_the_hard_cost_is_within_one_group_of_the_budget(granularity):
 
 
 @pytest.mark.parametrize("granularity", ALL)
-def test_density_one_is_the_identity(granularity):
+def test_density_one_is_the_identity(granularity: str) -> None:
     model = net()
     sparse = sparse_of(granularity, model=model, budget=1.0)
     assert torch.equal(sparse(X), model(X))
@@ -68,7 +71,7 @@ def test_density_one_is_the_identity(granularity):
 
 
 @pytest.mark.parametrize("granularity", ["block:4x2", "channel", "kernel", "2:4"])
-def test_convolutions(granularity):
+def test_convolutions(granularity: str) -> None:
     x = torch.randn(2, 4, 6, 6)
     sparse = sparse_of(granularity, conv_net(), (x,))
     for site in sparsefx.sites(sparse):
@@ -93,7 +96,7 @@ def train(sparse, optimizer, steps):
 
 
 @pytest.mark.parametrize("granularity", ALL)
-def test_training_freezes_saves_and_resumes(granularity, tmp_path):
+def test_training_freezes_saves_and_resumes(granularity: str, tmp_path: Path) -> None:
     def start():
         sparse = sparse_of(granularity, budget=0.6, total_steps=20)
         return sparse, torch.optim.SGD(sparse.parameters(), 0.1, momentum=0.9)
@@ -118,7 +121,7 @@ def test_training_freezes_saves_and_resumes(granularity, tmp_path):
 
 
 @pytest.mark.parametrize("granularity", ["block:2x4", "channel"])
-def test_permuting_groups_permutes_masks(granularity):
+def test_permuting_groups_permutes_masks(granularity: str) -> None:
     model = net(bias=False)
     masks = sparsefx.masks(sparse_of(granularity, model))
     order = torch.tensor([3, 2, 5, 4, 1, 0, 11, 10, 7, 6, 9, 8])  # keeps pairs of rows
@@ -130,7 +133,7 @@ def test_permuting_groups_permutes_masks(granularity):
 
 
 @pytest.mark.parametrize("granularity", ALL)
-def test_more_budget_never_keeps_less(granularity):
+def test_more_budget_never_keeps_less(granularity: str) -> None:
     before = None
     for budget in np.linspace(0.55, 1.0, 10):
         now = sparsefx.masks(
@@ -142,7 +145,7 @@ def test_more_budget_never_keeps_less(granularity):
 
 
 @pytest.mark.parametrize("granularity", ALL)
-def test_weights_that_are_not_finite_are_refused(granularity):
+def test_weights_that_are_not_finite_are_refused(granularity: str) -> None:
     sparse = sparse_of(granularity)
     before = sparsefx.masks(sparse)
     weight = dict(sparse.named_parameters())["0.weight"]
@@ -159,7 +162,7 @@ def test_weights_that_are_not_finite_are_refused(granularity):
 
 @pytest.mark.parametrize("value", [0.0, 0.5])
 @pytest.mark.parametrize("granularity", ALL)
-def test_equal_weights_are_kept_by_index(granularity, value):
+def test_equal_weights_are_kept_by_index(granularity: str, value: float) -> None:
     model = net()
     with torch.no_grad():
         model[0].weight.fill_(value)

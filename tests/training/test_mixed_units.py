@@ -1,6 +1,8 @@
 """Units and the weights inside them at once, under one budget."""
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +52,7 @@ def units_of(model: nn.Module) -> nn.Module:
     return model.get_submodule(f"{CHILD}.units")
 
 
-def test_closed_units_cost_nothing_and_open_ones_take_the_budget(mixed) -> None:
+def test_closed_units_cost_nothing_and_open_ones_take_the_budget(mixed: Any) -> None:
     train(mixed, 4)
     units, masks = units_of(mixed), sparsefx.masks(mixed)
     gates = {name: units[name] for name in units.names}
@@ -67,7 +69,7 @@ def test_closed_units_cost_nothing_and_open_ones_take_the_budget(mixed) -> None:
     assert 0 < inside < 1
 
 
-def test_weights_under_a_closed_gate_stay_and_have_no_gradient(mixed) -> None:
+def test_weights_under_a_closed_gate_stay_and_have_no_gradient(mixed: Any) -> None:
     train(mixed, 4)
     closed = units_of(mixed)["blocks.0.mlp.fc2.neurons"] == 0
     raw = dict(mixed.named_parameters())["blocks.0.mlp.fc1.weight"]
@@ -78,7 +80,7 @@ def test_weights_under_a_closed_gate_stay_and_have_no_gradient(mixed) -> None:
     assert raw.grad[~closed].any()
 
 
-def test_graph_and_python_agree(mixed) -> None:
+def test_graph_and_python_agree(mixed: Any) -> None:
     train(mixed, 4)
     x = images(4)
     done, graph = mixed.__dict__["_sparsefx_program"].run(mixed, (x,), {})
@@ -123,7 +125,7 @@ def test_gradient_is_that_of_the_masked_loss() -> None:
         torch.testing.assert_close(p.grad, direct, rtol=1e-6, atol=1e-8)
 
 
-def test_finalized_models_are_cut_and_sparse_inside(mixed) -> None:
+def test_finalized_models_are_cut_and_sparse_inside(mixed: Any) -> None:
     train(mixed, STEPS)
     x, report = images(4), sparsefx.report(mixed)
     dense = sparsefx.finalize(mixed)
@@ -137,7 +139,7 @@ def test_finalized_models_are_cut_and_sparse_inside(mixed) -> None:
     assert int(weight.count_nonzero()) <= round(share * 24 * 16)
 
 
-def test_checkpoints_hold_the_gates(mixed, made, tmp_path) -> None:
+def test_checkpoints_hold_the_gates(mixed: Any, made: Any, tmp_path: Path) -> None:
     train(mixed, 3)
     sparsefx.save(mixed, tmp_path / "mixed.safetensors")
     twin = sparsefx.load(copy.deepcopy(made), tmp_path / "mixed.safetensors")

@@ -44,7 +44,7 @@ def study(model, seen, **more):
     )  # fmt: skip
 
 
-def test_one_pruning():
+def test_one_pruning() -> None:
     model, seen = net(), []
     before = {k: v.clone() for k, v in model.state_dict().items()}
     found = study(model, seen, rate=0.75)
@@ -58,7 +58,7 @@ def test_one_pruning():
     assert kept[mask].min() >= kept[~mask].max()
 
 
-def test_regrowth_moves_half_of_each_layer_to_large_gradients():
+def test_regrowth_moves_half_of_each_layer_to_large_gradients() -> None:
     plain, grown = [], []
     study(net(), plain, rate=0.75)
     study(net(), grown, rate=0.75, regrow=0.5, backward=backward)
@@ -68,7 +68,7 @@ def test_regrowth_moves_half_of_each_layer_to_large_gradients():
         assert int((mask & ~new).sum()) == -(-int(mask.sum()) // 2)
 
 
-def test_refusals():
+def test_refusals() -> None:
     with pytest.raises(PolicyError, match=r"rate is 1\.0; give a share"):
         study(net(), [], rate=1.0)
     with pytest.raises(PolicyError, match="growth needs gradients; give backward"):

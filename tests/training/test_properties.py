@@ -2,6 +2,7 @@
 
 import copy
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -68,8 +69,8 @@ def transformed(net, x, **options):
 @LAW
 @given(LAYERS, SEEDS, BUDGETS, POLICIES)
 def test_the_masked_model_is_the_dense_model_with_masked_weights(
-    layers, seed, budget, policy
-):
+    layers: Any, seed: int, budget: float, policy: str
+) -> None:
     net, x = drawn(layers, seed)
     sparse = transformed(net, x, budget=budget, policy=policy)
     state = sparse.get_submodule("_sparsefx")
@@ -91,7 +92,9 @@ def test_the_masked_model_is_the_dense_model_with_masked_weights(
 
 @LAW
 @given(LAYERS, SEEDS, BUDGETS, POLICIES, st.booleans(), st.floats(0.5, 200.0))
-def test_the_budget_is_met(layers, seed, budget, policy, ties, beta):
+def test_the_budget_is_met(
+    layers: Any, seed: int, budget: float, policy: str, ties: bool, beta: float
+) -> None:
     net, x = drawn(layers, seed, ties)
     limits = {"macs": budget}
     sparse = transformed(net, x, budget=limits, policy=policy, beta=beta)
@@ -111,7 +114,9 @@ def test_the_budget_is_met(layers, seed, budget, policy, ties, beta):
 
 @LAW
 @given(LAYERS, SEEDS, st.tuples(BUDGETS, BUDGETS), st.booleans())
-def test_more_budget_keeps_what_less_kept(layers, seed, budgets, ties):
+def test_more_budget_keeps_what_less_kept(
+    layers: Any, seed: int, budgets: Any, ties: bool
+) -> None:
     net, x = drawn(layers, seed, ties)
     small, large = (
         sparsefx.masks(transformed(net, x, budget=b)) for b in sorted(budgets)
@@ -122,7 +127,9 @@ def test_more_budget_keeps_what_less_kept(layers, seed, budgets, ties):
 
 @LAW
 @given(SEEDS, BUDGETS, POLICIES)
-def test_permuted_units_have_permuted_masks(seed, budget, policy):
+def test_permuted_units_have_permuted_masks(
+    seed: int, budget: float, policy: str
+) -> None:
     torch.manual_seed(seed)
     net = models.mlp(5, 7, 3)
     x = torch.randn(2, 5)
@@ -142,7 +149,7 @@ def test_permuted_units_have_permuted_masks(seed, budget, policy):
 
 @LAW
 @given(LAYERS, SEEDS)
-def test_density_one_is_the_identity(layers, seed):
+def test_density_one_is_the_identity(layers: Any, seed: int) -> None:
     net, x = drawn(layers, seed)
     sparse = transformed(net, x, budget=1.0)
     assert torch.equal(sparse(x), net(x))
@@ -152,7 +159,9 @@ def test_density_one_is_the_identity(layers, seed):
 
 @LAW
 @given(SEEDS, st.integers(1, 6))
-def test_saving_and_loading_is_no_interruption(tmp_path_factory, seed, stop):
+def test_saving_and_loading_is_no_interruption(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, stop: int
+) -> None:
     path = tmp_path_factory.mktemp("state") / "state.safetensors"
 
     def fresh():
