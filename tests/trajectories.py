@@ -257,6 +257,20 @@ def cases() -> Iterator[Case]:
             )
 
 
+@torch.no_grad()
+def made(name: str) -> nn.Module:
+    """The model in float64; drawn so, since float32 is rounded by the processor."""
+    model = MODELS[name]().double()
+    generator = torch.Generator().manual_seed(0)
+    for path, value in model.named_parameters():
+        drawn = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        if value.ndim > 1:
+            value.copy_(drawn / value[0].numel() ** 0.5)
+        else:
+            value.copy_(float("norm" in path and path.endswith("weight")) + drawn / 10)
+    return model
+
+
 def batch(index: int) -> tuple[Tensor, Tensor]:
     """Pictures and classes, of a generator of their own."""
     generator = torch.Generator().manual_seed(1000 + index)
@@ -300,8 +314,10 @@ def _trained(case: Case) -> dict[str, Any]:
             "calibration": [batch(-1), batch(-2)],
             "loss": functools.partial(F.cross_entropy, label_smoothing=0.1),
         }
-    model = MODELS[case.model]().double()
-    sparse = sparsefx.transform(model, policy, example_inputs=(batch(0)[0],), **given)
+    inputs = (batch(0)[0],)
+    sparse = sparsefx.transform(
+        made(case.model), policy, example_inputs=inputs, **given
+    )
     optimizer: torch.optim.Optimizer = (
         torch.optim.Adam(sparse.parameters(), lr=0.01)
         if case.adam
