@@ -182,9 +182,9 @@ def _own_affine(work: LayerRewrite, norm: fx.Node, branch: int) -> None:
             name = ".".join(
                 part for part in (path, "branches", str(branch), leaf) if part
             )
-            norm.replace_input_with(
-                node, work.read(work.share_as(name, work.value(node)), norm)
-            )
+            with work.graph.inserting_before(norm):
+                own = work.read(work.share_as(name, work.value(node)), norm)
+            norm.replace_input_with(node, own)
 
 
 def _parted(dense: Tensor, counts: Sequence[int]) -> list[Tensor]:

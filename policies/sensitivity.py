@@ -14,6 +14,7 @@ from sparsefx.errors import PolicyError
 from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, planned, prices
 from sparsefx.policies.feasibility import check_feasible
+from sparsefx.tracing.preserve import in_eval
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
@@ -151,8 +152,6 @@ def measure_sensitivity(
             "the policy sensitivity needs calibration=[(x, y), ...] and loss=; give a "
             "few batches"
         )
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
 
     def mean() -> float:
         total = 0.0
@@ -161,7 +160,7 @@ def measure_sensitivity(
             total += float(loss(model(*args), target))
         return total / len(calibration)
 
-    try:
+    with in_eval(model):
         dense = mean()
         if not abs(dense) < float("inf"):
             raise PolicyError(
@@ -180,9 +179,6 @@ def measure_sensitivity(
                 rises.append(mean() - dense if len(dropped) else 0.0)
                 weight.copy_(whole)
             increases[site.name] = tuple(rises)
-    finally:
-        for module, training in modes:
-            module.training = training
     return Sensitivity(tuple(levels), increases)
 
 

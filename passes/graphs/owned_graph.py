@@ -19,6 +19,7 @@ from sparsefx.torch_internals import (
     tree_unflatten,
 )
 from sparsefx.tracing.capture import capture
+from sparsefx.tracing.preserve import in_eval
 from sparsefx.tracing.recorder import is_leaf
 
 _SAME_SHAPE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout)
@@ -169,15 +170,10 @@ def _run(
     module = graph_module.get_submodule(str(node.target))
     if type(module) in _SAME_SHAPE:
         return args[0]
-    flags = {child: child.training for child in module.modules()}
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     twins = {name: fake(value) for name, value in tensors.items()}
-    try:
-        module.eval()  # shapes are the same, and no statistics are written
+    with in_eval(module):  # shapes are the same, and no statistics are written
         return torch.func.functional_call(module, twins, args, kwargs)
-    finally:
-        for child, flag in flags.items():
-            child.training = flag
 
 
 def _recorded(graph_module: fx.GraphModule) -> fx.GraphModule:

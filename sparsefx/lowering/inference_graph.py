@@ -21,6 +21,7 @@ from sparsefx.tracing.capture import capture
 from sparsefx.tracing.example_calls import Call, as_call
 from sparsefx.tracing.node_values import attribute
 from sparsefx.tracing.object_trees import unbox
+from sparsefx.tracing.preserve import in_eval
 from sparsefx.tracing.program import Program
 
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)
@@ -87,12 +88,8 @@ def graph_of(
     program = found.programs.get("")
     if program is None:
         return found.reasons.get("", "it could not be recorded")
-    training = model.training
-    model.eval()  # flags that the graph reads become constants
-    try:
+    with in_eval(model):  # flags that the graph reads become constants
         return _plain(program, model, as_call(example_inputs), shrink)
-    finally:
-        model.train(training)
 
 
 def _plain(

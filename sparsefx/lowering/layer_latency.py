@@ -27,6 +27,7 @@ from sparsefx.masking.site import Site
 from sparsefx.policies.latency_line import Line as Line
 from sparsefx.reports.text_table import percent, text_table
 from sparsefx.tracing.example_calls import Call, as_call
+from sparsefx.tracing.preserve import in_eval
 
 DENSITIES = (0.02, 0.08, 0.2)
 
@@ -142,11 +143,9 @@ def measure(
     """
     call = as_call(inputs)
     of = {site.name: site for site in sites if site.granularity.kind != "n_of_m"}
-    modes = [(module, module.training) for module in model.modules()]
     path = cache or cache_file()
     known: dict[str, Any] = read(path)
-    model.eval()
-    try:
+    with in_eval(model):
         keys: dict[str, str] = {}
         for name, (layer, x) in layers_of(model, call).items():
             site = of.get(name)
@@ -156,9 +155,6 @@ def measure(
         device = next(model.parameters()).device
         run = compiled(model) if can_compile(device) else model
         total = interleaved({DENSE: lambda: run(*call[0], **call[1])}, device)[DENSE]
-    finally:
-        for module, training in modes:
-            module.training = training
     write(path, known)
     lines = {name: Line(**known[key]) for name, key in keys.items()}
     return Latencies(total, lines, keys)

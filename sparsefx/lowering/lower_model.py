@@ -24,6 +24,7 @@ from sparsefx.masking.masked_module import duplicate, unwrapped
 from sparsefx.masking.sparse_state import CHILD
 from sparsefx.torch_internals import tree_flatten
 from sparsefx.tracing.example_calls import Call, as_call
+from sparsefx.tracing.preserve import in_eval
 
 CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest output
 HALF = 5e-2  # of the largest output, in half precision
@@ -77,10 +78,8 @@ def lower(
     _check(model, target, rounds)
     call = as_call(example_inputs)
     device = _device(model, call)
-    training = model.training
     before: dict[str, tuple[int, ...]] = {}
-    model.eval()
-    try:
+    with in_eval(model):
         cut = target in ("auto", "removal")
         found = graph_of(model, example_inputs, shrink=cut)
         if isinstance(found, str):
@@ -100,8 +99,6 @@ def lower(
         rows = tuple(choice(trial, before) for trial in trials)
         made = _Model(module, signature, rows)
         return _judged(model, made, call, target, device, compile, rounds)
-    finally:
-        model.train(training)
 
 
 class _Model:

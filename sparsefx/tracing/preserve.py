@@ -74,8 +74,32 @@ def preserved(root: nn.Module) -> Iterator[None]:
             add(contents)
         with torch.no_grad():
             for buffer, value in values:
+                if buffer.shape != value.shape:
+                    buffer.resize_(value.shape)
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+@contextmanager
+def in_eval(root: nn.Module) -> Iterator[None]:
+    """Eval mode inside; after it, every module is in the mode that it was in.
+
+    Example:
+        >>> net = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
+        >>> with in_eval(net):
+        ...     net.training
+        False
+        >>> net.training, net[1].training
+        (True, False)
+    """
+    modes = [(module, module.training) for module in root.modules()]
+    try:
+        root.eval()
+        yield
+    finally:
+        root.train(modes[0][1])  # for what a model's own `train` does
+        for module, training in modes:
+            module.training = training
 
 
 def host_random() -> dict[str, Any]:

@@ -33,6 +33,7 @@ from sparsefx.tracing.interception import applied, quietly, told
 from sparsefx.tracing.node_spelling import effect, is_requires_grad, spell
 from sparsefx.tracing.node_values import NodeValues
 from sparsefx.tracing.object_trees import box
+from sparsefx.tracing.preserve import in_eval
 from sparsefx.tracing.shape_rules import described
 from sparsefx.tracing.symbolic_inputs import symbolic_inputs
 
@@ -197,17 +198,11 @@ class _Recorder(TorchFunctionMode):
         self, original: Any, module: nn.Module, args: Any, kwargs: Any
     ) -> Any:
         self.check_modes()
-        flags = {child: child.training for child in module.modules()}
         before = [self.values.argument(value) for value in (args, kwargs)]
-        try:  # the fake run needs only the shape, which is the same in both modes
-            for child in flags:
-                child.training = False
+        with in_eval(module):  # only the shape is needed, the same in both modes
             out = quietly(self, original, module, *args, **kwargs)
             if isinstance(out, Tensor) and any(out is a for a in args):
                 out = out.clone() if not getattr(module, "inplace", False) else out
-        finally:
-            for child, flag in flags.items():
-                child.training = flag
         path = self.paths[id(module)]
         node = self.values.graph.create_node("call_module", path, *before)
         node.meta["module"] = path

@@ -532,3 +532,29 @@ def test_compiled_whole(block: Any) -> None:
     with torch.no_grad():
         whole = torch.compile(fast, fullgraph=True)(x)
     torch.testing.assert_close(whole, model(x), atol=1e-5, rtol=1e-4)
+
+
+class Merging(nn.Module):
+    """Its `train` does more than set a flag, as adapters that merge weights do."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.merged = nn.Linear(8, 8), False
+
+    def train(self, mode=True):
+        self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+def test_every_module_keeps_its_mode():
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), Merging(), nn.Dropout())
+    model[1].eval()
+    sparsefx.lower(model, (torch.randn(4, 8),), compile=False)
+    assert [m.training for m in model] == [True, False, True, True]
+    assert not model[2].merged
+    with pytest.raises(sparsefx.SparsefxError):
+        sparsefx.lower(model, (torch.randn(4, 8),), target="bsr", compile=False)
+    assert [m.training for m in model] == [True, False, True, True]

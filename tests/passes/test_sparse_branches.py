@@ -376,3 +376,38 @@ def test_train_and_eval_deepcopy_and_compile_free_call(member: type[Any]) -> Non
     assert torch.equal(twin(x), found(x))
     assert found(torch.randn(5, 3, 8, 8)).shape[0] == 5
     assert record_of(twin) == record_of(found)
+
+
+NORMS = {
+    "group": (nn.Conv2d, lambda: nn.GroupNorm(4, 12)),
+    "layer": (nn.Linear, lambda: nn.LayerNorm(12)),
+    "rms": (nn.Linear, lambda: nn.RMSNorm(12)),
+    "batch": (nn.Conv2d, lambda: nn.BatchNorm2d(12)),
+    "instance": (nn.Conv2d, lambda: nn.InstanceNorm2d(12, affine=True)),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_branch_has_a_norm_of_its_own(norm):
+    kind, make = NORMS[norm]
+    more = (3,) if kind is nn.Conv2d else ()
+    x = torch.randn((2, 4, 8, 8) if more else (2, 5, 4))
+    net = nn.Sequential(kind(4, 8, *more), kind(8, 12, *more), make(), nn.ReLU(),
+                        kind(12, 3, *more)).eval()  # fmt: skip
+    found = SparseParallel(density=0.5)(graph_of(net, x))
+    total = 0
+    for j in range(2):
+        layer, own = copy.deepcopy(net[1]), copy.deepcopy(net[2])
+        modular = norm in ("batch", "instance")
+        path = f"2_branches.{j}" if modular else f"2.branches.{j}"
+        with torch.no_grad():
+            for leaf in ("weight", "bias"):
+                getattr(layer, leaf).copy_(
+                    found.get_parameter(f"1.branches.{j}.{leaf}")
+                )
+                if getattr(own, leaf, None) is not None:
+                    theirs = found.get_parameter(f"{path}.{leaf}")
+                    theirs.normal_()
+                    getattr(own, leaf).copy_(theirs)
+        total = total + own(layer(net[0](x))).relu()
+    torch.testing.assert_close(found.eval()(x), net[4](total / 2**0.5))
