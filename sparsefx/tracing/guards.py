@@ -193,5 +193,5 @@ def _tensors(
             read = functools.partial(attribute, module, name)
             if name in module._buffers:
                 read = functools.partial(module._buffers.get, name)
-            shape = tuple(int(size) for size in value.shape)
+            shape = tuple(int(s) for s in node.meta.get("shape", value.shape))
             yield read, (shape, value.dtype, value.device)

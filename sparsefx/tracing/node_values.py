@@ -113,7 +113,9 @@ class NodeValues:
                 f"{self.where()} uses a tensor of shape {tuple(value.shape)} that is "
                 "neither an input, a parameter, a buffer nor an attribute of a module"
             )
-        return self.keep(value, self.graph.create_node("get_attr", name))
+        node = self.keep(value, self.graph.create_node("get_attr", name))
+        node.meta["shape"] = tuple(value.shape)  # as recorded: buffers may be resized
+        return node
 
     def _expression(self, expr: Any) -> Any:
         """Nodes that compute a symbolic size from the inputs' sizes."""
