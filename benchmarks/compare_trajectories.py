@@ -13,6 +13,7 @@ Both run at once, each on one core, for about a minute.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,17 +22,20 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORDER = ROOT / "tests" / "trajectories.py"
+RECORDER = ("tests/trajectories.py", "tests/trajectory_cases.py")
 ABSENT = "absent"
 
 
 def unpacked(revision: str, folder: Path) -> Path:
-    """The revision's files in a new folder."""
+    """The revision's files in a new folder, with the recorder of this one."""
     folder.mkdir()
     archive = folder.with_suffix(".tar")
     command = ["git", "archive", "--output", str(archive), revision]
     subprocess.run(command, cwd=ROOT, check=True)
     subprocess.run(["tar", "-xf", str(archive), "-C", str(folder)], check=True)
+    (folder / "tests").mkdir(exist_ok=True)
+    for name in RECORDER:
+        shutil.copy(ROOT / name, folder / name)
     return folder
 
 
@@ -41,8 +45,8 @@ def started(python: str, folder: Path, only: str) -> subprocess.Popen[str]:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     environment = {**os.environ, "PYTHONPATH": str(folder), **dict.fromkeys(names, "1")}
     return subprocess.Popen(
-        [python, str(RECORDER), str(out), "--only", only],
-        cwd=folder.parent,
+        [python, "-m", "tests.trajectories", str(out), "--only", only],
+        cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         text=True,

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trajectories import SERIES, cases, compact, record, unrolled
+from tests.trajectories import SERIES, compact, record, unrolled
+from tests.trajectory_cases import cases
 
 RECORDED = json.loads(Path(__file__).with_name("trajectories.json").read_text("utf-8"))
 CASES = {case.name: case for case in cases()}

@@ -1,3 +1,5 @@
+"""Costs of weights as captured: shapes of every kind, symbols, what is fixed."""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -7,67 +9,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import (
-    DimDynamic,
-    ShapeEnv,
-    StatelessSymbolicContext,
-)
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 import sparsefx
-from sparsefx.passes.annotate_costs import cost_table
-
-
-class Opened(fx.Tracer):
-    def is_leaf_module(self, module, qualified_name):
-        return isinstance(module, nn.BatchNorm2d)
-
-
-class Call(nn.Module):
-    """A function of an input and of parameters, as a module."""
-
-    def __init__(self, function, **shapes):
-        super().__init__()
-        self.function = function
-        for name, shape in shapes.items():
-            self.register_parameter(name, nn.Parameter(torch.ones(shape)))
-
-    def forward(self, x):
-        return self.function(self, x)
-
-
-def capture(module, *inputs, batch_dim=0):
-    """A graph with recorded values; ``batch_dim`` (or no one, None) is symbolic."""
-    traced = fx.GraphModule(module, Opened().trace(module))
-    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
-    fakes = []
-    for x in inputs:
-        dims = [DimDynamic.STATIC] * x.ndim
-        if batch_dim is not None:
-            dims[batch_dim] = DimDynamic.DYNAMIC
-        context = StatelessSymbolicContext(dynamic_sizes=dims)
-        fakes.append(mode.from_tensor(x, symbolic_context=context))
-    with mode:
-        FakeTensorProp(traced, mode).propagate_dont_convert_inputs(*fakes)
-    return traced
-
-
-def table_of(module, *inputs, batch_dim=0):
-    return cost_table(module, {"": capture(module, *inputs, batch_dim=batch_dim)})
-
-
-def flop_counter_macs(module, *inputs):
-    with FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    return counter.get_total_flops() // 2
-
-
-def macs(table):
-    return table.totals()["macs"]["total"]
-
+from tests.passes.priced import Call, flop_counter_macs, macs, table_of
 
 CASES = {
     "linear 2-D": (nn.Linear(6, 5), (4, 6)),
@@ -224,74 +169,6 @@ def test_uses_of_different_sizes_are_numbered() -> None:
     batch, tokens, other = sympy.symbols("batch tokens tokens_2")
     assert sympy.expand(row.macs - 30 * batch * (2 * tokens + other)) == 0
     assert dict(row.sizes) == {"batch": 4, "tokens": 7, "tokens_2": 3}
-
-
-def mha(module, x, **options):
-    key = getattr(module, "memory", x)
-    separate = hasattr(module, "q")
-    given = {
-        **dict.fromkeys(("in_proj_bias", "bias_k", "bias_v", "out_proj_bias")),
-        "add_zero_attn": False,
-        "dropout_p": 0.0,
-        "need_weights": False,
-        "use_separate_proj_weight": separate,
-    }
-    if separate:
-        weights = {f"{n}_proj_weight": getattr(module, n) for n in "qkv"}
-        given.update(weights, in_proj_weight=None)
-    else:
-        given["in_proj_weight"] = module.w
-    return F.multi_head_attention_forward(
-        x, key, key, 8, 2, out_proj_weight=module.out, **{**given, **options}
-    )[0]
-
-
-def test_multi_head_attention_by_hand() -> None:
-    module = Call(mha, w=(24, 8), out=(8, 8))
-    x = torch.randn(7, 4, 8)
-    for batch_dim in (1, None):
-        table = table_of(module, x, batch_dim=batch_dim)
-        assert str(table["w"].per_weight()["macs"]) == "batch*tokens"
-        assert (table["w"].op, table["out"].op) == ("attention_in", "attention_out")
-        assert table["w"].number() + table["out"].number() == 4 * 7 * (192 + 64)
-        fixed = table.totals()["macs"]["fixed"]
-        assert fixed == 4 * 2 * 7 * 7 * (4 + 4)
-    # The part outside the fused kernel is what the flop counter sees.
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        assert flop_counter_macs(module, x) == macs(table)
-
-
-def test_unbatched_attention_and_added_keys_by_hand() -> None:
-    module = Call(lambda m, x: mha(m, x, add_zero_attn=True), w=(24, 8), out=(8, 8))
-    table = table_of(module, torch.randn(7, 8), batch_dim=None)
-    assert str(table["w"].per_weight()["macs"]) == "tokens"
-    assert table.totals()["macs"]["fixed"] == 2 * 7 * 8 * (4 + 4)
-
-
-def test_cross_attention_by_hand() -> None:
-    memory = (5, 4, 8)
-    packed = Call(mha, w=(24, 8), out=(8, 8), memory=memory)
-    split = Call(mha, q=(8, 8), k=(8, 8), v=(8, 8), out=(8, 8), memory=memory)
-    x = torch.randn(7, 4, 8)
-    first, second = (table_of(m, x, batch_dim=None) for m in (packed, split))
-    assert [second[n].number() for n in "qkv"] == [1792, 1280, 1280]
-    assert first["w"].number() == 1792 + 1280 + 1280
-    assert first.totals()["macs"]["fixed"] == 4 * 2 * 7 * 5 * 8
-    assert second.totals()["macs"] == first.totals()["macs"]
-
-
-def test_scaled_dot_product_attention_by_hand() -> None:
-    def forward(module, x):
-        q, k, v = (x @ w for w in (module.q, module.k, module.v))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-    module = Call(forward, q=(8, 4), k=(8, 4), v=(8, 6))
-    x = torch.randn(3, 2, 7, 8)
-    table = table_of(module, x)
-    row = table["scaled_dot_product_attention"]
-    assert str(row.macs) == "10*batch*heads*tokens*tokens_kv"
-    assert row.number() == 3 * 2 * 7 * 7 * (4 + 6)
-    assert not row.maskable
 
 
 def test_a_batch_of_one_given_by_name_counts_once() -> None:

@@ -16,7 +16,8 @@ from sparsefx.passes.costs.graph_costs import Prices
 from sparsefx.passes.graphs.owned_graph import own_graph
 from sparsefx.passes.iso_flop.record import record_of, shared_by_price
 from sparsefx.passes.widths.axes import Axes
-from tests.rewrites import ZOO, RMSNorm, example
+from tests.decoders import RMSNorm
+from tests.rewrites import ZOO, example
 
 
 def graph_of(net, x):
