@@ -10,12 +10,13 @@ from typing import Any, Literal
 import yaml
 
 from sparsefx.errors import PolicyError
-from sparsefx.learners import KEPT, LEARNERS, TOKENS_ONLY
+from sparsefx.learners import LEARNERS, learner_of
+from sparsefx.learners.learner import Learner
 from sparsefx.policies import ALLOCATIONS
 from sparsefx.policies.allocation import Allocation
 from sparsefx.policies.magnitude_worths import NORMALIZATIONS
 from sparsefx.policies.storage import STORAGES
-from sparsefx.policies.unused_settings import READ_BY, REWRITES, unused
+from sparsefx.policies.unused_settings import REWRITES, unused
 from sparsefx.settings import checks as check
 from sparsefx.settings import token_options
 from sparsefx.settings.granularity import Granularity
@@ -58,8 +59,8 @@ class Policy:
     """Position where the budget's ramp begins."""
     end_step: int | float = 0.5
     """Position where the budget reaches its target."""
-    learner: str = "soft_topk"
-    """How masks move; a name of `sparsefx.learners.LEARNERS`."""
+    learner: str | Learner = "soft_topk"
+    """How masks move: a name of `sparsefx.learners.LEARNERS`, or a `Learner`."""
     drop_fraction: float = 0.3
     """Share of the kept weights that set, rigl and granet move at the first update."""
     drop_fraction_final: float = 0.0
@@ -135,7 +136,8 @@ class Policy:
             check.choice("allocation", self.allocation, tuple(ALLOCATIONS))
         check.choice("budget_ramp", self.budget_ramp, RAMP_SHAPES)
         check.choice("beta_ramp", self.beta_ramp, RAMP_SHAPES)
-        check.choice("learner", self.learner, LEARNERS)
+        if not isinstance(self.learner, Learner):
+            check.choice("learner", self.learner, tuple(LEARNERS))
         check.choice("budget_of", self.budget_of, ("maskable", "model"))
         check.choice("drop_ramp", self.drop_ramp, RAMP_SHAPES)
         check.choice("dropped", self.dropped, ("zero", "hold"))
@@ -189,24 +191,22 @@ class Policy:
                 f"min_density {self.min_density:g} is above max_density "
                 f"{self.max_density:g}; lower min_density or raise max_density"
             )
-        if self.learner == TOKENS_ONLY and not self.tokens:
+        learner = learner_of(self.learner)
+        if learner.part == "tokens" and not self.tokens:
             raise PolicyError(
-                "the learner tokens needs to know where; set tokens: {before: 0}"
+                f"the learner {learner.name} needs to know where; set tokens: "
+                "{before: 0}"
             )
-        learner = KEPT.get(self.learner)
-        steady = self.learner == "units_taylor" or (
-            learner is not None and learner.steady
-        )
-        if steady and self.budget_ramp != "constant":
+        if learner.steady and self.budget_ramp != "constant":
             raise PolicyError(
-                f"the learner {self.learner} is sparse from the start, so a "
+                f"the learner {learner.name} is sparse from the start, so a "
                 f"budget_ramp {self.budget_ramp!r} has no place; set budget_ramp: "
                 "constant, or choose the learner granet or magnitude"
             )
-        if self.unit_density < 1 and self.learner != "soft_topk":
+        if self.unit_density < 1 and "unit_density" not in learner.reads:
             raise PolicyError(
                 f"unit_density {self.unit_density:g} is for the learner soft_topk, "
-                f"which masks weights inside units; this one is {self.learner}"
+                f"which masks weights inside units; this one is {learner.name}"
             )
         if self.inclusive and (self.keep_units or self.allocation != "cost_budget"):
             raise PolicyError(
@@ -248,7 +248,7 @@ class Policy:
             1.02375
         """
         total = self.total_steps
-        drops = self.learner in READ_BY["drop_fraction"]
+        drops = "drop_fraction" in learner_of(self.learner).reads
         share = self.drop_fraction if drops else 0.0
         if total is None:
             return Schedule.constant(self.beta, self.update_every, share)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sparsefx.learners import LEARNERS, learner_of
 from sparsefx.settings import checks as check
 
 REWRITES = (
@@ -14,16 +15,6 @@ REWRITES = (
     "sparse_factorized",
     "sparse_doped",
 )
-# Settings that only some learners read; others warn where they are set.
-READ_BY = {
-    "beta": ("soft_topk", "units_soft_topk"),
-    "beta_initial": ("soft_topk", "units_soft_topk"),
-    "drop_fraction": ("set", "rigl", "granet", "units_taylor"),
-    "drop_fraction_final": ("set", "rigl", "granet", "units_taylor"),
-    "inclusive": ("soft_topk",),
-    "dropped": ("magnitude",),
-    "backward_density": ("dual_averaging",),
-}
 
 
 def unused(policy: Mapping[str, Any], default: Mapping[str, Any]) -> list[str]:
@@ -63,10 +54,12 @@ def unused(policy: Mapping[str, Any], default: Mapping[str, Any]) -> list[str]:
             "density and rewrite_options have no effect without a rewrite; set "
             f"rewrite to one of {', '.join(REWRITES[1:])}, or give a budget"
         )
-    found += [
-        f"{name} {policy[name]} has no effect with the learner "
-        f"{policy['learner']}; it is for {', '.join(learners)}"
-        for name, learners in READ_BY.items()
-        if policy["learner"] not in learners and policy[name] != default[name]
-    ]
+    learner = learner_of(policy["learner"])
+    for name in sorted({name for one in LEARNERS.values() for name in one.reads}):
+        if policy[name] != default[name] and name not in learner.reads:
+            readers = [one.name for one in LEARNERS.values() if name in one.reads]
+            found.append(
+                f"{name} {policy[name]} has no effect with the learner {learner.name}; "
+                f"it is for {', '.join(readers)}"
+            )
     return found

@@ -12,6 +12,7 @@ from sparsefx.errors import CaptureError as CaptureError
 from sparsefx.errors import MaskError as MaskError
 from sparsefx.errors import PolicyError as PolicyError
 from sparsefx.errors import SparsefxError as SparsefxError
+from sparsefx.learners.learner import Learner as Learner
 from sparsefx.lowering import lower as lower
 from sparsefx.masking.site import Site as Site
 from sparsefx.passes.costs.cost_table import CostTable as CostTable
@@ -47,6 +48,7 @@ __all__ = [
     "CaptureError",
     "CostTable",
     "Granularity",
+    "Learner",
     "MaskError",
     "Plasticity",
     "Policy",

@@ -1,27 +1,49 @@
 """How masks move, one learner a file; the table of names.
 
-`soft_topk` computes masks from the weights at every forward pass. The others keep them:
-each is a pure function from a `Situation` to masks. Those of `UNIT_LEARNERS` move gates
-of heads, neurons and channels.
+A learner is a `Learner`: its needs are fields, its updates a pure function. Nobody asks
+one for its name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sparsefx.learners import dual_averaging, fixed, magnitude, regrow
-from sparsefx.learners.learner import Learner
-from sparsefx.learners.units import UNIT_LEARNERS as UNIT_LEARNERS
+from sparsefx.learners import (
+    dual_averaging,
+    fixed,
+    magnitude,
+    regrow,
+    soft_topk,
+    tokens,
+    units,
+)
+from sparsefx.learners.learner import Decision as Decision
+from sparsefx.learners.learner import Learner as Learner
+from sparsefx.learners.learner import Situation as Situation
 
-KEPT: Mapping[str, Learner] = {
-    "magnitude": Learner(magnitude.decide),
-    "dual_averaging": Learner(dual_averaging.decide),
-    "set": Learner(regrow.decide, steady=True, grows="random"),
-    "rigl": Learner(regrow.decide, steady=True, grows="gradient"),
-    "granet": Learner(regrow.decide, grows="gradient"),
-    "fixed": Learner(fixed.decide, steady=True),
+LEARNERS: Mapping[str, Learner] = {
+    learner.name: learner
+    for learner in (
+        soft_topk.SOFT_TOPK,
+        magnitude.MAGNITUDE,
+        dual_averaging.DUAL_AVERAGING,
+        regrow.SET,
+        regrow.RIGL,
+        regrow.GRANET,
+        fixed.FIXED,
+        units.TAYLOR,
+        units.MAGNITUDE,
+        units.SOFT_TOPK,
+        tokens.TOKENS,
+    )
 }
 
-TOKENS_ONLY = "tokens"  # no weight and no unit moves
 
-LEARNERS = ("soft_topk", *KEPT, *UNIT_LEARNERS, TOKENS_ONLY)
+def learner_of(given: str | Learner) -> Learner:
+    """The learner of a policy, which has a name or a learner.
+
+    Example:
+        >>> learner_of("rigl").steady
+        True
+    """
+    return LEARNERS[given] if isinstance(given, str) else given

@@ -10,7 +10,7 @@ Top-KAST). Source: Jayakumar et al., "Top-KAST: Top-K Always Sparse Training", 2
 from __future__ import annotations
 
 from sparsefx.learners.choose_entries import affordable
-from sparsefx.learners.learner import Decision, Situation
+from sparsefx.learners.learner import Decision, Learner, Situation
 
 
 def decide(situation: Situation) -> Decision:
@@ -29,3 +29,12 @@ def decide(situation: Situation) -> Decision:
         return Decision(masks)
     found = affordable(situation, None, *situation.wider)
     return Decision(masks, [a | b for a, b in zip(found, masks, strict=True)])
+
+
+DUAL_AVERAGING = Learner(
+    name="dual_averaging",
+    decide=decide,
+    zeroes=False,
+    dense_gradients=True,
+    reads=frozenset({"backward_density"}),
+)

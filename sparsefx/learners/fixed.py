@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sparsefx.learners.choose_entries import randomly
-from sparsefx.learners.learner import Decision, Situation
+from sparsefx.learners.learner import Decision, Learner, Situation
 
 
 def decide(situation: Situation) -> Decision:
@@ -31,3 +31,6 @@ def drawn(situation: Situation) -> list[Tensor]:
     masks = randomly(sizes, situation.starts, situation.seed)
     pairs = zip(masks, situation.values, strict=True)
     return [mask.to(value.device) for mask, value in pairs]
+
+
+FIXED = Learner(name="fixed", decide=decide, drawn=True, steady=True, still=True)

@@ -1,4 +1,4 @@
-"""What a learner that keeps its masks decides from, and what it answers."""
+"""What a learner is: what it needs, what it decides from, and what it answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
+
+from sparsefx.errors import MaskError, PolicyError
+
+_SLACK = 1e-9  # sums are rounded in another order
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -26,7 +31,7 @@ class Situation:
         scores: absolute gradients, flat; None where none was seen.
         starts: entries of random masks at the start.
         drop_fraction: share of the kept entries that move now, in [0, 1].
-        growth: what decides where they go.
+        beta: inverse temperature of soft gates.
         hold: dropped entries keep their values and may come back by magnitude.
         wider: a second budget and limits, for what receives gradients beyond what is
             kept; None lets everything receive them.
@@ -43,7 +48,7 @@ class Situation:
     scores: Sequence[Tensor | None] = ()
     starts: Sequence[int] = ()
     drop_fraction: float = 0.0
-    growth: Literal["none", "random", "gradient"] = "none"
+    beta: float = 1.0
     hold: bool = False
     wider: tuple[float, Sequence[tuple[int, int]]] | None = None
     seed: int = 0
@@ -63,25 +68,112 @@ class Decision:
         reach: which entries receive gradients, where that is more than the masks.
         fresh: kept entries that start anew at zero though they were kept before: pruned
             and grown in the same update.
+        gates: what units are multiplied by, where that is not the masks.
     """
 
     masks: Sequence[Tensor]
     reach: Sequence[Tensor] | None = None
     fresh: Sequence[Tensor] | None = None
+    gates: Sequence[Tensor] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Learner:
-    """A way in which kept masks move.
+    """A way in which masks move.
 
     Attributes:
-        decide: the masks of an update. Dropped and kept entries are what it says; the
-            caller makes dropped weights zero and moves optimizer state.
+        name: what policies, reports and messages call it.
+        decide: the masks of an update, a pure function; ``masks`` is None when it is
+            first asked. The caller zeroes weights and moves optimizer state. None
+            leaves all to the soft top-k of the weights, anew at every forward pass.
+        part: what moves: ``"weights"``, ``"units"`` (heads, neurons, channels; a group
+            is to `Situation` what a weight is), or ``"tokens"``, and neither of these.
+        drawn: the first masks are random, of ``starts`` entries.
         steady: the budget is the target from the start; a ramp is refused.
-        grows: what decides where entries that move go: nothing moves, chance, or the
-            gradient, which is then made dense at the steps where entries move.
+        still: masks never move after the start.
+        zeroes: dropped weights become zero; with ``"dropped"`` among ``reads`` only if
+            that setting says so. Otherwise they keep their values.
+        scores: absolute gradients of all entries are wanted at the steps where entries
+            move; of units, first-order scores.
+        dense_gradients: dropped entries receive gradients at every step.
+        reads: the fields of `sparsefx.Policy` it heeds among those that not every
+            learner does; where they are set for another one, a warning says so.
+
+    Raises:
+        PolicyError: ``part`` is not known, or does not go with ``decide``.
+
+    Example:
+        >>> from sparsefx.learners import LEARNERS
+        >>> rigl = LEARNERS["rigl"]
+        >>> rigl.steady, rigl.scores, sorted(rigl.reads)
+        (True, True, ['drop_fraction', 'drop_fraction_final'])
     """
 
-    decide: Callable[[Situation], Decision]
+    name: str
+    decide: Callable[[Situation], Decision] | None = None
+    part: Literal["weights", "units", "tokens"] = "weights"
+    drawn: bool = False
     steady: bool = False
-    grows: Literal["none", "random", "gradient"] = "none"
+    still: bool = False
+    zeroes: bool = True
+    scores: bool = False
+    dense_gradients: bool = False
+    reads: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.part not in ("weights", "units", "tokens"):
+            raise PolicyError(
+                f"the learner {self.name!r} moves {self.part!r}; allowed: weights, "
+                "units, tokens"
+            )
+        if self.part == "units" and self.decide is None:
+            raise PolicyError(
+                f"the learner {self.name!r} of units has no decide; give a function "
+                "from a Situation to a Decision"
+            )
+        if self.part == "tokens" and self.decide is not None:
+            raise PolicyError(
+                f"the learner {self.name!r} of tokens has a decide, which nothing "
+                "asks; leave it out"
+            )
+
+    @property
+    def stored(self) -> bool:
+        """Whether masks of weights are stored, because no rule gives them back."""
+        return self.part == "weights" and self.decide is not None
+
+    def answer(self, situation: Situation) -> Decision:
+        """What `decide` says, which must be masks within the budget.
+
+        Raises:
+            MaskError: it says something else, or what costs more.
+        """
+        assert self.decide is not None, "asked only where there is something to decide"
+        found = self.decide(situation)
+        if not isinstance(found, Decision):
+            raise MaskError(
+                f"the learner {self.name} answers {type(found).__name__}; return a "
+                "sparsefx.learners.Decision"
+            )
+        sizes = [value.numel() for value in situation.values]
+        for kind in ("masks", "reach", "fresh"):
+            given = getattr(found, kind)
+            if given is not None and list(map(_entries, given)) != sizes:
+                raise MaskError(
+                    f"the learner {self.name} answers {kind} that are not one flat "
+                    f"bool tensor a weight, of {sizes[:8]} entries"
+                )
+        spent = situation.cost([int(mask.count_nonzero()) for mask in found.masks])
+        if spent > situation.budget * (1 + _SLACK):
+            raise MaskError(
+                f"the learner {self.name} keeps what costs {spent:.6g}, but the budget "
+                f"allows {situation.budget:.6g}; keep less, such as what "
+                "sparsefx.learners.choose_entries.affordable gives"
+            )
+        return found
+
+
+def _entries(mask: object) -> int:
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim == 1:
+        return len(mask)
+    return -1

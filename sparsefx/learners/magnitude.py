@@ -8,7 +8,7 @@ Gupta, "To prune, or not to prune", 2017 (arXiv 1710.01878).
 from __future__ import annotations
 
 from sparsefx.learners.choose_entries import affordable
-from sparsefx.learners.learner import Decision, Situation
+from sparsefx.learners.learner import Decision, Learner, Situation
 
 
 def decide(situation: Situation) -> Decision:
@@ -23,3 +23,6 @@ def decide(situation: Situation) -> Decision:
         [True, False, False, True]
     """
     return Decision(affordable(situation, None if situation.hold else situation.masks))
+
+
+MAGNITUDE = Learner(name="magnitude", decide=decide, reads=frozenset({"dropped"}))

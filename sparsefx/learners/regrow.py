@@ -19,18 +19,18 @@ Neuroregeneration", 2021 (arXiv 2106.10404).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from sparsefx.learners.choose_entries import affordable, inside, largest
 from sparsefx.learners.fixed import drawn
-from sparsefx.learners.learner import Decision, Situation
+from sparsefx.learners.learner import Decision, Learner, Situation
 from sparsefx.solver.projection import BUDGET_SLACK
 
 
-def decide(situation: Situation) -> Decision:
+def by_gradient(situation: Situation) -> Decision:
     """Random masks at the start; then prunes what is over the budget, and regrows.
 
     Example:
@@ -39,43 +39,66 @@ def decide(situation: Situation) -> Decision:
         ...     prices=[1.0], worths=[1.0], limits=[(2, 2)], budget=2.0,
         ...     masks=[torch.tensor([True, False, False, True])],
         ...     scores=[torch.tensor([0.0, 1.0, 5.0, 9.0])],
-        ...     drop_fraction=0.5, growth="gradient")
-        >>> decide(s).masks[0].tolist()
+        ...     drop_fraction=0.5)
+        >>> by_gradient(s).masks[0].tolist()
         [True, False, True, False]
     """
+    return _moved(situation, lambda: situation.scores)
+
+
+def by_chance(situation: Situation) -> Decision:
+    """The same, but what grows is drawn.
+
+    Example:
+        >>> import torch
+        >>> s = Situation(names=["w"], values=[torch.tensor([3.0, 0.0, 0.0, 2.0])],
+        ...     prices=[1.0], worths=[1.0], limits=[(2, 2)], budget=2.0,
+        ...     masks=[torch.tensor([True, False, False, True])], drop_fraction=0.5)
+        >>> int(by_chance(s).masks[0].sum())
+        2
+    """
+    return _moved(situation, lambda: _random_scores(situation))
+
+
+def _moved(
+    situation: Situation, scores: Callable[[], Sequence[Tensor | None]]
+) -> Decision:
     if situation.masks is None:
         return Decision(drawn(situation))
     masks = before = situation.masks
     counts = [int(mask.count_nonzero()) for mask in masks]
     if situation.cost(counts) > situation.budget * (1.0 + BUDGET_SLACK):
         masks = affordable(situation, masks)
-    if situation.drop_fraction > 0 and situation.growth != "none":
-        left, masks = masks, regrown(situation, masks)
+    if situation.drop_fraction > 0:
+        left, masks = masks, regrown(situation, masks, scores())
         rows = zip(before, left, masks, strict=True)
         return Decision(masks, fresh=[old & ~kept & new for old, kept, new in rows])
     return Decision(masks)
 
 
-def regrown(situation: Situation, masks: Sequence[Tensor]) -> list[Tensor]:
+def _random_scores(situation: Situation) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(situation.seed)
+    return [
+        torch.rand(value.numel(), generator=generator).to(value.device)
+        for value in situation.values
+    ]
+
+
+def regrown(
+    situation: Situation, masks: Sequence[Tensor], scores: Sequence[Tensor | None]
+) -> list[Tensor]:
     """Drops and grows in each layer; counts stay.
 
     Layers without a score keep their masks; so do all where nothing is to choose from.
     """
-    scores = situation.scores
-    if situation.growth == "random":
-        generator = torch.Generator().manual_seed(situation.seed)
-        scores = [
-            torch.rand(value.numel(), generator=generator).to(value.device)
-            for value in situation.values
-        ]
     rows = zip(situation.names, situation.values, masks, scores, strict=True)
     return [
-        mask if score is None else moved(value, mask, score, situation, name)
+        mask if score is None else exchanged(value, mask, score, situation, name)
         for name, value, mask, score in rows
     ]
 
 
-def moved(
+def exchanged(
     value: Tensor, mask: Tensor, score: Tensor, situation: Situation, name: str
 ) -> Tensor:
     """One layer's mask after dropping and growing."""
@@ -88,3 +111,13 @@ def moved(
         return mask
     held = inside(mask, largest(value[mask], kept - number, name))
     return held | inside(free, largest(score[free], number, name))
+
+
+_DROPS = frozenset({"drop_fraction", "drop_fraction_final"})
+SET = Learner(name="set", decide=by_chance, drawn=True, steady=True, reads=_DROPS)
+RIGL = Learner(
+    name="rigl", decide=by_gradient, drawn=True, steady=True, scores=True, reads=_DROPS
+)
+GRANET = Learner(
+    name="granet", decide=by_gradient, drawn=True, scores=True, reads=_DROPS
+)

@@ -7,31 +7,16 @@ for them too: a group is a site, its prices are those of a unit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sparsefx.errors import BudgetError
 from sparsefx.learners.choose_entries import affordable, randomly
-from sparsefx.learners.learner import Situation
-from sparsefx.learners.regrow import regrown
+from sparsefx.learners.learner import Decision, Learner, Situation
+from sparsefx.learners.regrow import by_gradient
 from sparsefx.solver.projection import project
-
-UNIT_LEARNERS: Mapping[str, str] = {
-    "units_taylor": "drop by first-order score, grow by gradient; steady counts",
-    "units_magnitude": "keep the largest weights per cost, over all groups",
-    "units_soft_topk": "the same, with soft gates on the way",
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Gates:
-    """What a learner answers: hard masks, and the gates to train with."""
-
-    masks: Sequence[Tensor]
-    gates: Sequence[Tensor]
 
 
 def even_counts(situation: Situation) -> list[int]:
@@ -74,41 +59,32 @@ def even_counts(situation: Situation) -> list[int]:
     return counts(shares[low])
 
 
-def start(situation: Situation, learner: str) -> Gates:
-    """Random units with even counts for S2ViTE; all units for the others."""
-    if learner == "units_taylor":
-        sizes = [value.numel() for value in situation.values]
-        masks = randomly(sizes, even_counts(situation), situation.seed)
-        return Gates(masks, [mask.float() for mask in masks])
-    return decide(situation, learner, 1.0)
-
-
-def decide(situation: Situation, learner: str, beta: float) -> Gates:
-    """The units to keep at an update.
-
-    Args:
-        situation: a site is a group; ``values`` are what its units are worth keeping
-            by, ``scores`` what is worth growing by.
-        learner: a name of `UNIT_LEARNERS`.
-        beta: inverse temperature of soft gates.
+def by_taylor(situation: Situation) -> Decision:
+    """Random units with even counts; then the least give way to where gradients ask.
 
     Example:
         >>> s = Situation(names=["heads"], values=[torch.tensor([0.15, 0.25, 0.10])],
         ...     prices=[1.0], worths=[1.0], limits=[(1, 3)], budget=2.0,
         ...     masks=[torch.tensor([True, False, True])], drop_fraction=0.5,
-        ...     growth="gradient", scores=[torch.tensor([0.60, 0.65, 0.35])])
-        >>> decide(s, "units_taylor", 1.0).masks[0].tolist()
+        ...     scores=[torch.tensor([0.60, 0.65, 0.35])])
+        >>> by_taylor(s).masks[0].tolist()
         [True, True, False]
     """
-    if learner == "units_taylor":
-        assert situation.masks is not None
-        masks = regrown(replace(situation, growth="gradient"), situation.masks)
-        return Gates(masks, [mask.float() for mask in masks])
+    if situation.masks is None:
+        sizes = [value.numel() for value in situation.values]
+        return Decision(randomly(sizes, even_counts(situation), situation.seed))
+    return by_gradient(situation)
+
+
+def by_magnitude(situation: Situation) -> Decision:
+    """The units worth most per cost, over all groups."""
+    return Decision(filled(situation, affordable(situation)))
+
+
+def by_soft_topk(situation: Situation) -> Decision:
+    """The same units, with soft gates on the way."""
     masks = filled(situation, affordable(situation))
-    gates = [mask.float() for mask in masks]
-    if learner == "units_soft_topk":
-        gates = _soft(situation, masks, beta)
-    return Gates(masks, gates)
+    return Decision(masks, gates=_soft(situation, masks))
 
 
 def filled(situation: Situation, masks: Sequence[Tensor]) -> list[Tensor]:
@@ -143,7 +119,7 @@ def filled(situation: Situation, masks: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def _soft(situation: Situation, masks: Sequence[Tensor], beta: float) -> list[Tensor]:
+def _soft(situation: Situation, masks: Sequence[Tensor]) -> list[Tensor]:
     """Soft masks of the kept units, under the same budget."""
     values, costs = [], []
     rows = zip(situation.values, situation.prices, situation.worths, strict=True)
@@ -151,9 +127,29 @@ def _soft(situation: Situation, masks: Sequence[Tensor], beta: float) -> list[Te
         values.append(value.double().abs() * worth)
         costs.append(torch.full(value.shape, price, dtype=torch.float64))
     # worths are per unit of cost, so that beta has no unit
-    mask, _ = project(torch.cat(values), torch.cat(costs), situation.budget, beta)
+    mask, _ = project(
+        torch.cat(values), torch.cat(costs), situation.budget, situation.beta
+    )
     parts = torch.split(mask, [len(m) for m in masks])
     return [
         torch.where(hard, soft.float(), 0.0)
         for hard, soft in zip(masks, parts, strict=True)
     ]
+
+
+TAYLOR = Learner(
+    name="units_taylor",
+    decide=by_taylor,
+    part="units",
+    drawn=True,
+    steady=True,
+    scores=True,
+    reads=frozenset({"drop_fraction", "drop_fraction_final"}),
+)
+MAGNITUDE = Learner(name="units_magnitude", decide=by_magnitude, part="units")
+SOFT_TOPK = Learner(
+    name="units_soft_topk",
+    decide=by_soft_topk,
+    part="units",
+    reads=frozenset({"beta", "beta_initial"}),
+)

@@ -21,7 +21,7 @@ from typing import Any
 from torch import fx, nn
 
 from sparsefx.errors import BudgetError, MaskError, PolicyError
-from sparsefx.learners import TOKENS_ONLY, UNIT_LEARNERS
+from sparsefx.learners import learner_of
 from sparsefx.passes.annotate_costs import cost_table
 from sparsefx.passes.graphs.owned_graph import made_of, settle_sizes
 from sparsefx.passes.select_tokens import SelectTokens, anchor_of
@@ -67,7 +67,7 @@ def build_tokens(
     assert options is not None
     short = shortened(model, policy, options, example_inputs)
     inputs = offered(model) if example_inputs is None else example_inputs
-    if policy.learner in (*UNIT_LEARNERS, TOKENS_ONLY):
+    if learner_of(policy.learner).part != "weights":
         root = build_units(
             short.model, short.policy, inputs, inplace=True, given=short.given
         )
@@ -109,9 +109,9 @@ def shortened(
     """The model with the selections that the policy asks for; see `build_tokens`."""
     base, given = whole_graph(model, example_inputs)
     settle_sizes(base)  # what comes out is recorded anew
-    units = policy.learner in (*UNIT_LEARNERS, TOKENS_ONLY)
+    part = learner_of(policy.learner).part
     places = resolved(model, base, options)
-    limit = _limit(policy, given, units)
+    limit = _limit(policy, given, part != "weights")
     keeps = options.keep
     if not keeps:
         if limit is None:
@@ -124,7 +124,7 @@ def shortened(
         keeps *= len(places)
     made, totals = _made(base, places, keeps, options.prefix)
     spent = totals[-1]["macs"]["total"]
-    if policy.learner == TOKENS_ONLY and limit is not None and spent > limit:
+    if part == "tokens" and limit is not None and spent > limit:
         raise BudgetError(
             f"tokens['keep'] {list(options.keep)} leaves {spent:.6g} MACs, above the "
             f"budget's {limit:.6g}; lower keep, or leave it out"
@@ -226,8 +226,8 @@ def _chosen(
     number = hint(anchor.meta["val"].shape[1]) - options.prefix
     low = max(1, math.ceil(options.min_keep * number - 1e-9))
     high = max(low, math.floor(options.max_keep * number + 1e-9))
-    alone = policy.learner == TOKENS_ONLY
-    whole = policy.learner in UNIT_LEARNERS
+    part = learner_of(policy.learner).part
+    alone, whole = part == "tokens", part == "units"
     model = policy.budget_of == "model"
 
     def fits(count: int) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
 from torch import nn
 
 from sparsefx.errors import BudgetError, CaptureError, MaskError
-from sparsefx.learners import TOKENS_ONLY
-from sparsefx.learners.units import start
+from sparsefx.learners import learner_of
 from sparsefx.masking.masked_module import mask_module, mirror, restore, run_graph
 from sparsefx.masking.sparse_state import CHILD
 from sparsefx.passes.annotate_costs import cost_table
@@ -56,6 +56,8 @@ def build_units(
         )
     table = cost_table(model, found.priced, found.observed)
     totals = {cost: table.totals()[cost]["total"] for cost in COSTS}
+    learner = learner_of(policy.learner)
+    gated = learner.part == "units"  # tokens alone gate none
     root = model if inplace else mirror(model)
     program = found.programs[""]
     parts = [SplitAttention()(part.module(root)) for _, part in program.parts()]
@@ -63,11 +65,11 @@ def build_units(
     groups = tuple(
         g
         for g in maps[-1].groups.values()
-        if policy.learner != TOKENS_ONLY
+        if gated
         and _chosen(g, policy)
         and all(g.name in units.groups for units in maps)
     )
-    if not groups and policy.learner != TOKENS_ONLY:
+    if gated and not groups:
         why = "; ".join(f"{n}: {r}" for n, r in list(maps[-1].refused.items())[:4])
         raise MaskError(
             f"{type(model).__name__} has no units that include and exclude leave and "
@@ -91,15 +93,10 @@ def build_units(
             one.rebind()
             GateUnits(units, gates=state, path=CHILD)(one.module(root))
         phase = policy.schedule().at(0)
-        if groups:
-            first = situation(
-                dict(root.named_parameters(remove_duplicate=False)),
-                state,
-                trainer,
-                phase.budget_progress,
-                0.0,
-            )
-            assign(state, start(first, policy.learner))
+        if gated:
+            tensors = dict(root.named_parameters(remove_duplicate=False))
+            first = situation(tensors, state, trainer, phase.budget_progress)
+            assign(state, learner.answer(replace(first, masks=None)))
     except BaseException:
         restore(root)
         raise

@@ -17,6 +17,7 @@ from torch import Tensor
 from sparsefx.errors import MaskError
 from sparsefx.kernels import kernels_for
 from sparsefx.kernels.tensor_layout import readable
+from sparsefx.learners import learner_of
 from sparsefx.masking.sparse_state import SparseState
 from sparsefx.policies.magnitude_worths import shares
 from sparsefx.policies.unit_bounds import bounds
@@ -132,7 +133,7 @@ class DeviceStep:
         if (
             phase.frozen
             or not phase.update
-            or plan.policy.learner != "soft_topk"
+            or learner_of(plan.policy.learner).stored
             or plan.policy.inclusive
             or state.units is not None
             or plan.policy.allocation != "cost_budget"

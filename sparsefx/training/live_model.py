@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
-from sparsefx.learners import UNIT_LEARNERS
+from sparsefx.learners import learner_of
 from sparsefx.masking.masked_module import unwrapped as unwrapped
 from sparsefx.masking.site import Site
 from sparsefx.masking.sparse_state import CHILD, SparseState
@@ -88,7 +88,7 @@ def transform(
         return build_tokens(
             model, settings, example_inputs, inplace=inplace, strict=strict
         )
-    if settings.learner in UNIT_LEARNERS:
+    if learner_of(settings.learner).part == "units":
         return build_units(model, settings, example_inputs, inplace=inplace)
     measured = None
     if calibration and loss is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.errors import CaptureError, MaskError
-from sparsefx.learners.units import decide
+from sparsefx.learners.units import by_magnitude
 from sparsefx.masking.sparse_state import CHILD, SparseState
 from sparsefx.passes.find_units import find_units
 from sparsefx.passes.gate_units import GateUnits
@@ -27,7 +27,6 @@ from sparsefx.training.unit_state import UnitState
 from sparsefx.training.unit_trainer import UnitTrainer, assign, situation
 
 PATH = f"{CHILD}.units"
-LEARNER = "units_magnitude"
 
 
 class MixedUnits(UnitState):
@@ -120,8 +119,8 @@ def move_units(state: SparseState, phase: Phase) -> None:
     assert isinstance(units, MixedUnits)
     tensors = dict(zip(state.names, state.weights(), strict=True))
     trainer: UnitTrainer = units.__dict__["trainer"]
-    at = situation(tensors, units, trainer, phase.budget_progress, 0.0)
-    assign(units, decide(at, LEARNER, phase.beta))
+    at = situation(tensors, units, trainer, phase.budget_progress)
+    assign(units, by_magnitude(at))
 
 
 def unit_rows(state: SparseState) -> tuple[LayerReport, ...]:

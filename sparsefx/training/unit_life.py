@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.errors import MaskError
-from sparsefx.learners.units import decide
+from sparsefx.learners import learner_of
 from sparsefx.masking.masked_module import duplicate, program_of, restore, unwrapped
 from sparsefx.masking.sparse_state import CHILD
 from sparsefx.reports.report import (
@@ -83,12 +83,18 @@ def advance_units(
     policy = trainer.policy
     phase = policy.schedule().at(int(state.step) + 1)
     before = state.masks()
+    learner = learner_of(policy.learner)
     if phase.update and trainer.groups and not bool(state.frozen):
         tensors = dict(root.named_parameters(remove_duplicate=False))
         found = situation(
-            tensors, state, trainer, phase.budget_progress, phase.drop_fraction
+            tensors,
+            state,
+            trainer,
+            phase.budget_progress,
+            phase.drop_fraction,
+            phase.beta,
         )
-        assign(state, decide(found, policy.learner, phase.beta))
+        assign(state, learner.answer(found))
         state.clear()
     if phase.frozen:
         state.frozen.fill_(True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sparsefx.learners.learner import Situation
-from sparsefx.learners.units import Gates
+from sparsefx.learners import learner_of
+from sparsefx.learners.learner import Decision, Situation
 from sparsefx.masking.rank_means import mean_over_ranks
 from sparsefx.passes.units.unit_map import UnitGroup
 from sparsefx.passes.units.unit_scores import magnitudes
@@ -81,7 +81,8 @@ def situation(
     state: UnitState,
     trainer: UnitTrainer,
     progress: float,
-    drop_fraction: float,
+    drop_fraction: float = 0.0,
+    beta: float = 1.0,
 ) -> Situation:
     """Groups as sites: by what units are kept and by what they are grown.
 
@@ -91,8 +92,10 @@ def situation(
         trainer: what was asked for.
         progress: share of the way to the target budget.
         drop_fraction: share of the kept units that move.
+        beta: inverse temperature of soft gates.
     """
     scores = state.scores()
+    scored = learner_of(trainer.policy.learner).scores
     values: list[Tensor] = []
     grows: list[Tensor | None] = []
     for group in trainer.groups:
@@ -102,7 +105,7 @@ def situation(
         if seen is not None:
             first, second = (mean_over_ranks(seen[k]) for k in ("taylor", "growth"))
             heads = group.kind == "heads"
-            value = first if heads and _taylor(trainer) else value
+            value = first if heads and scored else value
             grow = second if heads else first
         values.append(value)
         grows.append(grow)
@@ -119,15 +122,13 @@ def situation(
         masks=[state.masks()[g.name].cpu() for g in trainer.groups],
         scores=grows,
         drop_fraction=drop_fraction,
+        beta=beta,
         seed=trainer.policy.seed + int(state.step),
     )
 
 
-def _taylor(trainer: UnitTrainer) -> bool:
-    return trainer.policy.learner == "units_taylor"
-
-
-def assign(state: UnitState, found: Gates) -> None:
+def assign(state: UnitState, found: Decision) -> None:
     """Takes over a learner's gates."""
-    for name, gate in zip(state.names, found.gates, strict=True):
+    gates = found.gates or [mask.float() for mask in found.masks]
+    for name, gate in zip(state.names, gates, strict=True):
         state.set(name, gate.to(state[name].device))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sparsefx.errors import MaskError
-from sparsefx.learners import KEPT
+from sparsefx.learners import learner_of
 from sparsefx.learners.choose_entries import one_each
-from sparsefx.learners.learner import Learner, Situation
+from sparsefx.learners.learner import Situation
 from sparsefx.learners.magnitude import decide as by_magnitude
 from sparsefx.masking.kept_masks import KeptMasks
 from sparsefx.masking.read_masks import entry_masks
@@ -25,12 +25,13 @@ from sparsefx.training.plan import Plan
 
 def keeps_masks(policy: Policy) -> bool:
     """Whether the policy's learner keeps its masks."""
-    return policy.learner in KEPT
+    return learner_of(policy.learner).stored
 
 
 def wide(policy: Policy) -> bool:
     """Whether what receives gradients is a set of its own."""
-    return policy.learner == "dual_averaging" and policy.backward_density < 1
+    dense = learner_of(policy.learner).dense_gradients
+    return dense and policy.backward_density < 1
 
 
 def moves_state(policy: Policy) -> bool:
@@ -39,15 +40,15 @@ def moves_state(policy: Policy) -> bool:
         keeps_masks(policy)
         and policy.optimizer_state == "zero"
         and _zeroes(policy)
-        and policy.learner != "fixed"
+        and not learner_of(policy.learner).still
     )
 
 
 def _zeroes(policy: Policy) -> bool:
     """Whether dropped weights become zero."""
-    if policy.learner == "dual_averaging":
-        return False
-    return policy.learner != "magnitude" or policy.dropped == "zero"
+    learner = learner_of(policy.learner)
+    asked = policy.dropped == "zero" or "dropped" not in learner.reads
+    return learner.zeroes and asked
 
 
 @torch.no_grad()
@@ -57,8 +58,8 @@ def start(state: SparseState, plan: Plan, phase: Phase, *, drawn: bool = True) -
     Nothing is done to the weights yet: dropped ones become zero at the first step.
     """
     situation = _situation(state, plan, replace(phase, drop_fraction=0.0), None, [])
-    learner = KEPT[plan.policy.learner]
-    found = learner.decide(situation) if drawn else by_magnitude(situation)
+    learner = learner_of(plan.policy.learner)
+    found = learner.answer(situation) if drawn else by_magnitude(situation)
     kept = _kept(state)
     _write(state, "mask", found.masks)
     if kept.wide:
@@ -87,7 +88,7 @@ def update(
     flat = entry_masks(state, before)
     before = [mask.clone() for mask in before]
     situation = _situation(state, plan, phase, flat, scores)
-    found = KEPT[policy.learner].decide(situation)
+    found = learner_of(policy.learner).answer(situation)
     _write(state, "mask", found.masks)
     if found.reach is not None:
         _write(state, "reach", found.reach)
@@ -112,10 +113,11 @@ def hold(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
 
 def expect(state: SparseState, plan: Plan, following: Phase) -> None:
     """Says whether the next backward pass must deliver dense gradients."""
-    learner, kept = KEPT[plan.policy.learner], _kept(state)
-    grows = learner.grows == "gradient" and following.drop_fraction > 0
-    kept.wanted = grows and not bool(state.frozen)
-    dense = plan.policy.learner == "dual_averaging" and not kept.wide
+    learner, kept = learner_of(plan.policy.learner), _kept(state)
+    moves = following.drop_fraction > 0 or "drop_fraction" not in learner.reads
+    scored = learner.scores and following.update and moves
+    kept.wanted = scored and not bool(state.frozen)
+    dense = learner.dense_gradients and not kept.wide
     state.through.fill_(float(kept.wanted or (dense and not bool(state.frozen))))
 
 
@@ -127,14 +129,15 @@ def check_optimizer(
     Returns:
         Whether a missing one has been told of.
     """
+    learner = learner_of(policy.learner)
     if optimizer is not None and not moves_state(policy):
         _say(
-            f"optimizer has no effect: the learner {policy.learner} moves no state of "
+            f"optimizer has no effect: the learner {learner.name} moves no state of "
             "it here"
         )
     if optimizer is None and moves_state(policy) and not told:
         _say(
-            f"the learner {policy.learner} sets the optimizer's state to zero where "
+            f"the learner {learner.name} sets the optimizer's state to zero where "
             "masks move; write sparsefx.step(model, optimizer=optimizer), or set "
             "optimizer_state: keep"
         )
@@ -183,7 +186,6 @@ def _situation(
     scores: Sequence[Tensor | None],
 ) -> Situation:
     policy, weights = plan.policy, state.weights()
-    learner: Learner = KEPT[policy.learner]
     flats = state.values()
     prices, sizes = plan.prices(), [flat.numel() for flat in flats]
     allowed = plan.allowed(phase.budget_progress)
@@ -196,8 +198,8 @@ def _situation(
         return one_each(found, prices, sizes, allowed[0] - reserved)
 
     _check(state.names, flats)
-    random = learner.steady or learner.grows != "none"
-    starts = plan.starts(allowed, weights) if masks is None and random else []
+    random = masks is None and learner_of(policy.learner).drawn
+    starts = plan.starts(allowed, weights) if random else []
     share = policy.backward_density
     pairs = zip(plan.targets, allowed, strict=True)
     others = tuple(max(share * plan.total(t), amount) for t, amount in pairs)
@@ -220,7 +222,7 @@ def _situation(
         if starts
         else [],
         drop_fraction=phase.drop_fraction,
-        growth=learner.grows,
+        beta=phase.beta,
         hold=policy.dropped == "hold",
         wider=wider,
         seed=policy.seed * 1_000_003 + int(state.step),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparsefx
-from sparsefx.learners import KEPT, magnitude, regrow
+from sparsefx.learners import LEARNERS, magnitude, regrow
 from sparsefx.learners.choose_entries import affordable, largest, one_each
 from sparsefx.learners.learner import Situation
 from sparsefx.policies.load_policy import load_policy
@@ -41,10 +41,8 @@ def test_the_twelve_weights() -> None:
     )
     assert pruned[0].view(2, 4).int().tolist() == [[1, 0, 0, 1], [1, 0, 0, 1]]
     assert pruned[1].view(2, 2).int().tolist() == [[0, 1], [1, 0]]
-    s = situation(
-        [A, B], dense, [GA, GB], budget=6.0, drop_fraction=0.5, growth="gradient"
-    )
-    found = regrow.decide(s).masks
+    s = situation([A, B], dense, [GA, GB], budget=6.0, drop_fraction=0.5)
+    found = regrow.by_gradient(s).masks
     assert found[0].view(2, 4).int().tolist() == [[1, 1, 0, 0], [0, 1, 0, 1]]
     assert found[1].view(2, 2).int().tolist() == [[1, 1], [0, 0]]
 
@@ -91,9 +89,9 @@ def test_what_is_pruned_and_grown_at_once_restarts_at_zero() -> None:
 
 def test_granet_without_moves_is_gradual_pruning() -> None:
     dense = [torch.ones_like(w, dtype=torch.bool) for w in (A, B)]
-    s = situation([A, B], dense, [GA, GB], budget=5.0, growth="gradient")
+    s = situation([A, B], dense, [GA, GB], budget=5.0)
     for one, other in zip(
-        regrow.decide(s).masks, magnitude.decide(s).masks, strict=True
+        regrow.by_gradient(s).masks, magnitude.decide(s).masks, strict=True
     ):
         assert torch.equal(one, other)
 
@@ -102,7 +100,7 @@ def test_fewer_weights_than_zeros_never_make_the_network_dense() -> None:
     """A threshold of zero kept everything in the authors' code; candidates do not."""
     w = torch.tensor([3.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0])
     mask = torch.tensor([1, 1, 0, 0, 1, 1, 0, 0]).bool()
-    found = regrow.decide(situation([w], [mask], budget=3.0)).masks[0]
+    found = regrow.by_gradient(situation([w], [mask], budget=3.0)).masks[0]
     assert found.tolist() == [1, 1, 0, 0, 1, 0, 0, 0]
 
 
@@ -143,15 +141,14 @@ def updates(draw):
         ),
         budget=1e9,
         drop_fraction=draw(st.floats(0.01, 1.0)),
-        growth=draw(st.sampled_from(["gradient", "random"])),
         seed=3,
     )
 
 
-@given(updates())
-def test_moves_keep_counts_and_take_only_what_they_may(s: Any) -> None:
-    found = regrow.decide(s).masks
-    again = regrow.decide(s).masks
+@given(updates(), st.sampled_from([regrow.by_gradient, regrow.by_chance]))
+def test_moves_keep_counts_and_take_only_what_they_may(s: Any, decide: Any) -> None:
+    found = decide(s).masks
+    again = decide(s).masks
     for i, (old, new) in enumerate(zip(s.masks, found, strict=True)):
         assert int(new.sum()) == int(old.sum())
         assert torch.equal(new, again[i])
@@ -166,7 +163,7 @@ def test_moves_keep_counts_and_take_only_what_they_may(s: Any) -> None:
             key=lambda j, i=i: (-float(s.values[i][j].abs()), j),
         )
         assert set(dropped.nonzero().flatten().tolist()) == set(order[len(order) - k :])
-        if s.growth == "gradient":
+        if decide is regrow.by_gradient:
             order = sorted(
                 (~old).nonzero().flatten().tolist(),
                 key=lambda j, i=i: (-float(s.scores[i][j]), j),
@@ -233,8 +230,5 @@ def test_the_share_that_moves() -> None:
 
 
 def test_only_granet_ramps() -> None:
-    assert [name for name, learner in KEPT.items() if not learner.steady] == [
-        "magnitude",
-        "dual_averaging",
-        "granet",
-    ]
+    growing = [one for one in LEARNERS.values() if "drop_fraction" in one.reads]
+    assert [one.name for one in growing if not one.steady] == ["granet"]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import sparsefx
 from sparsefx.errors import BudgetError, CaptureError, MaskError
 from sparsefx.learners.learner import Situation
-from sparsefx.learners.regrow import decide as regrow
-from sparsefx.learners.units import decide, even_counts
+from sparsefx.learners.regrow import by_gradient as regrow
+from sparsefx.learners.units import by_magnitude, by_taylor, even_counts
 from sparsefx.masking.site import Site
 from sparsefx.masking.sparse_state import CHILD
 from sparsefx.passes import ShrinkUnits
@@ -61,7 +61,6 @@ def test_e2_drop_and_grow() -> None:
                 masks=[mask],
                 scores=[torch.tensor(grad).abs()],
                 drop_fraction=0.4,
-                growth="gradient",
             )
         ).masks[0]
         return found.nonzero().flatten().tolist()
@@ -88,7 +87,6 @@ def test_e2_ties_drop_the_exact_number() -> None:
             masks=[w != 0],
             scores=[torch.ones(8)],
             drop_fraction=0.25,
-            growth="gradient",
         )
     )
     # one entry is free, so that one moves; never more than two
@@ -143,7 +141,7 @@ def heads(grown: list[float]) -> list[bool]:
         scores=[torch.tensor(grown)],
         drop_fraction=0.5,
     )
-    return decide(situation, "units_taylor", 1.0).masks[0].tolist()
+    return by_taylor(situation).masks[0].tolist()
 
 
 def test_e4_drop_and_growth_of_heads() -> None:
@@ -204,7 +202,7 @@ def test_e5_growth_by_the_gate_grows_something_new() -> None:
         scores=[score],
         drop_fraction=0.3,
     )
-    found = decide(situation, "units_taylor", 1.0).masks[0]
+    found = by_taylor(situation).masks[0]
     assert found.tolist() == [True, False, True, True]
 
 
@@ -221,7 +219,7 @@ def test_e5_growth_without_scores_moves_nothing() -> None:
         scores=[torch.tensor([0, 0, 0, 0.3, 0, 0])],
         drop_fraction=0.6,
     )
-    assert int(decide(situation, "units_taylor", 1.0).masks[0].sum()) == 3
+    assert int(by_taylor(situation).masks[0].sum()) == 3
 
 
 def test_even_counts_fit_the_budget() -> None:
@@ -269,7 +267,7 @@ def test_no_unit_that_still_fits_is_left_out(budget: float) -> None:
         limits=[(1, 3), (1, 8)],
         budget=budget,
     )
-    masks = decide(situation, "units_magnitude", 1.0).masks
+    masks = by_magnitude(situation).masks
     counts = [int(mask.sum()) for mask in masks]
     left = budget - situation.cost(counts)
     assert left >= 0
@@ -368,7 +366,7 @@ def test_a_useful_head_comes_back() -> None:
         include=("blocks.0.attention.*",),
     )
     name = "blocks.0.attention.proj.heads"
-    sparse.get_submodule(CHILD).set(name, torch.tensor([1.0, 0, 1, 1]))
+    sparse.get_submodule(CHILD).set(name, torch.tensor([1.0, 0, 1, 0]))
     loss = F.mse_loss(sparse(x), target)
     loss.backward()
     sparsefx.step(sparse)
