@@ -25,6 +25,7 @@ MAX_LINES = 300
 RANKS = {
     "errors": 0,
     "torch_internals": 0,
+    "files": 1,
     "settings": 1,
     "reports": 1,
     "tracing": 1,

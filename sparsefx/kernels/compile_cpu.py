@@ -1,7 +1,8 @@
 """Builds `cpu.cpp` with the machine's own compiler, once, and loads it.
 
 The library lands in the user's cache folder under a name that says what it was made
-from, so that another version, compiler or processor makes its own.
+from, so that another version, compiler or processor makes its own, and what its bytes
+are, so that a damaged one is built anew.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from sparsefx.files.cache_folder import cache_folder, locked, read_own
+from sparsefx.files.whole_file import replacing
+
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu.cpp", "lanes.h"))
 # The processor's own instructions, where the compiler can tell them.
 _TARGETS = ("-march=native", "-mcpu=native", "")
@@ -30,59 +34,77 @@ def library() -> ctypes.CDLL | None:
     compiler = compiler_path()
     if compiler is None:
         return None
-    cache = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(cache) if cache else Path.home() / ".cache") / "sparsefx"
+    folder = cache_folder()
     failures = (OSError, RuntimeError, subprocess.SubprocessError)
     with contextlib.suppress(*failures):  # not writable, not executable
-        return ctypes.CDLL(str(_built(compiler, folder)))
-    with contextlib.suppress(*failures), tempfile.TemporaryDirectory() as folder_:
-        return ctypes.CDLL(str(_built(compiler, Path(folder_))))  # stays when loaded
+        if folder is not None:
+            return ctypes.CDLL(str(_kept(compiler, folder)))
+    with contextlib.suppress(*failures), tempfile.TemporaryDirectory() as aside:
+        made = Path(aside) / "cpu.so"
+        made.write_bytes(_compiled(compiler))
+        return ctypes.CDLL(str(made))  # stays when loaded
     return None
 
 
 def compiler_path() -> str | None:
-    """The machine's C++ compiler, or None.
+    """The machine's C++ compiler by its full path, or None.
 
     Example:
         >>> compiler_path() is None or compiler_path().startswith("/")
         True
     """
     names = (os.environ.get("CXX"), "g++", "clang++", "c++")
-    return next((found for n in names if n and (found := shutil.which(n))), None)
+    paths = (shutil.which(name) for name in names if name)
+    return next((path for path in paths if path and os.path.isabs(path)), None)
 
 
-def _built(compiler: str, folder: Path) -> Path:
-    """Path of the library, compiled unless it is there."""
-    made_of = [
-        *(s.read_text() for s in SOURCES),
-        compiler,
-        _version(compiler),
-        _processor(),
-        *_FLAGS,
-    ]
-    key = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
-    path = folder / f"cpu-{key}.so"
-    if path.exists():
+def _kept(compiler: str, folder: Path) -> Path:
+    """Path of the library in the cache folder, built unless it is there and whole."""
+    made_of = [*(s.read_text() for s in SOURCES), compiler, _version(compiler)]
+    key = _digest("\n".join([*made_of, _processor(), *_FLAGS]).encode())
+    found = _whole(folder, key)
+    if found is not None:
+        return found
+    with locked(folder):  # one process builds, the others find it
+        found = _whole(folder, key)
+        if found is not None:
+            return found
+        content = _compiled(compiler)
+        path = folder / f"cpu-{key}-{_digest(content)}.so"
+        with replacing(path, 0o700) as made:
+            made.write_bytes(content)
         return path
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        made = Path(work) / path.name
+
+
+def _whole(folder: Path, key: str) -> Path | None:
+    """The library of that key whose bytes are those that its name tells.
+
+    A cut file must not be loaded: it ends the process.
+    """
+    for path in sorted(folder.glob(f"cpu-{key}-*.so")):
+        content = read_own(path)
+        if content is not None and path.stem.endswith(_digest(content)):
+            return path
+    return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _compiled(compiler: str) -> bytes:
+    """The library, for this processor where the compiler can."""
+    with tempfile.TemporaryDirectory() as work:
+        made = Path(work) / "cpu.so"
         for target in _TARGETS:
-            command = [
-                compiler,
-                *_FLAGS,
-                *target.split(),
-                str(SOURCES[0]),
-                "-o",
-                str(made),
-            ]
+            flags = [*_FLAGS, *target.split()]
+            command = [compiler, *flags, str(SOURCES[0]), "-o", str(made)]
             done = subprocess.run(
                 command, capture_output=True, timeout=_PATIENCE, check=False
             )
             if done.returncode == 0:
                 break
-        os.replace(made, path)  # whole or not at all: other processes build it too
-    return path
+        return made.read_bytes()
 
 
 def _version(compiler: str) -> str:

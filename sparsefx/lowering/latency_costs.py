@@ -237,10 +237,10 @@ def lowered_share(
     ]
     size = sum(1 for _ in model.modules())
     text = repr((type(model).__name__, size, depends))
-    key = f"model {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = cache_file()
     known = read(path)
-    if key not in known:
+    if key not in known.shares:
         _log.info("timing the lowered model at %.0f %% of its range", 100 * share)
         cut = duplicate(model)
         for site in chosen:
@@ -248,9 +248,9 @@ def lowered_share(
             weight.mul_(largest(weight, densities[site.name], site))
         device = next(cut.parameters()).device
         fast = lower(cut, inputs, compile=can_compile(device), rounds=_ROUNDS)
-        known[key] = 1 / fast.report.gain
+        known.shares[key] = 1 / fast.report.gain
         write(path, known)
-    return float(known[key])
+    return known.shares[key]
 
 
 def _most(site: Site, found: Latencies) -> float:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -130,33 +129,32 @@ def measure(
     model: nn.Module,
     inputs: Any,
     sites: Iterable[Site] = (),
-    cache: Path | None = None,
 ) -> Latencies:
     """Times a model and its linear and convolutional layers, each once.
+
+    What was timed before is read from a file (`measurement_cache`).
 
     Args:
         model: the dense model; it runs in eval mode and is left as it was.
         inputs: a tuple of positional inputs or a dict of keyword inputs.
         sites: what is dropped together in which weight; single weights elsewhere.
-        cache: file of earlier measurements; by default below ``SPARSEFX_CACHE``, or
-            the user's cache folder.
     """
     call = as_call(inputs)
     of = {site.name: site for site in sites if site.granularity.kind != "n_of_m"}
-    path = cache or cache_file()
-    known: dict[str, Any] = read(path)
+    path = cache_file()
+    known = read(path)
     with in_eval(model):
         keys: dict[str, str] = {}
         for name, (layer, x) in layers_of(model, call).items():
             site = of.get(name)
             key = keys[name] = key_of(layer, x, site)
-            if key not in known:
-                known[key] = asdict(measure_layer(layer, x, site))
+            if key not in known.lines:
+                known.lines[key] = measure_layer(layer, x, site)
         device = next(model.parameters()).device
         run = compiled(model) if can_compile(device) else model
         total = interleaved({DENSE: lambda: run(*call[0], **call[1])}, device)[DENSE]
     write(path, known)
-    lines = {name: Line(**known[key]) for name, key in keys.items()}
+    lines = {name: known.lines[key] for name, key in keys.items()}
     return Latencies(total, lines, keys)
 
 

@@ -1,8 +1,6 @@
 """Every maker of kernels gives the answers of the reference; ties and edges too."""
 
 import math
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,31 +221,6 @@ def test_masked_weights_are_traced_into_graphs() -> None:
 
     graph, other = make_fx(run)(torch.randn(4)), torch.randn(4)
     torch.testing.assert_close(graph(other), run(other))
-
-
-def test_without_a_compiler_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_cpu.library.cache_clear()
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    try:
-        assert compile_cpu.library() is None
-        assert kernels.kernels_for([torch.ones(3)]) is reference
-    finally:
-        compile_cpu.library.cache_clear()
-
-
-@compiled
-def test_where_the_cache_cannot_be_written_it_is_built_aside(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    compile_cpu.library.cache_clear()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    try:
-        assert compile_cpu.library() is not None
-    finally:
-        compile_cpu.library.cache_clear()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
