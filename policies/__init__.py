@@ -12,19 +12,19 @@ Example:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 
-from sparsefx.policies.allocation import Allocation
 from sparsefx.policies.cost_budget import cost_budget
 from sparsefx.policies.erk import erk
 from sparsefx.policies.layerwise import layerwise
+from sparsefx.policies.policy_function import PolicyFunction
 from sparsefx.policies.presets import preset_names
 from sparsefx.policies.same_latency import same_latency
 from sparsefx.policies.sensitivity import sensitivity
 from sparsefx.policies.uniform import uniform
 
-ALLOCATIONS: Mapping[str, Callable[..., Allocation]] = {
+ALLOCATIONS: Mapping[str, PolicyFunction] = {
     "cost_budget": cost_budget,
     "uniform": uniform,
     "erk": erk,
@@ -32,6 +32,16 @@ ALLOCATIONS: Mapping[str, Callable[..., Allocation]] = {
     "sensitivity": sensitivity,
     "same_latency": same_latency,
 }
+
+
+def function_of(given: str | PolicyFunction) -> PolicyFunction:
+    """The policy function of a policy, which has a name or a function.
+
+    Example:
+        >>> function_of("erk").__name__
+        'erk'
+    """
+    return ALLOCATIONS[given] if isinstance(given, str) else given
 
 
 class _CallableModule(ModuleType):

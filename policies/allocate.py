@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sparsefx.errors import BudgetError, PolicyError
 from sparsefx.masking.site import Site
-from sparsefx.policies import ALLOCATIONS
+from sparsefx.policies import function_of
 from sparsefx.policies.allocation import Allocation, planned, prices
 from sparsefx.policies.load_policy import PolicySource, load_policy
 from sparsefx.policies.policy import Policy
+from sparsefx.policies.policy_function import PolicyFunction, accepted
 from sparsefx.policies.site_costs import with_costs
 from sparsefx.settings.budget import parse_budget
 
@@ -63,7 +63,10 @@ def allocate(
 
 
 def run(
-    policy: Policy, sites: Sequence[Site], budgets: Mapping[str, float]
+    policy: Policy,
+    sites: Sequence[Site],
+    budgets: Mapping[str, float],
+    function: PolicyFunction | None = None,
 ) -> Allocation:
     """Asks a policy's allocation function, built in or the user's own.
 
@@ -71,6 +74,7 @@ def run(
         policy: whose ``allocation`` and ``normalize`` count.
         sites: the maskable weights.
         budgets: cost allowed for these sites, by name; not empty.
+        function: the policy's function as prepared for a model, if it was.
 
     Raises:
         BudgetError: a budget cannot be met within the bounds, or the answer of the
@@ -86,26 +90,15 @@ def run(
         >>> run(load_policy(mine), pair, {"macs": 20}).cost
         10.0
     """
-    function = (
-        ALLOCATIONS[policy.allocation]
-        if isinstance(policy.allocation, str)
-        else policy.allocation
-    )
+    asks = function_of(policy.allocation) if function is None else function
     cost, limit = next(iter(budgets.items()))
     known = {"cost": cost, "normalize": policy.normalize, "budgets": dict(budgets)}
     known = {**known, "densities": policy.densities}
-    answer = function(sites, limit, **_accepted(function, known))
+    answer = asks(sites, limit, **accepted(asks, known))
     if isinstance(answer, Mapping):
         answer = planned(answer, sites, limit, cost, budgets)
     _check_answer(policy, answer, sites, budgets)
     return answer
-
-
-def _accepted(
-    function: Callable[..., object], known: Mapping[str, object]
-) -> dict[str, object]:
-    parameters = inspect.signature(function).parameters
-    return {name: value for name, value in known.items() if name in parameters}
 
 
 def _check_answer(

@@ -5,31 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from sparsefx.errors import BudgetError, PolicyError
 from sparsefx.masking.site import Site
 from sparsefx.policies.unit_bounds import label
-
-
-class AllocationFunction(Protocol):
-    """A built-in policy: `(sites, budget, cost, budgets)` to an `Allocation`.
-
-    A user's own function may leave out ``cost`` and ``budgets``, and may return a
-    mapping of densities by site name.
-    """
-
-    def __call__(
-        self,
-        sites: Sequence[Site],
-        budget: float,
-        cost: str = "macs",
-        budgets: Mapping[str, float] | None = None,
-    ) -> Allocation:
-        """Distributes ``budget``, an absolute cost, over ``sites``.
-
-        ``budgets`` has all budgets by name, where there are several.
-        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,85 +20,98 @@ from sparsefx.solver.joint_budgets import Limits
 from sparsefx.solver.layer import Layer
 
 
-def cost_budget(
-    sites: Sequence[Site],
-    budget: float,
-    cost: str = "macs",
-    normalize: str = "layer",
-    budgets: Mapping[str, float] | None = None,
-) -> Allocation:
-    """Keeps the weights worth most per unit of cost, wherever they are.
+@dataclass(frozen=True, slots=True)
+class CostBudget:
+    """The policy function; it has no settings of its own."""
 
-    Solves, over masks ``m`` in {0, 1},
+    by_weights: ClassVar[bool] = True
+    may_empty: ClassVar[bool] = True
 
-        maximise    sum_l worth_l sum_i |w_li| m_li
-        subject to  sum_l price_bl sum_i m_li <= budget_b, for each budget b
-                    min_density_l <= mean_i m_li <= max_density_l
+    def __call__(
+        self,
+        sites: Sequence[Site],
+        budget: float,
+        cost: str = "macs",
+        normalize: str = "layer",
+        budgets: Mapping[str, float] | None = None,
+    ) -> Allocation:
+        """Keeps the weights worth most per unit of cost, wherever they are.
 
-    greedily by ``worth_l |w_li| / price_l``; of several budgets, ``price_l`` is what a
-    weight costs in what is scarce (`sparsefx.solver.hard_masks_joint`). Sites that cost
-    nothing keep their upper bound.
+        Solves, over masks ``m`` in {0, 1},
 
-    Args:
-        sites: the maskable weights, with the live tensors in ``weight``.
-        budget: cost allowed for these sites, above 0, in the unit of ``cost``.
-        cost: name of the cost.
-        normalize: what weights are compared by, see `worths`.
-        budgets: all budgets by name, where there are several.
+            maximise    sum_l worth_l sum_i |w_li| m_li
+            subject to  sum_l price_bl sum_i m_li <= budget_b, for each budget b
+                        min_density_l <= mean_i m_li <= max_density_l
 
-    Returns:
-        The bounds of the sites, and the densities the present weights give.
+        greedily by ``worth_l |w_li| / price_l``; of several budgets, ``price_l`` is
+        what a weight costs in what is scarce (`sparsefx.solver.hard_masks_joint`).
+        Sites that cost nothing keep their upper bound.
 
-    Raises:
-        BudgetError: a budget is below what the lower bounds cost.
-        MaskError: a site has no weight, or one that is not finite.
+        Args:
+            sites: the maskable weights, with the live tensors in ``weight``.
+            budget: cost allowed for these sites, above 0, in the unit of ``cost``.
+            cost: name of the cost.
+            normalize: what weights are compared by, see `worths`.
+            budgets: all budgets by name, where there are several.
 
-    Example:
-        >>> import sympy, torch
-        >>> costs = {"macs": sympy.Integer(1)}
-        >>> weight = torch.tensor([[4.0, 1.0], [3.0, 2.0]])
-        >>> site = Site("w", "", "linear", (2, 2), costs, weight=weight)
-        >>> cost_budget([site], 2).densities
-        {'w': 0.5}
-    """
-    every = {cost: budget, **(budgets or {})}
-    for name, amount in every.items():
-        check_feasible(sites, amount, name, every)
-    rows = {name: unit_prices(sites, name) for name in every}
-    rest = {name: k - base_cost(sites, name) for name, k in every.items()}
-    limits = [bounds(site) for site in sites]
-    scale = worths(sites, normalize, every)
-    kept = [high for _, high in limits]
-    paid = [i for i in range(len(sites)) if any(row[i] > 0 for row in rows.values())]
-    layers = [
-        Layer(
-            magnitude=values(sites[i]),
-            price=rows[cost][i] or 1.0,
-            worth=scale[i] * sites[i].unit_size,
-            lower=limits[i][0],
-            upper=limits[i][1],
+        Returns:
+            The bounds of the sites, and the densities the present weights give.
+
+        Raises:
+            BudgetError: a budget is below what the lower bounds cost.
+            MaskError: a site has no weight, or one that is not finite.
+
+        Example:
+            >>> import sympy, torch
+            >>> costs = {"macs": sympy.Integer(1)}
+            >>> weight = torch.tensor([[4.0, 1.0], [3.0, 2.0]])
+            >>> site = Site("w", "", "linear", (2, 2), costs, weight=weight)
+            >>> cost_budget([site], 2).densities
+            {'w': 0.5}
+        """
+        every = {cost: budget, **(budgets or {})}
+        for name, amount in every.items():
+            check_feasible(sites, amount, name, every)
+        rows = {name: unit_prices(sites, name) for name in every}
+        rest = {name: k - base_cost(sites, name) for name, k in every.items()}
+        limits = [bounds(site) for site in sites]
+        scale = worths(sites, normalize, every)
+        kept = [high for _, high in limits]
+        paid = [
+            i for i in range(len(sites)) if any(row[i] > 0 for row in rows.values())
+        ]
+        layers = [
+            Layer(
+                magnitude=values(sites[i]),
+                price=rows[cost][i] or 1.0,
+                worth=scale[i] * sites[i].unit_size,
+                lower=limits[i][0],
+                upper=limits[i][1],
+            )
+            for i in paid
+        ]
+        names = [label(sites[i]) for i in paid]
+        if len(every) == 1:
+            masks = solve_hard(layers, rest[cost], names=names)
+        else:
+            joint = Limits(
+                costs=tuple(tuple(row[i] for i in paid) for row in rows.values()),
+                amounts=tuple(rest.values()),
+                names=tuple(every),
+            )
+            masks = solve_hard_joint(layers, joint, names=names).masks
+        for i, count in zip(paid, masks.counts, strict=True):
+            kept[i] = count
+        weights = [s.base + s.unit_size * n for s, n in zip(sites, kept, strict=True)]
+        return Allocation(
+            {s.name: s.density(n) for s, (n, _) in zip(sites, limits, strict=True)},
+            {s.name: s.density(n) for s, (_, n) in zip(sites, limits, strict=True)},
+            {s.name: s.density(n) for s, n in zip(sites, kept, strict=True)},
+            *spending(sites, weights, budget, cost, budgets),
         )
-        for i in paid
-    ]
-    names = [label(sites[i]) for i in paid]
-    if len(every) == 1:
-        masks = solve_hard(layers, rest[cost], names=names)
-    else:
-        joint = Limits(
-            costs=tuple(tuple(row[i] for i in paid) for row in rows.values()),
-            amounts=tuple(rest.values()),
-            names=tuple(every),
-        )
-        masks = solve_hard_joint(layers, joint, names=names).masks
-    for i, count in zip(paid, masks.counts, strict=True):
-        kept[i] = count
-    weights = [s.base + s.unit_size * n for s, n in zip(sites, kept, strict=True)]
-    return Allocation(
-        {s.name: s.density(n) for s, (n, _) in zip(sites, limits, strict=True)},
-        {s.name: s.density(n) for s, (_, n) in zip(sites, limits, strict=True)},
-        {s.name: s.density(n) for s, n in zip(sites, kept, strict=True)},
-        *spending(sites, weights, budget, cost, budgets),
-    )
+
+
+cost_budget = CostBudget()
 
 
 def values(site: Site) -> Tensor:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
-from sparsefx.policies.allocation import Allocation
 from sparsefx.policies.policy import Policy, fields_of
+from sparsefx.policies.policy_function import PolicyFunction
 from sparsefx.policies.presets import preset_names, read_file, read_preset
 from sparsefx.settings import checks as check
 
-PolicySource = (
-    str
-    | Path
-    | Mapping[str, object]
-    | Policy
-    | Callable[..., Allocation | Mapping[str, float]]
-)
+PolicySource = str | Path | Mapping[str, object] | Policy | PolicyFunction
 
 
 def load_policy(source: PolicySource, **overrides: object) -> Policy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -12,9 +12,9 @@ import yaml
 from sparsefx.errors import PolicyError
 from sparsefx.learners import LEARNERS, learner_of
 from sparsefx.learners.learner import Learner
-from sparsefx.policies import ALLOCATIONS
-from sparsefx.policies.allocation import Allocation
+from sparsefx.policies import ALLOCATIONS, function_of
 from sparsefx.policies.magnitude_worths import NORMALIZATIONS
+from sparsefx.policies.policy_function import PolicyFunction, by_weights
 from sparsefx.policies.storage import STORAGES
 from sparsefx.policies.unused_settings import REWRITES, unused
 from sparsefx.settings import checks as check
@@ -43,7 +43,7 @@ class Policy:
 
     name: str = "custom"
     """What reports call it."""
-    allocation: str | Callable[..., Allocation | Mapping[str, float]] = "cost_budget"
+    allocation: str | PolicyFunction = "cost_budget"
     """Who decides how much where: a built-in name, or a function `(sites, budget)`."""
     cost: str = "macs"
     """The cost that a bare budget such as 0.1 speaks of, or 0.7*macs + 0.3*params."""
@@ -208,7 +208,8 @@ class Policy:
                 f"unit_density {self.unit_density:g} is for the learner soft_topk, "
                 f"which masks weights inside units; this one is {learner.name}"
             )
-        if self.inclusive and (self.keep_units or self.allocation != "cost_budget"):
+        everywhere = by_weights(function_of(self.allocation))
+        if self.inclusive and (self.keep_units or not everywhere):
             raise PolicyError(
                 "inclusive draws one threshold through all layers; set allocation: "
                 "cost_budget and keep_units: false, or inclusive: false"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
 
 from sparsefx.errors import PolicyError
 from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, planned, prices
 from sparsefx.policies.feasibility import check_feasible
 from sparsefx.policies.latency_line import Line
+from sparsefx.policies.policy_function import Context
 
 _HALVINGS = 80
 
@@ -21,9 +25,17 @@ class SameLatency:
 
     Attributes:
         lines: what was measured, by site name; other sites stay as dense as they may.
+            `sparsefx.transform` measures them if they are None.
     """
 
-    lines: Mapping[str, Line]
+    may_empty: ClassVar[bool] = True
+    lines: Mapping[str, Line] | None = None
+
+    def prepare(
+        self, model: nn.Module, sites: Sequence[Site], context: Context
+    ) -> SameLatency:
+        """Measures every layer, if nothing has been measured."""
+        return SameLatency(context.latencies()) if self.lines is None else self
 
     def __call__(
         self,
@@ -42,6 +54,7 @@ class SameLatency:
 
         Raises:
             BudgetError: a budget is below what the lower bounds cost.
+            PolicyError: nothing has been measured.
 
         Example:
             >>> import sympy
@@ -53,6 +66,11 @@ class SameLatency:
             >>> [round(found[name], 6) for name in "ab"]  # half the time of each
             [0.1, 0.1]
         """
+        if self.lines is None:
+            raise PolicyError(
+                "the policy same_latency is measured on a model; give it to "
+                "sparsefx.transform, or pass SameLatency(lines) as policy"
+            )
         every = {cost: budget, **(budgets or {})}
         for name, amount in every.items():
             check_feasible(sites, amount, name, every)
@@ -79,9 +97,9 @@ class SameLatency:
         return planned(self._at(sites, high), sites, budget, cost, budgets)
 
     def _at(self, sites: Sequence[Site], share: float) -> list[float]:
-        found = []
+        found, lines = [], self.lines or {}
         for site in sites:
-            line = self.lines.get(site.name)
+            line = lines.get(site.name)
             density = 1.0
             if line is not None:
                 density = 1.0 if share >= 1 else line.at(share * line.dense)
@@ -89,15 +107,4 @@ class SameLatency:
         return found
 
 
-def same_latency(
-    sites: Sequence[Site], budget: float, cost: str = "latency_ms"
-) -> Allocation:
-    """Stands for a `SameLatency` until `sparsefx.transform` has measured one.
-
-    Raises:
-        PolicyError: always; there is nothing measured.
-    """
-    raise PolicyError(
-        "the policy same_latency is measured on a model; give it to "
-        "sparsefx.transform, or pass SameLatency(lines) as policy"
-    )
+same_latency = SameLatency()

@@ -14,9 +14,14 @@ from sparsefx.errors import PolicyError
 from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, planned, prices
 from sparsefx.policies.feasibility import check_feasible
+from sparsefx.policies.policy_function import Context
 from sparsefx.tracing.preserve import in_eval
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+_NEEDS = (
+    "the policy sensitivity needs calibration=[(x, y), ...] and loss=: give a few "
+    "batches to sparsefx.transform, or pass what measure_sensitivity returns as policy"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +30,28 @@ class Sensitivity:
 
     Attributes:
         levels: the densities tried, increasing, the last one 1.
-        increases: rise of the mean loss at each level, by site name.
+        increases: rise of the mean loss at each level, by site name;
+            `sparsefx.transform` measures them if they are None.
     """
 
-    levels: tuple[float, ...]
-    increases: Mapping[str, tuple[float, ...]]
+    levels: tuple[float, ...] = LEVELS
+    increases: Mapping[str, tuple[float, ...]] | None = None
+
+    def prepare(
+        self, model: nn.Module, sites: Sequence[Site], context: Context
+    ) -> Sensitivity:
+        """Measures every site on the calibration batches, if nothing has been.
+
+        Raises:
+            PolicyError: calibration or loss is missing.
+        """
+        if self.increases is not None:
+            return self
+        if context.loss is None:
+            raise PolicyError(_NEEDS)
+        return measure_sensitivity(
+            model, sites, context.calibration, context.loss, self.levels
+        )
 
     def __call__(
         self,
@@ -51,6 +73,8 @@ class Sensitivity:
             BudgetError: a budget is below what the lower bounds cost.
             PolicyError: SciPy is missing, or a site was not measured.
         """
+        if self.increases is None:
+            raise PolicyError(_NEEDS)
         every = {cost: budget, **(budgets or {})}
         for name, amount in every.items():
             check_feasible(sites, amount, name, every)
@@ -59,13 +83,13 @@ class Sensitivity:
     def _solve(
         self, sites: Sequence[Site], budgets: Mapping[str, float]
     ) -> list[float]:
-        optimize = _scipy()
+        optimize, increases = _scipy(), self.increases or {}
         levels = (0.0, *self.levels)
         free = [site.max_density > site.min_density for site in sites]
         count = len(levels)
         rise: list[float] = []
         for site, open_ in zip(sites, free, strict=True):
-            known = self.increases.get(site.name)
+            known = increases.get(site.name)
             if known is None and open_:
                 raise PolicyError(
                     f"sensitivity has not measured {site.name}; calibrate this model"
@@ -148,10 +172,7 @@ def measure_sensitivity(
         0.0
     """
     if not calibration:
-        raise PolicyError(
-            "the policy sensitivity needs calibration=[(x, y), ...] and loss=; give a "
-            "few batches"
-        )
+        raise PolicyError(_NEEDS)
 
     def mean() -> float:
         total = 0.0
@@ -182,16 +203,7 @@ def measure_sensitivity(
     return Sensitivity(tuple(levels), increases)
 
 
-def sensitivity(sites: Sequence[Site], budget: float, cost: str = "macs") -> Allocation:
-    """Stands for a `Sensitivity` until `sparsefx.transform` has measured one.
-
-    Raises:
-        PolicyError: always; there is nothing measured.
-    """
-    raise PolicyError(
-        "the policy sensitivity needs calibration=[(x, y), ...] and loss=: give them "
-        "to sparsefx.transform, or pass what measure_sensitivity returns as policy"
-    )
+sensitivity = Sensitivity()
 
 
 def _scipy() -> Any:

@@ -10,16 +10,16 @@ from sparsefx.errors import BudgetError
 from sparsefx.lowering.latency_costs import Timed
 from sparsefx.masking.site import Site
 from sparsefx.policies.policy import Policy
-from sparsefx.policies.same_latency import SameLatency
+from sparsefx.policies.policy_function import PolicyFunction, asked, may_empty
 from sparsefx.policies.site_costs import itemsize, overhead
 from sparsefx.settings.budget import parse_budget
 from sparsefx.settings.cost_expression import is_expression, mentioned
-from sparsefx.settings.patterns import most_specific
 from sparsefx.training.plan import Plan, Target
 
 
 def targets_of(
     policy: Policy,
+    function: PolicyFunction,
     sites: tuple[Site, ...],
     dense: tuple[Site, ...],
     priced: bool,
@@ -32,6 +32,7 @@ def targets_of(
 
     Args:
         policy: whose ``budget``, ``storage`` and ``budget_of`` count.
+        function: the policy's, as prepared for the model.
         sites: the masked weights.
         dense: maskable weights that are not masked.
         priced: whether MACs are known.
@@ -39,6 +40,7 @@ def targets_of(
         times: what was measured, where a budget is of ``latency_ms``.
     """
     targets: dict[str, Target] = {}
+    given = asked(function, (*sites, *dense), {"densities": policy.densities})
     for budget in parse_budget(policy.budget, policy.cost, tuple(policy.costs)):
         cost = budget.cost
         if "macs" in _parts(cost) and not priced:
@@ -70,8 +72,10 @@ def targets_of(
                     f"({plain:.6g} {cost}), so nothing is dropped; lower it"
                 )
             limit = total + base
-        if policy.allocation == "layerwise":
-            limit = _given(policy, (*sites, *dense), cost, limit, base)
+        if given is not None:
+            pairs = zip((*sites, *dense), given, strict=True)
+            own = sum((s.cost(cost) * s.numel * d for s, d in pairs), start=base)
+            limit = min(limit, own) if own > base else limit
         if limit <= stored:
             raise BudgetError(
                 f"budget {limit:.6g} {cost} is not above the {stored:.6g} that storage "
@@ -95,20 +99,6 @@ def _base(policy: Policy, cost: str, fixed: Mapping[str, float]) -> float:
     return fixed[cost]
 
 
-def _given(
-    policy: Policy, sites: tuple[Site, ...], cost: str, limit: float, base: float
-) -> float:
-    """What the densities that are given cost: then that is the budget."""
-    names = [(site.name, site.module) for site in sites]
-    asked = most_specific("densities", names, policy.densities)
-    spent = base
-    for site in sites:
-        density = asked.get(site.name, site.max_density)
-        density = min(max(density, site.min_density), site.max_density)
-        spent += site.cost(cost) * site.numel * density
-    return min(limit, spent) if spent > base else limit
-
-
 def _parts(cost: str) -> Collection[str]:
     """The costs that a cost is made of."""
     if not is_expression(cost):
@@ -118,9 +108,7 @@ def _parts(cost: str) -> Collection[str]:
 
 def floored(plan: Plan) -> tuple[Site, ...]:
     """The sites with room for one weight an output unit, if half the budget pays it."""
-    allocation = plan.policy.allocation
-    measured = isinstance(allocation, SameLatency)  # could leave a layer with nothing
-    if not plan.policy.keep_units or not (measured or allocation == "cost_budget"):
+    if not plan.policy.keep_units or not may_empty(plan.function):
         return plan.sites
     raised = []
     for site in plan.sites:

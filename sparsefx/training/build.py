@@ -5,21 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparsefx.errors import CaptureError, MaskError
-from sparsefx.lowering.latency_costs import timed
+from sparsefx.lowering.latency_costs import Timed, timed
 from sparsefx.masking.masked_module import mask_module, mirror, restore, run_graph
 from sparsefx.masking.site import Site
 from sparsefx.masking.sparse_state import CHILD, SparseState
 from sparsefx.passes.annotate_costs import NOT_MULTIPLIED, AnnotateCosts, cost_table
 from sparsefx.passes.costs.cost_table import CostRow, CostTable
 from sparsefx.passes.insert_masks import InsertMasks
+from sparsefx.policies import function_of
+from sparsefx.policies.latency_line import Line
 from sparsefx.policies.policy import Policy
-from sparsefx.policies.same_latency import SameLatency
-from sparsefx.policies.sensitivity import Sensitivity
+from sparsefx.policies.policy_function import Context, prepared
 from sparsefx.policies.site_costs import with_costs
 from sparsefx.reports.report import Coverage
 from sparsefx.settings.budget import parse_budget
@@ -42,7 +44,8 @@ def build(
     *,
     inplace: bool,
     strict: bool,
-    measure: Callable[[Sequence[Site]], Sensitivity] | None = None,
+    calibration: Sequence[tuple[Any, Any]] = (),
+    loss: Callable[[Any, Any], Tensor] | None = None,
     original: Mapping[str, float] | None = None,
 ) -> nn.Module:
     """Builds the sparse model; see `sparsefx.transform`.
@@ -86,17 +89,22 @@ def build(
         )
     fixed = {cost: total["fixed"] for cost, total in table.totals().items()}
     asked = parse_budget(policy.budget, policy.cost, tuple(policy.costs))
-    same = policy.allocation == "same_latency"
-    times = timed(model, example_inputs, asked, sites, dense, every=same)
+    clock = partial(timed, model, example_inputs, asked, sites, dense)
+    times: Timed | None = None
+
+    def latencies() -> Mapping[str, Line]:
+        nonlocal times
+        times = times or clock(every=True)
+        return times.latencies.lines if times is not None else {}
+
+    context = Context(asked, example_inputs, calibration, loss, latencies)
+    function = prepared(function_of(policy.allocation), model, sites, context)
+    times = times or clock()
     if times is not None:
         sites, dense = times.sites, times.dense
-        if same:
-            policy = replace(policy, allocation=SameLatency(times.latencies.lines))
-    targets = targets_of(policy, sites, dense, priced, fixed, times)
+    targets = targets_of(policy, function, sites, dense, priced, fixed, times)
     covered = _coverage(model, table, weights, chosen, found)
-    if policy.allocation == "sensitivity" and measure is not None:
-        policy = replace(policy, allocation=measure(sites))
-    plan = Plan(policy, sites, dense, targets, table, covered, original or {})
+    plan = Plan(policy, sites, dense, targets, table, covered, original or {}, function)
     plan = replace(plan, sites=floored(plan))
     # refuse before touching
     plan.bounds(plan.allowed(1.0), [parameters[s.name] for s in sites])

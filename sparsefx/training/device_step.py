@@ -20,6 +20,7 @@ from sparsefx.kernels.tensor_layout import readable
 from sparsefx.learners import learner_of
 from sparsefx.masking.sparse_state import SparseState
 from sparsefx.policies.magnitude_worths import shares
+from sparsefx.policies.policy_function import by_weights
 from sparsefx.policies.unit_bounds import bounds
 from sparsefx.training.plan import Plan
 from sparsefx.training.step_report import LaterReport, StepReport, reported
@@ -136,7 +137,7 @@ class DeviceStep:
             or learner_of(plan.policy.learner).stored
             or plan.policy.inclusive
             or state.units is not None
-            or plan.policy.allocation != "cost_budget"
+            or not by_weights(plan.function)
             or plan.several
             or any(high < size for _, high, size in limits)
             or (any(low for low, _, _ in limits) and not self._slack(limits))

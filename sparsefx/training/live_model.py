@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -15,7 +14,6 @@ from sparsefx.masking.masked_module import unwrapped as unwrapped
 from sparsefx.masking.site import Site
 from sparsefx.masking.sparse_state import CHILD, SparseState
 from sparsefx.policies.load_policy import PolicySource, load_policy
-from sparsefx.policies.sensitivity import measure_sensitivity
 from sparsefx.training.build import build
 from sparsefx.training.build_rewritten import rebuild
 from sparsefx.training.build_tokens import build_tokens
@@ -90,15 +88,11 @@ def transform(
         )
     if learner_of(settings.learner).part == "units":
         return build_units(model, settings, example_inputs, inplace=inplace)
-    measured = None
-    if calibration and loss is not None:
-        measured = functools.partial(
-            measure_sensitivity, model, calibration=calibration, loss=loss
-        )
     options: dict[str, Any] = {"inplace": inplace, "strict": strict}
     if settings.rewrite != "none":
         return rebuild(model, settings, example_inputs, **options)
-    return build(model, settings, example_inputs, measure=measured, **options)
+    known: dict[str, Any] = {"calibration": calibration, "loss": loss}
+    return build(model, settings, example_inputs, **known, **options)
 
 
 @cools_tokens

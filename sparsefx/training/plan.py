@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -18,6 +18,7 @@ from sparsefx.policies.erk import erk
 from sparsefx.policies.feasibility import check_feasible
 from sparsefx.policies.magnitude_worths import worths
 from sparsefx.policies.policy import Policy
+from sparsefx.policies.policy_function import PolicyFunction, by_weights
 from sparsefx.policies.round_to import multiples, stepped
 from sparsefx.policies.unit_bounds import base_cost, bounds, unit_share
 from sparsefx.policies.whole_units import counts
@@ -79,6 +80,7 @@ class Plan:
         table: costs of the whole model.
         coverage: one row a parameter.
         original: maskable cost before a structural rewrite, by cost name, if any.
+        function: the policy's function, as prepared for the model.
     """
 
     policy: Policy
@@ -87,7 +89,8 @@ class Plan:
     targets: tuple[Target, ...]
     table: CostTable
     coverage: tuple[Coverage, ...]
-    original: Mapping[str, float] = field(default_factory=dict)
+    original: Mapping[str, float]
+    function: PolicyFunction
 
     @property
     def several(self) -> bool:
@@ -208,9 +211,9 @@ class Plan:
             if not self._bills[cost].least <= budget < math.inf:
                 check_feasible([*self.sites, *self.dense], budget, cost, budgets)
         limits = list(own)
-        if self.policy.allocation != "cost_budget":
+        if not by_weights(self.function):
             everything = [*self.live(weights), *self.dense]
-            allocation = run(self.policy, everything, budgets)
+            allocation = run(self.policy, everything, budgets, self.function)
             limits = list(counts(allocation, everything, budgets)[: len(self.sites)])
         if all(site.round_to == 1 for site in self.sites):
             return limits
