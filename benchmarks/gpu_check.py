@@ -32,7 +32,9 @@ def check() -> dict:
     from sparsefx.kernels import reference, triton_backend
     from sparsefx.kernels.mask_rule import MaskScalars
     from sparsefx.solver.device_solver import DeviceSolver, Seen
-    from sparsefx.solver.solve_one import solve
+    from sparsefx.solver.joint_budgets import Limits
+    from sparsefx.solver.request import Request
+    from sparsefx.solver.solve import solve
 
     results = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -49,10 +51,16 @@ def check() -> dict:
             solver.solve(weights, budget, 5.0, into)
             runs.append((into, Seen.of(solver.observe(weights, into))))
         (into, seen), (again, _) = runs
-        host = solve(
-            weights, prices, solver.worths.tolist(), [(0, w.numel()) for w in weights],
-            budget, 5.0, None, [str(s) for s in shapes],
-        )  # fmt: skip
+        worths = solver.worths.tolist()
+        request = Request(
+            values=weights,
+            limits=Limits((tuple(prices),), (budget,), ("macs",)),
+            worths=lambda prices, sums, found=worths: found,
+            bounds=[(0, w.numel()) for w in weights],
+            beta=5.0,
+            names=[str(s) for s in shapes],
+        )
+        host = solve(request)
         soft = sum(p * s for p, s in zip(prices, seen.soft, strict=True))
         through = torch.ones(4, dtype=torch.float64, device="cuda")
         rule = MaskScalars(*(into[n] for n in MaskScalars._fields[:-1]), through)
@@ -70,8 +78,9 @@ def check() -> dict:
         ]
         results[str(dtype)] = {
             "same_counts": seen.counts == tuple(host.counts),
-            "same_thresholds": into["threshold"].tolist() == list(host.threshold),
-            "same_ties": into["last"].tolist() == list(host.last),
+            "same_thresholds": into["threshold"].tolist()
+            == [s.threshold for s in host.sites],
+            "same_ties": into["last"].tolist() == [s.last for s in host.sites],
             "soft_error": abs(soft / budget - 1),
             "bitwise_twice": all(torch.equal(into[n], again[n]) for n in into),
             "forward_gap": gaps[0],

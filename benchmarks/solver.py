@@ -11,14 +11,17 @@ differ by layer: parameters, uses at up to 4096 places, and bytes of rows of an 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
+from dataclasses import replace
 
 import torch
 from shared.measure import rounds, save
 
 from sparsefx.solver.joint_budgets import Limits
-from sparsefx.solver.solve_joint import solve_joint
-from sparsefx.solver.solve_one import look, solve
+from sparsefx.solver.request import Request, Warm
+from sparsefx.solver.solution import Solution
+from sparsefx.solver.solve import solve
 
 BETA = 10.0
 
@@ -51,46 +54,39 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     weights, limits, bounds = problem(options.layers, options.million * 1_000_000)
-    names = [f"layer {i}" for i in range(len(weights))]
-    last: dict[str, object] = {}
+    last: dict[str, Solution] = {}
 
     def worths(prices: list[float], sums: tuple[float, ...]) -> list[float]:
         total = math.fsum(s / p for s, p in zip(sums, prices, strict=True))
         return [weights[0].numel() * len(weights) / total] * len(weights)
 
-    def one() -> None:
-        known = last.get("one")
-        survey = look(weights, known.cuts if known else None)
-        prices = list(limits.costs[0])
-        start = known.dual if known else None
-        unit = worths(prices, survey.sums)
-        last["one"] = solve(
-            weights, prices, unit, bounds, limits.amounts[0], BETA, start, names, survey
-        )
+    several = Request(
+        values=weights,
+        limits=limits,
+        worths=worths,
+        bounds=bounds,
+        beta=BETA,
+        names=[f"layer {i}" for i in range(len(weights))],
+    )
+    first = Limits(limits.costs[:1], limits.amounts[:1], limits.names[:1])
+    requests = {"one": replace(several, limits=first), "several": several}
 
-    def several() -> None:
-        known = last.get("several")
-        survey = look(weights, known.cuts if known else None)
-        start = known.multipliers if known else ((), ())
-        last["several"] = solve_joint(
-            weights,
-            limits,
-            lambda prices: worths(prices, survey.sums),
-            bounds,
-            BETA,
-            start,
-            names,
-            survey,
-        )
+    def update(name: str) -> None:
+        known = last.get(name)
+        warm = Warm.of(known, BETA) if known else None
+        last[name] = solve(requests[name], warm)
+
+    calls = {name: functools.partial(update, name) for name in requests}
 
     def move() -> None:
         for weight in weights:
             weight.add_(torch.randn_like(weight), alpha=1e-3)
 
-    cold = rounds({"one": one, "several": several}, 1)
+    cold = rounds(calls, 1)
     move()
-    one(), several()
-    times = rounds({"one": one, "several": several}, options.rounds, move)
+    update("one")
+    update("several")
+    times = rounds(calls, options.rounds, move)
     found = last["several"]
     ratio = times["several"]["cpu_ms"] / times["one"]["cpu_ms"]
     result = {
@@ -101,7 +97,10 @@ def main() -> None:
         "ratio": ratio,
         "sweeps": {name: known.sweeps for name, known in last.items()},
         "soft": [c / k for c, k in zip(found.soft_costs, limits.amounts, strict=True)],
-        "hard": [c / k for c, k in zip(found.hard_costs, limits.amounts, strict=True)],
+        "hard": [
+            c / k
+            for c, k in zip(limits.spent(found.counts), limits.amounts, strict=True)
+        ],
         "multipliers": found.multipliers[0],
     }
     for name, row in times.items():

@@ -25,7 +25,7 @@ from sparsefx.masking.masked_groups import entries, masked_groups
 from sparsefx.masking.masked_weight import masked_weight
 from sparsefx.masking.rank_means import mean_over_ranks
 from sparsefx.masking.weight_groups import Grouping
-from sparsefx.solver.solve_one import MaskParameters
+from sparsefx.solver.solution import Solution
 from sparsefx.torch_internals import after_backward, backward_number
 
 CHILD = "_sparsefx"  # the name under which a model holds its state
@@ -161,14 +161,13 @@ class SparseState(nn.Module):
         return found if self.units is None else self.units.opened(found, index)
 
     @torch.no_grad()
-    def assign(self, found: MaskParameters, beta: float) -> None:
+    def assign(self, found: Solution, beta: float) -> None:
         """Takes over the scalars of an update; masks are learning."""
         for name in (*_FLOATS, *_INTEGERS):
-            self._set(name, getattr(found, name))
+            self._set(name, [getattr(site, name) for site in found.sites])
         self._set("dual", (found.dual, beta))
-        if found.binding:
-            self._set("binding", found.binding)
-            self._set("multipliers", found.multipliers)
+        self._set("binding", found.binding)
+        self._set("multipliers", found.multipliers)
         self.through.fill_(1.0)
         self.frozen.fill_(False)
 

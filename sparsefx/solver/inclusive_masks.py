@@ -11,16 +11,16 @@ from torch import Tensor
 
 from sparsefx.kernels.mask_rule import soft_mask
 from sparsefx.solver.projection import BUDGET_SLACK
-from sparsefx.solver.solve_one import MaskParameters
+from sparsefx.solver.solution import Solution
 
 
 @torch.no_grad()
 def inclusive(
-    found: MaskParameters,
+    found: Solution,
     values: Sequence[Tensor],
     worths: Sequence[float],
     budget: float,
-) -> MaskParameters:
+) -> Solution:
     """The hard masks as the authors of Spartan draw them, over one shared budget.
 
     The threshold is the unit value ``worth |v| / price`` of the first entry at which
@@ -35,23 +35,28 @@ def inclusive(
         budget: cost allowed.
 
     Example:
-        >>> from sparsefx.solver.solve_one import solve
+        >>> from sparsefx.solver.joint_budgets import Limits
+        >>> from sparsefx.solver.request import Request
+        >>> from sparsefx.solver.solve import solve
         >>> w = [torch.tensor([1.0, 2.0, 2.0, 3.0])]
-        >>> exact = solve(w, [1.0], [1.0], [(0, 4)], 2.0, 5.0, None, ["w"])
+        >>> exact = solve(Request(
+        ...     w, Limits(((1.0,),), (2.0,), ("params",)), lambda prices, sums: [1.0],
+        ...     [(0, 4)], 5.0, ["w"]))
         >>> exact.counts, inclusive(exact, w, [1.0], 2.0).counts
         ((2,), (3,))
     """
-    free = [i for i, price in enumerate(found.price) if price > 0]
+    free = [i for i, site in enumerate(found.sites) if site.price > 0]
     if math.isinf(found.dual) or not free:
         return found
-    units = {i: values[i].abs().double() * (worths[i] / found.price[i]) for i in free}
+    price = [site.price for site in found.sites]
+    units = {i: values[i].abs().double() * (worths[i] / price[i]) for i in free}
     ladder = torch.cat([units[i] for i in free])
-    prices = torch.cat([torch.full_like(units[i], found.price[i]) for i in free])
+    prices = torch.cat([torch.full_like(units[i], price[i]) for i in free])
     ranks = ladder.argsort(descending=True, stable=True)
     spent = prices[ranks].cumsum(0)
     reached = int(torch.searchsorted(spent, budget * (1 - BUDGET_SLACK)))
     edge = ladder[ranks[min(reached, len(ranks) - 1)]]
-    rows = {name: list(getattr(found, name)) for name in _RULES}
+    sites = list(found.sites)
     for i in free:
         kept, size = units[i] >= edge, values[i].numel()
         magnitude = values[i].abs()
@@ -63,20 +68,13 @@ def inclusive(
             rule = float(torch.nextafter(top, torch.full_like(top, math.inf))), -1
         else:
             rule = float(magnitude[kept].min()), size - 1
-        m = soft_mask(magnitude[kept], found.slope[i], found.center[i], found.mu[i])
-        row = (*rule, count, float(m.double().sum()))
-        for name, value in zip(_RULES, row, strict=True):
-            rows[name][i] = value
-    counts = tuple(rows["counts"])
-    pairs = zip(found.price, counts, strict=True)
-    return replace(
-        found,
-        threshold=tuple(rows["threshold"]),
-        last=tuple(rows["last"]),
-        counts=counts,
-        bought=tuple(rows["bought"]),
-        hard_cost=math.fsum(price * count for price, count in pairs),
-    )
-
-
-_RULES = ("threshold", "last", "counts", "bought")
+        site = sites[i]
+        m = soft_mask(magnitude[kept], site.slope, site.center, site.mu)
+        sites[i] = replace(
+            site,
+            threshold=rule[0],
+            last=rule[1],
+            count=count,
+            bought=float(m.double().sum()),
+        )
+    return replace(found, sites=tuple(sites))

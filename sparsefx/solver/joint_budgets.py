@@ -47,6 +47,23 @@ class Limits:
         rows = tuple(tuple(row[i] for i in places) for row in self.costs)
         return Limits(rows, self.amounts, self.names)
 
+    def without(self, counts: Sequence[float]) -> Limits:
+        """The same budgets, but for what these counts cost.
+
+        Raises:
+            BudgetError: they cost more than a budget.
+        """
+        spent = self.spent(counts)
+        for amount, cost, name in zip(self.amounts, spent, self.names, strict=True):
+            if not cost <= amount * (1.0 + BUDGET_SLACK):
+                raise BudgetError(
+                    f"budget {amount:g} {name} does not pay for what is kept whole, "
+                    f"which costs {cost:g}; raise the budget, or keep less whole"
+                )
+        pairs = zip(self.amounts, spent, strict=True)
+        rest = tuple(max(amount - cost, 0.0) for amount, cost in pairs)
+        return Limits(self.costs, rest, self.names)
+
     def shares(self, budgets: Sequence[int]) -> list[list[float]]:
         """Costs as shares of what some of the budgets allow."""
         return [[cost / self.amounts[b] for cost in self.costs[b]] for b in budgets]

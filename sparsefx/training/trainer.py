@@ -16,9 +16,10 @@ from sparsefx.masking.read_masks import frozen_bits, hard_bits, hard_masks
 from sparsefx.masking.sparse_state import SparseState
 from sparsefx.reports.report import HistoryPoint
 from sparsefx.settings.schedule import Phase
-from sparsefx.solver.inclusive_masks import inclusive
-from sparsefx.solver.solve_joint import solve_joint
-from sparsefx.solver.solve_one import Cuts, MaskParameters, ahead, look, solve
+from sparsefx.solver.request import Request, Warm
+from sparsefx.solver.solution import Cut, Solution
+from sparsefx.solver.solve import solve
+from sparsefx.solver.survey_bands import ahead
 from sparsefx.training import update_kept_masks
 from sparsefx.training.device_step import DeviceStep
 from sparsefx.training.mixed_units import move_units
@@ -47,8 +48,8 @@ class Trainer:
 
     plan: Plan
     kept: list[Tensor] | None = None
-    cuts: Cuts | None = None
-    expected: Cuts | None = None
+    cuts: Sequence[Cut] | None = None
+    expected: Sequence[Cut] | None = None
     history: list[HistoryPoint] = field(default_factory=list)
     finalized: bool = False
     told: bool = False
@@ -115,46 +116,30 @@ def catch_up(state: SparseState, trainer: Trainer) -> None:
         remember(trainer, point)
 
 
-def project(state: SparseState, trainer: Trainer, phase: Phase) -> MaskParameters:
+def project(state: SparseState, trainer: Trainer, phase: Phase) -> Solution:
     """Solves for the masks of a phase and assigns them."""
-    plan = trainer.plan
-    weights = state.weights()
+    plan, weights = trainer.plan, state.weights()
     allowed = plan.allowed(phase.budget_progress)
-    mu, beta = state.dual.tolist()
-    known = math.isfinite(mu) and beta > 0
-    flats = state.values()
-    survey = look(flats, trainer.expected)
-    bounds = plan.bounds(allowed, weights)
-    worths = plan.worths(weights, survey.sums)
-    amount = allowed[0] - plan.reserved(plan.targets[0])
-    if plan.several:
-        found = solve_joint(
-            flats,
-            plan.limits(allowed),
-            lambda prices: plan.worths(weights, survey.sums, prices),
-            bounds,
-            phase.beta,
+    dual, beta = state.dual.tolist()
+    found = solve(
+        Request(
+            values=state.values(),
+            limits=plan.limits(allowed),
+            worths=lambda prices, sums: plan.worths(weights, sums, prices),
+            bounds=plan.bounds(allowed, weights),
+            beta=phase.beta,
+            names=state.names,
+            sharpness=plan.sharpness,
+            inclusive=plan.policy.inclusive,
+        ),
+        Warm(
+            trainer.expected,
+            dual,
+            beta,
+            (state.center - state.mu / state.slope).tolist(),
             state.multipliers.tolist(),
-            state.names,
-            survey,
-            plan.sharpness,
-        )
-    else:
-        found = solve(
-            flats,
-            plan.prices(),
-            worths,
-            bounds,
-            amount,
-            phase.beta,
-            mu * phase.beta / beta if known else None,
-            state.names,
-            survey,
-            (state.center - state.mu / state.slope).tolist() if known else None,
-            plan.sharpness,
-        )
-    if plan.policy.inclusive:
-        found = inclusive(found, flats, worths, amount)
+        ),
+    )
     state.assign(found, phase.beta)
     trainer.expected = ahead(found.cuts, trainer.cuts)
     trainer.cuts = found.cuts
@@ -166,7 +151,7 @@ def describe(
     state: SparseState,
     trainer: Trainer,
     phase: Phase,
-    found: MaskParameters | None,
+    found: Solution | None,
     kept: list[Tensor],
 ) -> StepReport:
     """The step's report; brings `kept`, the last masks, up to date; adds to the curve.
@@ -194,12 +179,11 @@ def describe(
         moved = sum(changed)
     hard = plan.spent(counts)
     if found is not None:
-        own = found.soft_costs or (found.soft_cost,)
         soft = tuple(
             plan.reserved(target) + cost
-            for target, cost in zip(plan.targets, own, strict=True)
+            for target, cost in zip(plan.targets, found.soft_costs, strict=True)
         )
-        bought = found.bought
+        bought = tuple(site.bought for site in found.sites)
     elif not hardened:
         soft_masks = (state.slope.tolist(), state.center.tolist(), state.mu.tolist())
         sums = kernels.soft_sums(flats, *soft_masks, *rules)

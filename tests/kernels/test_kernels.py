@@ -15,7 +15,7 @@ from sparsefx.kernels.bits import empty_bits, pack, unpack
 from sparsefx.kernels.mask_rule import hard_mask
 from sparsefx.masking.masked_weight import masked_weight
 from sparsefx.solver.soft_masks import Layer, solve_hard, solve_soft
-from sparsefx.solver.solve_one import cuts, look
+from sparsefx.solver.survey_bands import cuts, look
 from tests.networks import networks
 from tests.scalars import site_scalars
 
@@ -168,7 +168,7 @@ def test_a_survey_changes_nothing_but_time(network: Any, drift: float) -> None:
     layers, budget = network
     cold = solve_hard(layers, budget)
     flats = [layer.magnitude for layer in layers]
-    near = ((low * (1 + drift), high) for low, high in cuts(layers, cold, cold.cutoff))
+    near = ((low * (1 + drift), high) for low, high in cuts(layers, cold))
     warm = solve_hard(layers, budget, survey=look(flats, tuple(near)))
     assert (warm.counts, warm.thresholds, warm.lasts, warm.cost) == (
         cold.counts,
@@ -188,9 +188,7 @@ def test_both_makers_meet_the_budget_on_large_layers() -> None:
     for name in (kernels.MAKERS["cpu"], kernels.REFERENCE):
         with kernels.using(name):
             hard = solve_hard(layers, budget)
-            survey = look(
-                [x.magnitude for x in layers], cuts(layers, hard, hard.cutoff)
-            )
+            survey = look([x.magnitude for x in layers], cuts(layers, hard))
             assert solve_hard(layers, budget, survey=survey) == hard
             soft = solve_soft(layers, budget, 5.0, hard.cutoff, hard=hard)
             assert abs(soft.cost - budget) <= 1e-6 * budget

@@ -9,7 +9,9 @@ from torch import nn
 from torch.optim import SGD
 
 import sparsefx
-from sparsefx.solver.solve_one import solve
+from sparsefx.solver.joint_budgets import Limits
+from sparsefx.solver.request import Request
+from sparsefx.solver.solve import solve
 from tests import models
 from tests.gradient_models import X, Y, assert_close, gradients, loss_of, sparse_of
 
@@ -235,8 +237,11 @@ def test_checkpointing_around_the_model() -> None:
 def test_the_solver_is_given_what_it_takes() -> None:
     """`solve` refuses nothing silently: a site without price stays dense."""
     weights = [torch.ones(2, 2), torch.arange(4.0).reshape(2, 2)]
+    limits = Limits(((0.0, 1.0),), (2.0,), ("macs",))
     found = solve(
-        weights, [0.0, 1.0], [1.0, 1.0], [(0, 4), (0, 4)], 2.0, 5.0, None, ["a", "b"]
+        Request(
+            weights, limits, lambda prices, sums: [1.0, 1.0], [(0, 4)] * 2, 5.0, "ab"
+        )
     )
     assert found.counts == (4, 2)
-    assert found.spread[0] == 0
+    assert found.sites[0].spread == 0

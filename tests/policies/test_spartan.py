@@ -1,5 +1,6 @@
 """Spartan: the authors' behaviour, its corrections, and what steps report."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 import sparsefx
 from sparsefx.errors import BudgetError, PolicyError
-from sparsefx.solver.inclusive_masks import inclusive
-from sparsefx.solver.solve_one import solve
+from sparsefx.solver.joint_budgets import Limits
+from sparsefx.solver.request import Request, Warm
+from sparsefx.solver.solve import solve
 from tests import models
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
@@ -106,10 +108,16 @@ def problems(draw):
 @given(problems())
 def test_inclusive_is_the_first_prefix_that_reaches_the_budget(problem: Any) -> None:
     values, prices, budget = problem
-    ones, limits = [1.0] * len(values), [(0, v.numel()) for v in values]
-    names = [str(i) for i in range(len(values))]
-    exact = solve(values, prices, ones, limits, budget, 5.0, None, names)
-    found = inclusive(exact, values, ones, budget)
+    limits = Limits((tuple(prices),), (budget,), ("params",))
+    request = Request(
+        values=values,
+        limits=limits,
+        worths=lambda prices, sums: [1.0] * len(values),
+        bounds=[(0, v.numel()) for v in values],
+        beta=5.0,
+        names=[str(i) for i in range(len(values))],
+    )
+    exact, found = solve(request), solve(replace(request, inclusive=True))
     units = np.concatenate(
         [v.double().numpy() / p for v, p in zip(values, prices, strict=True)]
     )
@@ -119,10 +127,11 @@ def test_inclusive_is_the_first_prefix_that_reaches_the_budget(problem: Any) -> 
     order = np.argsort(-units, kind="stable")
     place = np.searchsorted(np.cumsum(costs[order]), budget * (1 - 1e-12))
     kept = units >= units[order][min(place, len(units) - 1)]
-    assert found.hard_cost == pytest.approx(float((costs * kept).sum()))
-    assert found.hard_cost >= budget * (1 - 1e-9)
+    (spent,) = limits.spent(found.counts)
+    assert spent == pytest.approx(float((costs * kept).sum()))
+    assert spent >= budget * (1 - 1e-9)
     assert all(a >= b for a, b in zip(found.counts, exact.counts, strict=True))
-    assert found.soft_cost == exact.soft_cost
+    assert found.soft_costs == exact.soft_costs
 
 
 def test_inclusive_needs_one_threshold() -> None:
@@ -130,6 +139,10 @@ def test_inclusive_needs_one_threshold() -> None:
         sparsefx.Policy(inclusive=True)
     with pytest.raises(PolicyError, match="one threshold through all layers"):
         sparsefx.load_policy("spartan_paper", allocation="erk")
+    with pytest.raises(PolicyError, match="several budgets would not hold"):
+        sparse_of(budget={"macs": 0.3, "params": 0.3})
+    with pytest.raises(PolicyError, match=r"bounds of '2\.weight' would not hold"):
+        sparse_of(layers={"2": {"max_density": 0.1}})
 
 
 @pytest.mark.parametrize("name", ["spartan", "spartan_paper"])
@@ -164,26 +177,18 @@ def test_steps_report_costs_changes_and_the_shrink(name: str) -> None:
 def test_layers_held_at_a_bound_start_where_they_were() -> None:
     """Warm, the shared multiplier and those of held layers are known: two sweeps."""
     weights = [scale * torch.randn(3000) for scale in (1.0, 0.01, 0.02)]
-    limits = [(0, 3000), (100, 3000), (60, 3000)]
-
-    def found(start=None, middles=None):
-        ones = [1.0] * 3
-        return solve(
-            weights,
-            ones,
-            ones,
-            limits,
-            700.0,
-            5.0,
-            start,
-            ["a", "b", "c"],
-            middles=middles,
-        )
-
-    cold = found()
+    request = Request(
+        values=weights,
+        limits=Limits(((1.0,) * 3,), (700.0,), ("params",)),
+        worths=lambda prices, sums: prices,
+        bounds=[(0, 3000), (100, 3000), (60, 3000)],
+        beta=5.0,
+        names="abc",
+    )
+    cold = solve(request)
     assert cold.counts[1:] == (100, 60)
-    assert len(set(cold.group)) == 3
-    rows = zip(cold.center, cold.mu, cold.slope, strict=True)
-    warm = found(cold.dual, [center - mu / slope for center, mu, slope in rows])
-    assert warm.sweeps <= 2 < found(cold.dual).sweeps
-    assert warm.soft_cost == pytest.approx(cold.soft_cost, rel=2e-6)
+    assert len({site.group for site in cold.sites}) == 3
+    known = Warm.of(cold, 5.0)
+    warm, half = solve(request, known), solve(request, replace(known, middles=()))
+    assert warm.sweeps <= 2 < half.sweeps
+    assert warm.soft_costs == pytest.approx(cold.soft_costs, rel=2e-6)

@@ -13,7 +13,7 @@ import sparsefx
 from sparsefx.kernels import kernels_for
 from sparsefx.solver import hard_masks as greedy
 from sparsefx.solver.soft_masks import Layer, solve_hard
-from sparsefx.solver.solve_one import cuts
+from sparsefx.solver.survey_bands import cuts
 from tests import reference
 from tests.networks import blocks, hard_masks, networks
 
@@ -120,7 +120,7 @@ def test_cuts_reach_from_the_threshold_to_the_cutoff() -> None:
     masks = solve_hard(layers, 5.0 + 7.0 + 10.0)
     assert masks.counts == (10, 5, 7)
     assert masks.cutoff == 1990.0
-    assert cuts(layers, masks, masks.cutoff) == (
+    assert cuts(layers, masks) == (
         (1990.0, 1991.0),
         (1996.0, 1990.0 / 1e-3),
         (1994.0, 1994.0),
