@@ -5,27 +5,49 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
+N ?= 200
+SEED ?= 0
+BASE ?= main
 
-.PHONY: demo test test-slow clean
+.PHONY: help demo test lint types coverage test-changed test-slow test-mutants speed hooks
+.PHONY: clean
 
-# Trains two small models to 10 % of their dense MACs; writes demo_output/.
-demo: $(STAMP)
+help:            ## What there is to make; PYTHON=python3.12 picks the interpreter.
+	@sed -n 's/^\([a-z-]*:\)[^#]*## /\1/p' $(MAKEFILE_LIST) | column -t -s: -l 2
+
+demo: $(STAMP)   ## Trains two small models to 10 % of their dense MACs; writes demo_output/.
 	$(RUN) sparsefx demo
 
-# Everything .ci/run runs.
-test: $(STAMP)
+test: lint types coverage ## Everything .ci/run checks.
+
+lint: $(STAMP)   ## Format and style.
 	$(RUN) ruff format --check
 	$(RUN) ruff check
-	$(RUN) mypy
-	$(RUN) pytest -n 2
 
-# What takes minutes, or builds a wheel from the package index.
-test-slow: $(STAMP)
+types: $(STAMP)  ## mypy, strict over the package.
+	$(RUN) mypy
+
+coverage: $(STAMP) ## All tests but the slow ones, and the floor of lines that they run.
+	$(RUN) pytest -n 2 --cov --cov-report=term:skip-covered
+
+test-changed: $(STAMP) ## The tests of the folders that differ from BASE (main).
+	$(RUN) tests.changed $(BASE)
+
+test-slow: $(STAMP) ## What takes minutes, or builds a wheel from the package index.
 	$(RUN) pytest -m slow
 
-# Back to a fresh clone.
-clean:
-	rm -rf $(VENV) build dist *.egg-info demo_output .coverage htmlcov
+test-mutants: $(STAMP) ## N seeded faults (200), each tried against the tests that run it.
+	$(RUN) tests.mutation.mutants --number $(N) --seed $(SEED)
+
+speed: $(STAMP)  ## Time to import, and of a sparse step to a dense one; printed, not judged.
+	$(VENV)/bin/python benchmarks/import_time.py --rounds 5
+	$(VENV)/bin/python benchmarks/step_ratio.py
+
+hooks: $(STAMP)  ## Ruff before every commit.
+	$(RUN) pre_commit install
+
+clean:           ## Back to a fresh clone.
+	rm -rf $(VENV) build dist *.egg-info demo_output .coverage htmlcov .mutants
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -81,14 +81,16 @@ def copied(folder: Path) -> Path:
     return tree
 
 
-def drawn(rooms: Sequence[str], number: int, seed: int) -> list[Mutant]:
+def drawn(rooms: Sequence[str], only: str, number: int, seed: int) -> list[Mutant]:
     """That many nodes of these rooms, a mutant each."""
-    nodes = [
+    every = (
         node
         for room in rooms
         for path in sorted((ROOT / ROOMS[room]).rglob("*.py"))
         for node in mutants(path.relative_to(ROOT).as_posix(), path.read_text("utf-8"))
-    ]
+    )
+    fitting = ([mutant for mutant in node if only in mutant.key] for node in every)
+    nodes = [node for node in fitting if node]
     order = random.Random(seed)
     return [order.choice(node) for node in order.sample(nodes, min(number, len(nodes)))]
 
@@ -173,9 +175,7 @@ def trials(tree: Path, options: argparse.Namespace) -> Iterator[Trial]:
     lines = results.read_text("utf-8").splitlines() if results.exists() else []
     known = {row["key"]: row for row in map(json.loads, lines)}
     same = equivalents()
-    for mutant in drawn(options.rooms, options.number, options.seed):
-        if options.only not in mutant.key:
-            continue
+    for mutant in drawn(options.rooms, options.only, options.number, options.seed):
         if mutant.key in same:
             yield Trial(mutant, "equivalent", 0.0, 0, 0)
         elif row := known.get(mutant.key):
