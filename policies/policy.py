@@ -191,7 +191,9 @@ class Policy:
                 f"min_density {self.min_density:g} is above max_density "
                 f"{self.max_density:g}; lower min_density or raise max_density"
             )
-        learner = learner_of(self.learner)
+        learner, known = learner_of(self.learner), {f.name for f in fields(Policy)}
+        for name in sorted(learner.reads - known):
+            check.unknown(f"setting of the learner {learner.name}", name, sorted(known))
         if learner.part == "tokens" and not self.tokens:
             raise PolicyError(
                 f"the learner {learner.name} needs to know where; set tokens: "
@@ -273,17 +275,19 @@ class Policy:
         """The policy as YAML text that `load_policy` reads back to an equal policy.
 
         Raises:
-            PolicyError: ``allocation`` is a function, which YAML cannot hold.
+            PolicyError: ``allocation`` or ``learner`` is an object, not a name.
 
         Example:
             >>> Policy(beta=20).to_yaml().splitlines()[:2]
             ['name: custom', 'allocation: cost_budget']
         """
-        if callable(self.allocation):
-            raise PolicyError(
-                f"policy {self.name!r} allocates by a function, which YAML cannot "
-                f"hold; allowed: {', '.join(ALLOCATIONS)}"
-            )
+        members = (("allocation", ALLOCATIONS), ("learner", LEARNERS))
+        for name, known in members:
+            if not isinstance(getattr(self, name), str):
+                raise PolicyError(
+                    f"the {name} of policy {self.name!r} is a Python object, which "
+                    f"YAML cannot hold; allowed: {', '.join(known)}"
+                )
         values = fields_of(self)
         values["include"], values["exclude"] = list(self.include), list(self.exclude)
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
