@@ -22,8 +22,6 @@ from sparsefx.settings import token_options
 from sparsefx.settings.granularity import Granularity
 from sparsefx.settings.schedule import RAMP_SHAPES, Ramp, RampShape, Schedule, resolve
 
-FALLBACKS = ("error", "dense")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -144,7 +142,7 @@ class Policy:
         check.choice("optimizer_state", self.optimizer_state, ("zero", "keep"))
         check.choice("normalize", self.normalize, NORMALIZATIONS)
         check.choice("storage", self.storage, STORAGES)
-        check.choice("fallback", self.fallback, FALLBACKS)
+        check.choice("fallback", self.fallback, ("error", "dense"))
         check.choice("rewrite", self.rewrite, REWRITES)
         Granularity.parse(check.text("granularity", self.granularity))
         checked = {
@@ -233,8 +231,8 @@ class Policy:
             self.schedule()  # Refuses ramps and a freeze out of order.
 
     def _warn_unused(self) -> None:
-        values = {f.name: getattr(self, f.name) for f in fields(Policy)}
-        for message in unused(values, {f.name: f.default for f in fields(Policy)}):
+        defaults = {f.name: f.default for f in fields(Policy)}
+        for message in unused(fields_of(self), defaults):
             # The frames above: __post_init__, __init__, the caller.
             warnings.warn(message, UserWarning, stacklevel=4)
 
@@ -281,8 +279,7 @@ class Policy:
             >>> Policy(beta=20).to_yaml().splitlines()[:2]
             ['name: custom', 'allocation: cost_budget']
         """
-        members = (("allocation", ALLOCATIONS), ("learner", LEARNERS))
-        for name, known in members:
+        for name, known in (("allocation", ALLOCATIONS), ("learner", LEARNERS)):
             if not isinstance(getattr(self, name), str):
                 raise PolicyError(
                     f"the {name} of policy {self.name!r} is a Python object, which "
@@ -290,8 +287,7 @@ class Policy:
                 )
         values = fields_of(self)
         values["include"], values["exclude"] = list(self.include), list(self.exclude)
-        text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        return text
+        return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def fields_of(policy: Policy) -> dict[str, object]:

@@ -265,8 +265,8 @@ def test_missing_file() -> None:
 
 def test_a_function_cannot_be_yaml() -> None:
     message = (
-        "policy 'len' allocates by a function, which YAML cannot hold; allowed: "
-        "cost_budget, uniform, erk"
+        "the allocation of policy 'len' is a Python object, which YAML cannot hold; "
+        "allowed: cost_budget, uniform, erk"
     )
     with pytest.raises(PolicyError, match=message):
         load_policy(len).to_yaml()
