@@ -1,5 +1,6 @@
 """Sparse training as graph rewrites under an exact, linear cost budget."""
 
+from sparsefx import integrations as integrations
 from sparsefx import passes as passes
 from sparsefx import policies as policies
 from sparsefx.api import costs as costs
@@ -66,6 +67,7 @@ __all__ = [
     "finalize",
     "graphs",
     "hard_topk",
+    "integrations",
     "load",
     "load_policy",
     "lower",

@@ -18,6 +18,12 @@ import sparsefx
 
 ROOT = Path(__file__).resolve().parents[1]
 
+EXTRAS = {
+    "triton": "triton",
+    "transformers": "integrations",
+    "lightning": "integrations",
+}
+
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 FENCE = re.compile(r"^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -49,9 +55,10 @@ def test_docstring_examples(
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != "triton":
+        if error.name not in EXTRAS:
             raise
-        pytest.skip("triton is not installed: pip install '.[triton]'")
+        extra = EXTRAS[error.name]
+        pytest.skip(f"{error.name} is not installed: pip install '.[{extra}]'")
     monkeypatch.chdir(tmp_path)
     failed, _ = doctest.testmod(module, optionflags=FLAGS)
     assert failed == 0, f"{failed} example lines of {name} fail; see the output"

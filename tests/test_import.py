@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 OPTIONAL = {
+    "lightning",
     "matplotlib",
     "numpy",  # unless torch brings it
     "safetensors",

@@ -38,6 +38,7 @@ RANKS = {
     "lowering": 7,
     "training": 8,
     "api": 9,
+    "integrations": 9,
     "": 10,  # sparsefx/__init__.py: the public names
     "demo": 11,
     "cli": 12,
