@@ -73,7 +73,7 @@ def main() -> None:
 
     def update(name: str) -> None:
         known = last.get(name)
-        warm = Warm.of(known, BETA) if known else None
+        warm = Warm.after(known, BETA) if known else None
         last[name] = solve(requests[name], warm)
 
     calls = {name: functools.partial(update, name) for name in requests}

@@ -1,12 +1,20 @@
 """Layers for the tests of budgets, and their masks."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 
-from sparsefx.solver.soft_masks import Layer, hard_mask, soft_mask
+from sparsefx.kernels.mask_rule import hard_mask, soft_mask
+from sparsefx.solver import soft_problem
+from sparsefx.solver.hard_masks import solve_hard
+from sparsefx.solver.layer import Layer
+from sparsefx.solver.soft_masks import solve_soft
+from sparsefx.solver.survey_bands import look
 from tests import reference
 
 KINDS = ("smooth", "levels", "zeros", "equal", "none")
@@ -77,15 +85,34 @@ def blocks(layers):
 
 
 def hard_masks(layers, masks):
-    rules = zip(layers, masks.thresholds, masks.lasts, strict=True)
-    return [hard_mask(x.magnitude, threshold, last) for x, threshold, last in rules]
+    pairs = zip(layers, masks.rules, strict=True)
+    return [hard_mask(x.magnitude, *rule) for x, rule in pairs]
 
 
 def soft_masks(layers, masks):
-    scalars = zip(layers, masks.slopes, masks.centers, masks.offsets, strict=True)
-    return [soft_mask(x.magnitude, *rest) for x, *rest in scalars]
+    pairs = zip(layers, masks.rows, strict=True)
+    return [soft_mask(x.magnitude, m.slope, m.center, m.offset) for x, m in pairs]
 
 
 def soft_cost(layers, masks):
     pairs = zip(layers, soft_masks(layers, masks), strict=True)
     return math.fsum(x.price * float(m.double().sum()) for x, m in pairs)
+
+
+def survey_of(layers):
+    """A survey without bands."""
+    return look([x.magnitude for x in layers], None)
+
+
+def softly(layers, budget, beta, hard=None, **options):
+    """The soft masks about the hard ones; those of `solve_hard` if none are given."""
+    hard = hard or solve_hard(layers, budget)
+    return solve_soft(layers, budget, beta, hard, survey=survey_of(layers), **options)
+
+
+@contextlib.contextmanager
+def precisely(rtol: float) -> Iterator[None]:
+    """Budgets are met to this, for comparisons."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soft_problem, "RTOL", rtol)
+        yield

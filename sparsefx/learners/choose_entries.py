@@ -99,10 +99,8 @@ def affordable(
     if layers:
         names = [situation.names[i] for i in places]
         found = solve_hard(layers, budget, names=names)
-        for i, layer, threshold, last in zip(
-            places, layers, found.thresholds, found.lasts, strict=True
-        ):
-            kept[i] = hard_mask(layer.magnitude.abs(), threshold, last)
+        for i, layer, rule in zip(places, layers, found.rules, strict=True):
+            kept[i] = hard_mask(layer.magnitude.abs(), *rule)
     if among is None:
         return kept
     return [inside(mask, chosen) for mask, chosen in zip(among, kept, strict=True)]

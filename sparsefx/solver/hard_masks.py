@@ -12,32 +12,33 @@ from torch import Tensor
 from sparsefx.kernels import Survey
 from sparsefx.kernels.mask_rule import readable
 from sparsefx.solver.greedy_purchase import COARSE, Offer, Purse, available, buy
-from sparsefx.solver.layer import Layer, check_layers, total_cost
-from sparsefx.solver.magnitude_histogram import Levels, Ranking, check_finite, rank
+from sparsefx.solver.layer import Layer, check_layers
+from sparsefx.solver.magnitude_histogram import (
+    Levels,
+    Ranking,
+    Rule,
+    check_finite,
+    rank,
+)
 from sparsefx.solver.magnitude_levels import Ladder
 
-_Bought = tuple[list[int], float, list[tuple[float, int]]]
+_Bought = tuple[list[int], float, list[Rule]]
 
 
 @dataclass(frozen=True, slots=True)
 class HardMasks:
-    """Hard masks as rules, one a layer; see `hard_mask`.
+    """Hard masks as rules, one a layer; see `sparsefx.kernels.mask_rule.hard_mask`.
 
     Attributes:
         counts: entries kept.
-        thresholds: an entry is kept if above it, or equal to it and not after `lasts`;
-            exact values of the layer's dtype. -1 where all are kept.
-        lasts: last flat index kept among the entries equal to the threshold.
-        cost: ``sum price * count``.
+        rules: which these are.
         cutoff: unit value ``worth * magnitude / price`` at which the shared budget ran
             out, that of the first entry it could not buy; finite. Soft masks are
             decided around it.
     """
 
     counts: tuple[int, ...]
-    thresholds: tuple[float, ...]
-    lasts: tuple[int, ...]
-    cost: float
+    rules: tuple[Rule, ...]
     cutoff: float
 
 
@@ -84,13 +85,7 @@ def solve_hard(
     if bought is None:
         bought = _from_histograms(layers, labels, budget)
     counts, cutoff, rules = bought
-    return HardMasks(
-        counts=tuple(counts),
-        thresholds=tuple(threshold for threshold, _ in rules),
-        lasts=tuple(last for _, last in rules),
-        cost=total_cost(layers, counts),
-        cutoff=cutoff,
-    )
+    return HardMasks(tuple(counts), tuple(rules), cutoff)
 
 
 def _from_survey(
@@ -194,9 +189,9 @@ def _runs_out(edge: Tensor, cost: Tensor, money: float) -> float:
     return float(edge[order[min(place, len(order) - 1)]])
 
 
-def _lowest(layers: Sequence[Layer], rules: Sequence[tuple[float, int]]) -> float:
+def _lowest(layers: Sequence[Layer], rules: Sequence[Rule]) -> float:
     """A unit value that no layer's threshold is below, when all are at `upper`."""
     return min(
-        max(threshold, 0.0) * layer.worth / layer.price
-        for layer, (threshold, _) in zip(layers, rules, strict=True)
+        max(rule.threshold, 0.0) * layer.worth / layer.price
+        for layer, rule in zip(layers, rules, strict=True)
     )

@@ -24,7 +24,8 @@ from sparsefx.solver.budget_multipliers import Prices, solve_multipliers
 from sparsefx.solver.count_curves import Curves
 from sparsefx.solver.hard_masks import HardMasks, solve_hard
 from sparsefx.solver.joint_budgets import Limits, Scope, scope, shares_of
-from sparsefx.solver.layer import Layer
+from sparsefx.solver.layer import Layer, check_layers
+from sparsefx.solver.magnitude_histogram import check_finite
 from sparsefx.solver.soft_problem import Problem
 from sparsefx.solver.whole_counts import rules_of, whole_counts
 
@@ -40,8 +41,7 @@ class JointHard:
     """Hard masks under several budgets.
 
     Attributes:
-        masks: the masks; their cost is in the first budget, their cutoff in the
-            prices here.
+        masks: the masks; their cutoff is in the prices here.
         scope: what is decided by bounds alone.
         x: multiplier of each budget, in shares of it; 0 where it does not run out.
         prices: of the layers, the budgets weighted by their multipliers.
@@ -83,12 +83,12 @@ def solve_hard_joint(
         >>> solve_hard_joint([big, small], limits).masks.counts
         (1, 2)
     """
-    labels = names or [f"layer {i}" for i in range(len(layers))]
-    found = scope(layers, limits)
-    flats = [readable(layer.magnitude) for layer in layers]
+    labels = check_layers(layers, math.inf, names)
     if survey is None:
-        none = [0.0] * len(layers)
+        flats, none = [readable(x.magnitude) for x in layers], [0.0] * len(layers)
         survey = kernels_for(flats).survey(flats, none, none)
+    check_finite(survey, labels)
+    found = scope(layers, limits)
     x = [0.0] * len(limits.amounts)
     counts = [found.held.get(i, 0) for i in range(len(layers))]
     if len(found.live) == 1:
@@ -105,18 +105,13 @@ def solve_hard_joint(
         x = [unit if b == leader else 0.0 for b in range(len(x))]
         return JointHard(alone, found, tuple(x), tuple(prices), leader)
     rules = rules_of(layers, counts, survey, labels)
-    values = [
-        max(threshold, 0.0) * priced[i].worth / prices[i]
-        for i, (threshold, _) in enumerate(rules)
-        if i in found.free and layers[i].lower < counts[i] < layers[i].upper
-    ]
-    masks = HardMasks(
-        counts=tuple(counts),
-        thresholds=tuple(threshold for threshold, _ in rules),
-        lasts=tuple(last for _, last in rules),
-        cost=limits.spent(counts)[0],
-        cutoff=sorted(values)[len(values) // 2] if values else 0.0,
+    values = sorted(
+        max(rules[i].threshold, 0.0) * priced[i].worth / prices[i]
+        for i in found.free
+        if layers[i].lower < counts[i] < layers[i].upper
     )
+    cutoff = values[len(values) // 2] if values else 0.0
+    masks = HardMasks(tuple(counts), tuple(rules), cutoff)
     return JointHard(masks, found, tuple(x), tuple(prices), leader)
 
 
@@ -136,7 +131,7 @@ def _sharp(
     if known:
         most = max(guess[b] for b in live)
         weights = [max(guess[b], _MIXED * most) * w for b, w in enumerate(weights)]
-    own = shares_of(limits, live, weights, len(layers))
+    own = shares_of(limits, weights)
     pairs = zip(layers, own, strict=True)
     priced = [replace(x, price=p, sharpness=1.0) for x, p in pairs]
     mean = _mean_unit(priced, survey)
@@ -144,7 +139,7 @@ def _sharp(
     x = [guess[b] for b in live] if known else [mean / len(live)] * len(live)
     beta = (_LAST if known else _FIRST) / mean
     while True:
-        problem = Problem(priced, beta, 0.0, _RTOL, survey, None)
+        problem = Problem(priced, beta, 0.0, survey, rtol=_RTOL)
         x, nus = meet(problem, prices, free, x, _RTOL)
         if beta >= 0.99 * _LAST / mean:
             break
@@ -228,7 +223,7 @@ def _priced(
         weights[leader] = weights[leader] or 1.0
     elif x:
         weights[0] = 1.0
-    prices = shares_of(limits, found.live, weights, len(layers))
+    prices = shares_of(limits, weights)
     pairs = zip(layers, prices, strict=True)
     return [replace(layer, price=p) for layer, p in pairs], prices, leader
 
@@ -261,9 +256,7 @@ def _alone(
         counts[i] = count
     if not limits.fit(counts):
         return None
-    rules = dict(
-        zip(paid, zip(masks.thresholds, masks.lasts, strict=True), strict=True)
-    )
+    rules = dict(zip(paid, masks.rules, strict=True))
     others = rules_of(
         [bounded[i] for i in free],
         [counts[i] for i in free],
@@ -271,10 +264,5 @@ def _alone(
         [labels[i] for i in free],
     )
     rules |= dict(zip(free, others, strict=True))
-    return HardMasks(
-        counts=tuple(counts),
-        thresholds=tuple(rules[i][0] for i in range(len(layers))),
-        lasts=tuple(rules[i][1] for i in range(len(layers))),
-        cost=limits.spent(counts)[0],
-        cutoff=masks.cutoff,
-    )
+    every = tuple(rules[i] for i in range(len(layers)))
+    return HardMasks(tuple(counts), every, masks.cutoff)

@@ -133,32 +133,31 @@ def scope(layers: Sequence[Layer], limits: Limits) -> Scope:
     return Scope(tuple(sorted(live)), held, free)
 
 
-def shares_of(
-    limits: Limits, live: Sequence[int], weights: Sequence[float], layers: int
-) -> list[float]:
+def shares_of(limits: Limits, weights: Sequence[float]) -> list[float]:
     """The layers' prices: budgets weighted, in the unit of what they are made of.
 
     With one weight this is that budget's cost itself; where a layer costs the weighted
-    budgets nothing, what it costs all live ones counts instead.
+    budgets nothing, the most that it costs any counts instead.
+
+    Args:
+        limits: the budgets.
+        weights: of the budgets; at least one is above 0.
     """
     total = math.fsum(weights)
-    theta = [weight / total for weight in weights] if total > 0 else []
-    if not theta:
-        theta = [float(b in live) / max(len(live), 1) for b in range(len(weights))]
-    used = [b for b, share in enumerate(theta) if share > 0]
+    used = [b for b, weight in enumerate(weights) if weight > 0]
     only = limits.costs[used[0]] if len(used) == 1 else None
-    unit = math.exp(
-        math.fsum(theta[b] * math.log(max(limits.amounts[b], 1e-300)) for b in used)
-    )
+    # a budget of nothing has no unit, and only layers free of it are left to price
+    rich = {b: limits.amounts[b] for b in used if limits.amounts[b] > 0}
+    theta = {b: weights[b] / total for b in rich}
+    unit = math.exp(math.fsum(theta[b] * math.log(k) for b, k in rich.items()))
     found = []
-    for i in range(layers):
+    for i, costs in enumerate(zip(*limits.costs, strict=True)):
         if only is not None and only[i] > 0:
             found.append(only[i])
             continue
-        share = math.fsum(theta[b] * limits.costs[b][i] / limits.amounts[b]
-                          for b in used)  # fmt: skip
+        share = math.fsum(theta[b] * costs[b] / k for b, k in rich.items())
         if share <= 0:
-            rows = zip(limits.costs, limits.amounts, strict=True)
-            share = max((row[i] / k for row, k in rows if k > 0), default=0.0)
+            pairs = zip(costs, limits.amounts, strict=True)
+            share = max((cost / k for cost, k in pairs if k > 0), default=0.0)
         found.append(share * unit or 1.0)
     return found

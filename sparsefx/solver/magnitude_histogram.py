@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,19 @@ from sparsefx.kernels.reference import chunks
 
 _SMALL = 2**12  # up to this many entries, every magnitude is its own bin
 _SHIFTS = {torch.float32: (torch.int32, 16), torch.float64: (torch.int64, 48)}
+
+
+class Rule(NamedTuple):
+    """Which entries of a tensor a hard mask keeps; see `rule`.
+
+    Attributes:
+        threshold: an entry is kept if it is above, or equal and not after `last`; an
+            exact value of the tensor's dtype, -1 where all are kept.
+        last: last flat index kept among the entries equal to the threshold.
+    """
+
+    threshold: float
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +95,7 @@ class Ranking:
         total.index_add_(0, where, torch.cat(sizes))
         return Levels(distinct.flip(0), above + total.flip(0).cumsum(0), above)
 
-    def threshold(self, count: int, known: Levels | None = None) -> tuple[float, int]:
+    def threshold(self, count: int, known: Levels | None = None) -> Rule:
         """The rule that keeps the `count` largest entries; see `rule`.
 
         Args:
@@ -95,36 +109,32 @@ class Ranking:
         return rule(self.flat, count, known)
 
 
-def rule(flat: Tensor, count: int, levels: Levels | None) -> tuple[float, int]:
+def rule(flat: Tensor, count: int, levels: Levels | None) -> Rule:
     """The rule that keeps the `count` largest entries, ties by lowest index.
 
-    An entry is kept if it is above the threshold, or equal to it and not after the
-    flat index `last`. All kept is ``(-1, n - 1)``, which stays true when entries
-    move; none kept is the next float above every entry, and -1.
+    All kept is ``(-1, n - 1)``, which stays true when entries move; none kept is the
+    next float above every entry, and -1.
 
     Args:
         flat: the weight, flat.
         count: entries to keep, in [0, n].
         levels: hold the rank, unless all or none are kept.
-
-    Returns:
-        The threshold, exactly a value of the tensor's dtype, and `last`.
     """
     size, dtype = flat.numel(), flat.dtype
     if count == size:
-        return -1.0, size - 1
+        return Rule(-1.0, size - 1)
     if count == 0:
         low, high = flat.aminmax()
         largest = torch.maximum(-low, high)
         above = torch.nextafter(largest, torch.full_like(largest, math.inf))
-        return min(float(above), torch.finfo(dtype).max), -1
+        return Rule(min(float(above), torch.finfo(dtype).max), -1)
     assert levels is not None
     level = int(torch.searchsorted(levels.reach, count))
     value = float(levels.values[level])
     if int(levels.reach[level]) == count:
-        return value, size - 1
+        return Rule(value, size - 1)
     larger = int(levels.reach[level - 1]) if level else levels.above
-    return value, kernels_for([flat]).find(flat, value, count - larger)
+    return Rule(value, kernels_for([flat]).find(flat, value, count - larger))
 
 
 def rank(weight: Tensor, name: str) -> Ranking:
@@ -140,7 +150,7 @@ def rank(weight: Tensor, name: str) -> Ranking:
     Example:
         >>> ranking = rank(torch.tensor([0.5, 3.0, 0.0, 0.5]), "fc.weight")
         >>> ranking.threshold(2)
-        (0.5, 0)
+        Rule(threshold=0.5, last=0)
     """
     flat = weight.detach().reshape(-1)
     small = flat.numel() <= _SMALL

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import Survey, kernels_for
-from sparsefx.solver.magnitude_histogram import rank, rule
+from sparsefx.solver.magnitude_histogram import Rule, rank, rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class Ladder:
 
     def rules(
         self, flats: Sequence[Tensor], counts: Sequence[int], names: Sequence[str]
-    ) -> list[tuple[float, int]]:
-        """The rules that keep so many entries of each layer; see `ranking.rule`.
+    ) -> list[Rule]:
+        """The rules that keep so many entries of each layer; see `rule`.
 
         Args:
             flats: the weights, flat.
@@ -90,8 +90,8 @@ class Ladder:
                 # how many are kept is sure; the least of them lies outside the band
                 rules.append(rank(flat, name).threshold(count))
             elif reach == count:
-                rules.append((value, flat.numel() - 1))
+                rules.append(Rule(value, flat.numel() - 1))
             else:
                 nth = count - (reach - tied)
-                rules.append((value, kernels_for([flat]).find(flat, value, nth)))
+                rules.append(Rule(value, kernels_for([flat]).find(flat, value, nth)))
         return rules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -76,18 +76,18 @@ class Warm:
     multipliers: Sequence[Sequence[float]] = ((), ())
 
     @classmethod
-    def of(cls, last: Solution, beta: float) -> Warm:
+    def after(cls, last: Solution, beta: float) -> Warm:
         """What masks found at this beta tell the next request."""
         middles = [site.center - site.mu / site.slope for site in last.sites]
         return cls(last.cuts, last.dual, beta, middles, last.multipliers)
+
+    def of(self, places: Sequence[int]) -> Warm:
+        """The same of some of the sites; no middles where no multiplier is known."""
+        known = self.middles if self.start(1.0) is not None else ()
+        cuts = self.cuts and [self.cuts[i] for i in places]
+        return replace(self, cuts=cuts, middles=[known[i] for i in places if known])
 
     def start(self, beta: float) -> float | None:
         """A first guess of the shared multiplier at another beta."""
         known = math.isfinite(self.dual) and self.beta > 0.0
         return self.dual * beta / self.beta if known else None
-
-    def middles_of(self, places: Sequence[int]) -> list[float] | None:
-        """The middles of some sites, where the shared multiplier is known too."""
-        if self.start(1.0) is None or not self.middles:
-            return None
-        return [self.middles[i] for i in places]

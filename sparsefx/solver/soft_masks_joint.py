@@ -12,15 +12,14 @@ budget that does not run out changes nothing, and one budget alone gives the mas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparsefx.kernels import Survey
 from sparsefx.solver.hard_masks_joint import JointHard, meet, share_prices
 from sparsefx.solver.joint_budgets import Limits
 from sparsefx.solver.layer import Layer
-from sparsefx.solver.soft_masks import SoftMasks
-from sparsefx.solver.soft_problem import Problem
+from sparsefx.solver.soft_problem import RTOL, Problem, SoftMask, SoftMasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +27,14 @@ class JointSoft:
     """Soft masks under several budgets.
 
     Attributes:
-        masks: the masks. Group 0 are the layers that the budgets hold together; its
-            cost is in the first budget, its ``mu`` that of layers at the mean price.
+        masks: the masks.
         x: multiplier of each budget, in shares of it.
-        spent: cost in each budget.
         binding: ``c_bl / (k_b p_l)`` of the budgets that are spent to the last and the
-            layers of group 0; 0 elsewhere. One row a budget.
+            layers that they hold together; 0 elsewhere. One row a budget.
     """
 
     masks: SoftMasks
     x: tuple[float, ...]
-    spent: tuple[float, ...]
     binding: tuple[tuple[float, ...], ...]
 
 
@@ -49,104 +45,65 @@ def solve_soft_joint(
     beta: float,
     *,
     survey: Survey,
-    cutoff: float = 0.0,
     start: Sequence[float] | None = None,
-    rtol: float = 1e-6,
     extra: float = 0.0,
 ) -> JointSoft:
     """Solves the entropic problem of this module's docstring.
 
+    No budget is exceeded by more than `RTOL`, and those that are spent are met to it.
+
     Args:
         layers: what may be kept, at the prices of ``hard``.
         limits: the budgets, over the same layers.
-        hard: the hard masks.
+        hard: the hard masks; near their cutoff, in these worths, the soft ones are 1/2.
         beta: inverse temperature, > 0.
         survey: of the layers.
-        cutoff: unit value near which the masks are 1/2; only saves rounding.
         start: first guess of `JointSoft.x`.
-        rtol: no budget is exceeded by more than this share, and those that are spent
-            are met to it.
         extra: entries, less than one, that layers of equal bounds softly keep beyond
             them.
     """
-    for strict in (False, True):
-        found = _solve(
-            layers, limits, hard, beta, survey, cutoff, start, rtol, extra, strict
-        )
-        if limits.fit(found.masks.kept, rtol):
+    held = {i: float(count) for i, count in hard.scope.held.items()}
+    left = dict(held)  # what scarce budgets do not price is kept
+    if any(hard.x):
+        for i in hard.scope.free:
+            if not any(limits.costs[b][i] for b, value in enumerate(hard.x) if value):
+                left[i] = float(layers[i].upper)
+    for counts in (left, held):  # unless that costs too much: then it is priced as well
+        problem = Problem(layers, beta, hard.masks.cutoff, survey, hard.masks)
+        found = _solve(problem, limits, hard, counts, start or hard.x, extra)
+        if limits.fit(found.masks.kept, RTOL):
             break
     return found
 
 
 def _solve(
-    layers: Sequence[Layer],
+    problem: Problem,
     limits: Limits,
     hard: JointHard,
-    beta: float,
-    survey: Survey,
-    cutoff: float,
-    start: Sequence[float] | None,
-    rtol: float,
+    held: Mapping[int, float],
+    start: Sequence[float],
     extra: float,
-    strict: bool,
 ) -> JointSoft:
-    """With what the scarce budgets do not price kept; if ``strict``, priced as well."""
-    problem = Problem(layers, beta, cutoff, 0.25 * rtol, survey, hard.masks)
-    held: dict[int, float] = {i: float(n) for i, n in hard.scope.held.items()}
-    if not strict and any(hard.x):
-        for i in hard.scope.free:
-            if not any(limits.costs[b][i] for b, value in enumerate(hard.x) if value):
-                held[i] = float(layers[i].upper)
+    """With these counts held; the budgets decide what else is kept."""
+    layers = problem.layers
     free = [i for i in range(len(layers)) if i not in held]
     x = [0.0] * len(limits.amounts)
     binding = [[0.0] * len(layers) for _ in limits.amounts]
-    states = {}
+    inside: dict[int, SoftMask] = {}
+    beyond: dict[int, float] = {}
     if free:
-        shown = replace(
-            hard.scope,
-            held={i: round(n) for i, n in held.items()},
-            free=tuple(free),
-        )
-        live = list(shown.live)
+        counts = {i: round(count) for i, count in held.items()}
+        shown = replace(hard.scope, held=counts, free=tuple(free))
         prices = share_prices(layers, limits, shown, hard.leader)
-        first = [(start or hard.x)[b] for b in live]
-        first = [v if math.isfinite(v) else 0.0 for v in first]
-        found, nus = meet(problem, prices, free, first, 0.25 * rtol)
-        open_ = []
-        for i, nu in zip(free, nus, strict=True):
-            state = problem.each([i], [nu])[0]
-            if layers[i].lower <= state.kept <= layers[i].upper:
-                states[i] = state
-                open_.append(i)
-            else:
-                low = state.kept < layers[i].lower
-                held[i] = float(layers[i].lower if low else layers[i].upper)
-        for b, value in zip(live, found, strict=True):
+        first = [start[b] if math.isfinite(start[b]) else 0.0 for b in shown.live]
+        found, nus = meet(problem, prices, free, first, problem.rtol)
+        inside, beyond = problem.split(free, nus)
+        for b, value in zip(shown.live, found, strict=True):
             x[b] = value
             if value > 0 or b == hard.leader:
-                for i in open_:
+                for i in inside:
                     share = limits.costs[b][i] / limits.amounts[b]
                     binding[b][i] = share / layers[i].price
-    for i, layer in enumerate(layers):
-        if layer.lower == layer.upper < layer.magnitude.numel():
-            held[i] = layer.lower + extra
-    states |= problem.hold(held)
-    rows = [states[i] for i in range(len(layers))]
-    alone = {i: number for number, i in enumerate(sorted(held), start=1)}
-    kept = [row.kept for row in rows]
-    spent = limits.spent(kept)
-    masks = SoftMasks(
-        slopes=tuple(row.slope for row in rows),
-        centers=tuple(row.center for row in rows),
-        offsets=tuple(row.offset for row in rows),
-        groups=tuple(alone.get(i, 0) for i in range(len(layers))),
-        spreads=tuple(
-            layer.price * row.spread for layer, row in zip(layers, rows, strict=True)
-        ),
-        kept=tuple(kept),
-        bought=tuple(row.bought for row in rows),
-        cost=spent[0],
-        mu=-beta * math.fsum(x) if free else -math.inf,
-        sweeps=problem.sweeps,
-    )
-    return JointSoft(masks, tuple(x), spent, tuple(map(tuple, binding)))
+    mu = -problem.beta * math.fsum(x) if free else -math.inf
+    masks = problem.masks(inside, {**held, **beyond}, mu, extra)
+    return JointSoft(masks, tuple(x), tuple(map(tuple, binding)))

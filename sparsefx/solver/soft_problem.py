@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -13,21 +13,58 @@ from sparsefx.kernels import Survey, kernels_for
 from sparsefx.kernels.mask_rule import readable, rounded
 from sparsefx.solver.hard_masks import HardMasks
 from sparsefx.solver.layer import Layer, total_cost
+from sparsefx.solver.magnitude_histogram import Rule
 from sparsefx.solver.projection import logit, search_multiplier, solve_multiplier
 
+RTOL = 1e-6  # what is scarce is spent to this, relative
 _GREATEST = {t: torch.finfo(t).max for t in (torch.float32, torch.float64)}
 
 
-@dataclass(slots=True)
-class State:
-    """A layer's mask at some multiplier: its scalars and sums."""
+@dataclass(frozen=True, slots=True)
+class SoftMask:
+    """A layer's soft mask; see `sparsefx.kernels.mask_rule.soft_mask`.
+
+    Attributes:
+        slope: ``beta * worth / price``.
+        center: magnitude near which the mask is 1/2, so that offsets stay small.
+        offset: the multiplier plus ``slope * center``; inf where all is kept for
+            certain, -inf where nothing.
+        kept: ``sum m``, the soft count.
+        spread: ``sum m (1 - m)``.
+        bought: ``sum m`` over the entries that the hard mask keeps.
+    """
 
     slope: float
     center: float
     offset: float
-    kept: float = 0.0
-    spread: float = 0.0
-    bought: float = 0.0
+    kept: float
+    spread: float
+    bought: float
+
+
+@dataclass(frozen=True, slots=True)
+class SoftMasks:
+    """The soft masks of several layers.
+
+    Attributes:
+        rows: one a layer.
+        groups: layers with one number share a multiplier; 0 is that of the budgets, a
+            layer held at a bound is alone.
+        mu: the shared multiplier, ``m = sigmoid(beta * worth * magnitude / price +
+            mu)``, of several budgets that of layers at the mean price; inf or -inf if
+            the budgets leave no layer free.
+        sweeps: times the masks were evaluated (the layer evaluated most often).
+    """
+
+    rows: tuple[SoftMask, ...]
+    groups: tuple[int, ...]
+    mu: float
+    sweeps: int
+
+    @property
+    def kept(self) -> tuple[float, ...]:
+        """Soft counts, one a layer."""
+        return tuple(row.kept for row in self.rows)
 
 
 class Problem:
@@ -42,21 +79,20 @@ class Problem:
         layers: Sequence[Layer],
         beta: float,
         cutoff: float,
-        rtol: float,
-        survey: Survey | None,
-        hard: HardMasks | None,
+        survey: Survey,
+        hard: HardMasks | None = None,
+        *,
+        rtol: float | None = None,
     ) -> None:
-        self.layers, self.beta, self.cutoff, self.rtol = layers, beta, cutoff, rtol
+        self.layers, self.beta, self.cutoff = layers, beta, cutoff
+        self.rtol = 0.25 * RTOL if rtol is None else rtol
         self.flats = [readable(layer.magnitude) for layer in layers]
         self.sizes = [flat.numel() for flat in self.flats]
         self.kernels = kernels_for(self.flats)
-        no_band = [0.0] * len(layers)
-        self.survey = survey or self.kernels.survey(self.flats, no_band, no_band)
-        self.ranges = list(zip(self.survey.lows, self.survey.highs, strict=True))
+        self.ranges = list(zip(survey.lows, survey.highs, strict=True))
         self.counts: Sequence[int] = hard.counts if hard else self.sizes
-        self.thresholds = hard.thresholds if hard else [-1.0] * len(layers)
-        self.lasts = hard.lasts if hard else [size - 1 for size in self.sizes]
-        self.states: dict[tuple[int, float, bool], State] = {}
+        self.rules = hard.rules if hard else [Rule(-1.0, n - 1) for n in self.sizes]
+        self.states: dict[tuple[int, float, bool], SoftMask] = {}
         # slopes are not rounded to a layer's dtype
         self.slopes = [beta * x.sharpness * x.worth / x.price for x in layers]
         self.halves = [cutoff * x.price / x.worth for x in layers]
@@ -110,7 +146,7 @@ class Problem:
         counts: Mapping[int, float],
         guess: float = 0.0,
         middles: Mapping[int, float] | None = None,
-    ) -> dict[int, State]:
+    ) -> dict[int, SoftMask]:
         """Layers alone, each keeping its count; their searches share sweeps.
 
         Args:
@@ -122,9 +158,9 @@ class Problem:
         for i, count in counts.items():
             size = self.sizes[i]
             if count in (0, size):
-                certain = self._place(i, math.inf if count else -math.inf, alone=True)
+                place = self._place(i, math.inf if count else -math.inf, alone=True)
                 bought = float(self.counts[i] if count else 0)
-                found[i] = replace(certain, kept=float(count), bought=bought)
+                found[i] = SoftMask(*place, float(count), 0.0, bought)
                 continue
             even = logit(count, size - count)
             bottom, top = self.ends(i, alone=True)
@@ -151,34 +187,78 @@ class Problem:
                     found[i] = self.at([i], end.value[0], alone=True)[0]
         return found
 
-    def at(self, places: Sequence[int], nu: float, alone: bool = False) -> list[State]:
+    def at(
+        self, places: Sequence[int], nu: float, alone: bool = False
+    ) -> list[SoftMask]:
         """Some layers at multiplier nu; one sweep over them, the first time."""
         return self.each(places, [nu] * len(places), alone)
 
     def each(
         self, places: Sequence[int], nus: Sequence[float], alone: bool = False
-    ) -> list[State]:
+    ) -> list[SoftMask]:
         """Some layers, each at its own multiplier."""
         at = dict(zip(places, nus, strict=True))
         new = [i for i in places if (i, at[i], alone) not in self.states]
         if new:
-            states = [self._place(i, at[i], alone) for i in new]
+            scalars = [self._place(i, at[i], alone) for i in new]
             sums = self.kernels.soft_sums(
                 [self.flats[i] for i in new],
-                [state.slope for state in states],
-                [state.center for state in states],
-                [state.offset for state in states],
-                [self.thresholds[i] for i in new],
-                [self.lasts[i] for i in new],
+                *map(list, zip(*scalars, strict=True)),
+                *map(list, zip(*(self.rules[i] for i in new), strict=True)),
             )
             rows = zip(sums.kept, sums.spread, sums.bought, strict=True)
-            for i, state, row in zip(new, states, rows, strict=True):
-                state.kept, state.spread, state.bought = row
-                self.states[i, at[i], alone] = state
+            for i, place, row in zip(new, scalars, rows, strict=True):
+                self.states[i, at[i], alone] = SoftMask(*place, *row)
         return [self.states[i, at[i], alone] for i in places]
 
-    def _place(self, i: int, nu: float, alone: bool) -> State:
-        """Scalars of layer i for a multiplier, in its dtype, without sums.
+    def split(
+        self, free: Sequence[int], nus: Sequence[float]
+    ) -> tuple[dict[int, SoftMask], dict[int, float]]:
+        """Layers within their bounds at these multipliers; counts of the others."""
+        inside, held = {}, {}
+        for i, state in zip(free, self.each(free, nus), strict=True):
+            layer = self.layers[i]
+            if layer.lower <= state.kept <= layer.upper:
+                inside[i] = state
+            else:
+                low = state.kept < layer.lower
+                held[i] = float(layer.lower if low else layer.upper)
+        return inside, held
+
+    def masks(
+        self,
+        inside: Mapping[int, SoftMask],
+        held: Mapping[int, float],
+        mu: float,
+        extra: float,
+        guess: float = 0.0,
+        middles: Mapping[int, float] | None = None,
+    ) -> SoftMasks:
+        """The masks of all layers, once it is known which are held at a bound.
+
+        Args:
+            inside: layers of the shared multiplier.
+            held: counts of the other layers.
+            mu: the shared multiplier.
+            extra: entries, less than one, that layers of equal bounds keep beyond them.
+            guess: multiplier near which those of held layers may be.
+            middles: magnitudes at which their masks may be 1/2; better guesses.
+        """
+        counts = dict(held)
+        for i, (layer, size) in enumerate(zip(self.layers, self.sizes, strict=True)):
+            if layer.lower == layer.upper < size:
+                counts[i] = layer.lower + extra
+        states = {**inside, **self.hold(counts, guess, middles)}
+        numbers = {i: number for number, i in enumerate(sorted(counts), start=1)}
+        return SoftMasks(
+            rows=tuple(states[i] for i in range(len(self.layers))),
+            groups=tuple(numbers.get(i, 0) for i in range(len(self.layers))),
+            mu=mu,
+            sweeps=self.sweeps,
+        )
+
+    def _place(self, i: int, nu: float, alone: bool) -> tuple[float, float, float]:
+        """Slope, center and offset of layer i for a multiplier, in its dtype.
 
         The center is where the mask is 1/2, if that is in the layer's range: then the
         offset is near 0, and a sharp mask can still be moved finely.
@@ -186,8 +266,5 @@ class Problem:
         low, high = self.ranges[i]
         slope, dtype, half = self.slopes[i], self.flats[i].dtype, self.half(i, alone)
         center = rounded(min(max(half - nu / slope, low), high), dtype)
-        return State(
-            slope=rounded(min(slope, _GREATEST[dtype]), dtype),
-            center=center,
-            offset=rounded(nu + slope * (center - half), dtype),
-        )
+        offset = rounded(nu + slope * (center - half), dtype)
+        return rounded(min(slope, _GREATEST[dtype]), dtype), center, offset

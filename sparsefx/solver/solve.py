@@ -28,11 +28,11 @@ from sparsefx.solver.hard_masks import HardMasks, solve_hard
 from sparsefx.solver.hard_masks_joint import JointHard, solve_hard_joint
 from sparsefx.solver.inclusive_masks import inclusive
 from sparsefx.solver.joint_budgets import Limits, shares_of
-from sparsefx.solver.layer import Layer, check_layers
-from sparsefx.solver.magnitude_histogram import check_finite
+from sparsefx.solver.layer import Layer
 from sparsefx.solver.request import Request, Warm
-from sparsefx.solver.soft_masks import SoftMasks, solve_soft
+from sparsefx.solver.soft_masks import solve_soft
 from sparsefx.solver.soft_masks_joint import solve_soft_joint
+from sparsefx.solver.soft_problem import SoftMasks
 from sparsefx.solver.solution import SiteMask, Solution, keep_all
 from sparsefx.solver.survey_bands import cuts, look
 
@@ -100,7 +100,8 @@ def solve(request: Request, warm: Warm | None = None) -> Solution:
     places = [i for i, (low, _) in enumerate(bounds) if paid[i] and low < sizes[i]]
     found = keep_all(sizes, limits)
     if places:
-        whole = [0 if i in places else size for i, size in enumerate(sizes)]
+        open_ = set(places)
+        whole = [0 if i in open_ else size for i, size in enumerate(sizes)]
         sharpness = request.sharpness or [1.0] * len(sizes)
         layers = [
             Layer(
@@ -123,31 +124,20 @@ def solve(request: Request, warm: Warm | None = None) -> Solution:
 
 def _alone(open_: _Open) -> _Decided:
     """One budget: the greedy purchase, and one multiplier."""
-    layers, limits, beta = open_.layers, open_.left.of(open_.places), open_.request.beta
-    seen, warm = open_.survey.of(open_.places), open_.warm
-    (budget,) = limits.amounts
+    layers, limits = open_.layers, open_.left.of(open_.places)
+    (budget,), beta = limits.amounts, open_.request.beta
+    seen, warm = open_.survey.of(open_.places), open_.warm.of(open_.places)
     hard = solve_hard(layers, budget, names=open_.names, survey=seen)
-    soft = solve_soft(
-        layers,
-        budget,
-        beta,
-        hard.cutoff,
-        warm.start(beta),
-        survey=seen,
-        hard=hard,
-        extra=_extra(layers, limits),
-        middles=warm.middles_of(open_.places),
-    )
+    extra = _extra(layers, limits)
+    soft = solve_soft(layers, budget, beta, hard, survey=seen, warm=warm, extra=extra)
     unknown = (math.nan,)
-    return _Decided(layers, hard, soft, (unknown,) * 2, [[0.0] * len(layers)])
+    return _Decided(layers, hard, soft, (unknown, unknown), ((0.0,) * len(layers),))
 
 
 def _together(open_: _Open) -> _Decided:
     """Several budgets: the hard masks say what is scarce, and so what layers cost."""
     request, places, left = open_.request, open_.places, open_.left
     limits, seen = left.of(places), open_.survey.of(places)
-    check_layers(open_.layers, math.inf, open_.names)
-    check_finite(seen, open_.names)
     before_hard, before_soft = open_.warm.multipliers
     hard = solve_hard_joint(
         open_.layers, limits, survey=seen, start=before_hard or None, names=open_.names
@@ -162,10 +152,9 @@ def _together(open_: _Open) -> _Decided:
     soft = solve_soft_joint(
         layers,
         limits,
-        hard,
+        replace(hard, masks=masks),
         request.beta,
         survey=seen,
-        cutoff=masks.cutoff,
         start=_first(before_soft, [x * unit for x in hard.x]),
         extra=_extra(layers, limits),
     )
@@ -177,7 +166,7 @@ def _prices(limits: Limits, hard: JointHard) -> list[float]:
     scarce = list(hard.x)
     if not any(scarce):
         scarce[hard.leader or 0] = 1.0
-    prices = shares_of(limits, hard.scope.live, scarce, len(limits.costs[0]))
+    prices = shares_of(limits, scarce)
     return [
         price if any(row[i] for row, x in zip(limits.costs, scarce, strict=True) if x)
         else 0.0
@@ -197,22 +186,23 @@ def _placed(
         spent: what the others cost.
     """
     hard, soft, places = found.hard, found.soft, open_.places
-    # the layers' groups are numbered among themselves
-    groups = {g: places[soft.groups.index(g)] for g in soft.groups}
+    # a group bears the number of its first site
+    groups = dict(zip(reversed(soft.groups), reversed(places), strict=True))
     where = cuts(found.layers, hard)
     sites, binding = list(everything.sites), [list(row) for row in everything.binding]
     for k, i in enumerate(places):
+        mask, rule, price = soft.rows[k], hard.rules[k], found.layers[k].price
         sites[i] = SiteMask(
-            mu=soft.offsets[k],
-            slope=soft.slopes[k],
-            center=soft.centers[k],
-            threshold=hard.thresholds[k],
-            last=hard.lasts[k],
-            price=found.layers[k].price,
-            spread=soft.spreads[k],
+            mu=mask.offset,
+            slope=mask.slope,
+            center=mask.center,
+            threshold=rule.threshold,
+            last=rule.last,
+            price=price,
+            spread=price * mask.spread,
             group=groups[soft.groups[k]],
             count=hard.counts[k],
-            bought=soft.bought[k],
+            bought=mask.bought,
             cut=where[k],
         )
         for row, own in zip(binding, found.binding, strict=True):

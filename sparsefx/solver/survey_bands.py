@@ -31,7 +31,7 @@ def cuts(layers: Sequence[Layer], hard: HardMasks) -> tuple[Cut, ...]:
     its own threshold alone; one that keeps all or none, by the cutoff alone.
     """
     found = []
-    for layer, count, own in zip(layers, hard.counts, hard.thresholds, strict=True):
+    for layer, count, (own, _) in zip(layers, hard.counts, hard.rules, strict=True):
         shared = hard.cutoff * layer.price / layer.worth
         if not 0 < count < layer.magnitude.numel():
             own = shared

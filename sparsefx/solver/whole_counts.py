@@ -9,6 +9,7 @@ from sparsefx.kernels import Survey
 from sparsefx.kernels.mask_rule import readable
 from sparsefx.solver.joint_budgets import Limits, Scope
 from sparsefx.solver.layer import Layer
+from sparsefx.solver.magnitude_histogram import Rule
 from sparsefx.solver.magnitude_levels import Ladder
 from sparsefx.solver.projection import BUDGET_SLACK
 
@@ -76,7 +77,7 @@ def rules_of(
     counts: Sequence[int],
     survey: Survey,
     labels: Sequence[str],
-) -> list[tuple[float, int]]:
+) -> list[Rule]:
     """The rules that keep so many entries of each layer, the largest, ties by index.
 
     Args:
@@ -85,10 +86,6 @@ def rules_of(
         survey: of the layers; where its bands show the last kept entry, no other
             look at the weights is needed.
         labels: names of the layers, for errors.
-
-    Returns:
-        Threshold and last index, one pair a layer; see
-        `sparsefx.solver.magnitude_histogram.rule`.
     """
     flats = [readable(layer.magnitude) for layer in layers]
     return Ladder.of(survey).rules(flats, counts, labels)

@@ -14,9 +14,10 @@ from sparsefx.kernels import compile_cpu, cpu, custom_ops, reference
 from sparsefx.kernels.bits import empty_bits, pack, unpack
 from sparsefx.kernels.mask_rule import hard_mask
 from sparsefx.masking.masked_weight import masked_weight
-from sparsefx.solver.soft_masks import Layer, solve_hard, solve_soft
+from sparsefx.solver.hard_masks import solve_hard
+from sparsefx.solver.layer import Layer, total_cost
 from sparsefx.solver.survey_bands import cuts, look
-from tests.networks import networks
+from tests.networks import networks, softly
 from tests.scalars import site_scalars
 
 compiled = pytest.mark.skipif(compile_cpu.library() is None, reason="no C++ compiler")
@@ -170,12 +171,7 @@ def test_a_survey_changes_nothing_but_time(network: Any, drift: float) -> None:
     flats = [layer.magnitude for layer in layers]
     near = ((low * (1 + drift), high) for low, high in cuts(layers, cold))
     warm = solve_hard(layers, budget, survey=look(flats, tuple(near)))
-    assert (warm.counts, warm.thresholds, warm.lasts, warm.cost) == (
-        cold.counts,
-        cold.thresholds,
-        cold.lasts,
-        cold.cost,
-    )
+    assert (warm.counts, warm.rules) == (cold.counts, cold.rules)
 
 
 @compiled
@@ -190,8 +186,8 @@ def test_both_makers_meet_the_budget_on_large_layers() -> None:
             hard = solve_hard(layers, budget)
             survey = look([x.magnitude for x in layers], cuts(layers, hard))
             assert solve_hard(layers, budget, survey=survey) == hard
-            soft = solve_soft(layers, budget, 5.0, hard.cutoff, hard=hard)
-            assert abs(soft.cost - budget) <= 1e-6 * budget
+            soft = softly(layers, budget, 5.0, hard)
+            assert abs(total_cost(layers, soft.kept) - budget) <= 1e-6 * budget
             found.append((hard, soft))
     assert found[0][0] == found[1][0]
     assert found[0][1].mu == pytest.approx(found[1][1].mu, rel=1e-5)

@@ -10,14 +10,10 @@ from torch import nn
 
 import sparsefx
 from sparsefx.masking.cut_groups import grouping
-from sparsefx.solver.soft_masks import (
-    Layer,
-    hard_mask,
-    soft_mask,
-    solve_hard,
-    solve_soft,
-)
+from sparsefx.solver.hard_masks import solve_hard
+from sparsefx.solver.layer import Layer
 from tests.grouped_models import ALL, X, labels, members, net, sparse_of
+from tests.networks import hard_masks, precisely, soft_masks, softly
 from tests.reference import bisect, sigmoid
 from tests.scalars import site_scalars
 
@@ -64,13 +60,13 @@ def test_blocks_have_the_golden_masks() -> None:
     )
     values = grouping("block:2x2", (4, 4), "linear").values(weight)
     layer = Layer(values, price=4.0, worth=4.0, lower=0, upper=4)
-    masks = solve_soft([layer], 8.0, 5.0, 0.4, rtol=1e-12)
+    with precisely(1e-12):
+        masks = softly([layer], 8.0, 5.0)
     assert masks.mu == pytest.approx(-2.169546396050746, abs=1e-9)
-    soft = soft_mask(values, masks.slopes[0], masks.centers[0], masks.offsets[0])
+    (soft,) = soft_masks([layer], masks)
     wanted = [0.39662529867, 0.641171773917, 0.504488280428, 0.457714646984]
     np.testing.assert_allclose(soft, wanted, atol=1e-9)
-    hard = solve_hard([layer], 8.0)
-    kept = hard_mask(values, hard.thresholds[0], hard.lasts[0])
+    (kept,) = hard_masks([layer], solve_hard([layer], 8.0))
     assert kept.tolist() == [False, True, True, False]
 
 

@@ -188,7 +188,7 @@ def test_layers_held_at_a_bound_start_where_they_were() -> None:
     cold = solve(request)
     assert cold.counts[1:] == (100, 60)
     assert len({site.group for site in cold.sites}) == 3
-    known = Warm.of(cold, 5.0)
+    known = Warm.after(cold, 5.0)
     warm, half = solve(request, known), solve(request, replace(known, middles=()))
     assert warm.sweeps <= 2 < half.sweeps
     assert warm.soft_costs == pytest.approx(cold.soft_costs, rel=2e-6)

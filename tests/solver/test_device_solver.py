@@ -12,7 +12,7 @@ from sparsefx.kernels.mask_rule import hard_mask, magnitude, soft_mask
 from sparsefx.solver.device_solver import VECTORS, DeviceSolver, Seen
 from sparsefx.solver.hard_masks import solve_hard
 from sparsefx.solver.layer import Layer
-from sparsefx.solver.soft_masks import solve_soft
+from tests.networks import softly
 
 pytestmark = QUIET
 
@@ -58,19 +58,19 @@ def check(
         for w, p, v in zip(weights, prices, worths, strict=True)
     ]
     hard = solve_hard(layers, budget)
-    soft = solve_soft(layers, budget, beta, hard.cutoff)
+    soft = softly(layers, budget, beta, hard)
     assert seen.counts == tuple(hard.counts)
-    assert into["threshold"].tolist() == list(hard.thresholds)
+    assert into["threshold"].tolist() == [rule.threshold for rule in hard.rules]
     kept = [
         hard_mask(magnitude(w), into["threshold"][i], into["last"][i])
         for i, w in enumerate(weights)
     ]
     expected = [
-        hard_mask(magnitude(w), edge, last)
-        for w, edge, last in zip(weights, hard.thresholds, hard.lasts, strict=True)
+        hard_mask(magnitude(w), *rule)
+        for w, rule in zip(weights, hard.rules, strict=True)
     ]
     assert all(map(torch.equal, kept, expected))
-    assert into["last"].tolist() == list(hard.lasts)
+    assert into["last"].tolist() == [rule.last for rule in hard.rules]
     masks = [
         soft_mask(magnitude(w), into["slope"][i], into["center"][i], into["mu"][i])
         for i, w in enumerate(weights)
@@ -87,11 +87,10 @@ def check(
     bought = sum(m[h].sum().item() for m, h in zip(masks, kept, strict=True))
     assert sum(seen.bought) == pytest.approx(bought, rel=1e-5)
     assert into["dual"].tolist() == [pytest.approx(soft.mu, rel=1e-4), beta]
-    for i, spread in enumerate(soft.spreads):
+    for i, row in enumerate(soft.rows):
+        spread = prices[i] * row.spread
         assert into["spread"][i].item() == pytest.approx(spread, rel=1e-3, abs=1e-6)
-        m = soft_mask(layers[i].magnitude, *(
-            x[i] for x in (soft.slopes, soft.centers, soft.offsets)
-        ))  # fmt: skip
+        m = soft_mask(layers[i].magnitude, row.slope, row.center, row.offset)
         torch.testing.assert_close(masks[i], m, rtol=1e-4, atol=1e-5)
 
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sparsefx
+from sparsefx.errors import BudgetError, MaskError
 from sparsefx.kernels import kernels_for
 from sparsefx.solver import hard_masks as greedy
-from sparsefx.solver.soft_masks import Layer, solve_hard
+from sparsefx.solver.hard_masks import solve_hard
+from sparsefx.solver.layer import Layer, total_cost
 from sparsefx.solver.survey_bands import cuts
 from tests import reference
 from tests.networks import blocks, hard_masks, networks
@@ -30,11 +32,12 @@ def test_hard_masks_equal_the_greedy_reference(network: Any) -> None:
         assert mask.tolist() == wanted.tolist()
         assert int(mask.sum()) == count
         assert layer.lower <= count <= layer.upper
-    assert masks.cost <= budget * (1 + 1e-12)
+    cost = total_cost(layers, masks.counts)
+    assert cost <= budget * (1 + 1e-12)
     left = [x.price for x, n in zip(layers, masks.counts, strict=True) if n < x.upper]
-    assert not left or budget - masks.cost < max(left) * (1 + 1e-9)
+    assert not left or budget - cost < max(left) * (1 + 1e-9)
     assert math.isfinite(masks.cutoff)
-    for layer, threshold in zip(layers, masks.thresholds, strict=True):
+    for layer, (threshold, _) in zip(layers, masks.rules, strict=True):
         assert float(torch.tensor(threshold, dtype=layer.magnitude.dtype)) == threshold
 
 
@@ -51,7 +54,7 @@ def test_no_room_above_the_largest_float() -> None:
     top = torch.finfo(torch.float32).max
     layers = [Layer(torch.tensor([top, 1.0]), 1.0, 1e-30, 0, 2)]
     masks = solve_hard(layers, 0.0)
-    assert math.isfinite(masks.thresholds[0])
+    assert math.isfinite(masks.rules[0].threshold)
     assert not hard_masks(layers, masks)[0].any()
 
 
@@ -125,3 +128,43 @@ def test_cuts_reach_from_the_threshold_to_the_cutoff() -> None:
         (1996.0, 1990.0 / 1e-3),
         (1994.0, 1994.0),
     )
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_non_finite_weights_are_named(bad: float) -> None:
+    layers = [
+        Layer(torch.rand(4), 1.0, 1.0, 0, 4),
+        Layer(torch.tensor([0.1, bad, 0.3]), 1.0, 1.0, 0, 3),
+    ]
+    text = "weight 'fc1.weight' has NaN or infinite entries"
+    with pytest.raises(MaskError, match=text):
+        solve_hard(layers, 2.0, names=["fc0.weight", "fc1.weight"])
+    with pytest.raises(MaskError, match="weight 'layer 1' has NaN"):
+        solve_hard(layers, 2.0)
+
+
+def test_infeasible_budget_names_the_range_and_the_layers() -> None:
+    layers = [
+        Layer(torch.rand(10), 2.0, 1.0, 5, 8),
+        Layer(torch.rand(4), 1.0, 1.0, 0, 4),
+    ]
+    text = "budget 9.5 is outside the feasible range 10 to 20: the lower bounds of a "
+    with pytest.raises(BudgetError, match=text):
+        solve_hard(layers, 9.5, names=["a", "b"])
+    with pytest.raises(BudgetError, match="budget nan"):
+        solve_hard(layers, math.nan)
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        (Layer(torch.rand(3).half(), 1.0, 1.0, 0, 3), "float32 or float64: upcast"),
+        (Layer(torch.rand(3), 0.0, 1.0, 0, 3), "has price 0 and worth 1; both must"),
+        (Layer(torch.rand(3), 1.0, math.nan, 0, 3), "has price 1 and worth nan"),
+        (Layer(torch.rand(3), 1.0, 1.0, 2, 1), "has bounds 2 to 1; they must rise"),
+        (Layer(torch.rand(3), 1.0, 1.0, 0, 4), "must rise and lie in 0 to 3"),
+    ],
+)
+def test_ill_formed_layers(layer: Any, text: str) -> None:
+    with pytest.raises(MaskError, match=text):
+        solve_hard([layer], 2.0)

@@ -16,13 +16,19 @@ from torch.func import functional_call
 
 import sparsefx
 from sparsefx.errors import BudgetError
-from sparsefx.kernels import kernels_for
 from sparsefx.solver.hard_masks import solve_hard
 from sparsefx.solver.hard_masks_joint import solve_hard_joint
 from sparsefx.solver.joint_budgets import Limits, scope, shares_of
 from sparsefx.solver.layer import Layer
 from sparsefx.solver.soft_masks_joint import solve_soft_joint
-from tests.networks import KINDS, hard_masks, magnitudes, soft_masks
+from tests.networks import (
+    KINDS,
+    hard_masks,
+    magnitudes,
+    precisely,
+    soft_masks,
+    survey_of,
+)
 
 RTOL = 1e-6
 EXAMPLES = int(os.environ.get("SPARSEFX_EXAMPLES", 6))  # hundreds for a long look
@@ -63,25 +69,20 @@ def problems(
     return found, replace(limits, amounts=tuple(amounts))
 
 
-def survey_of(layers):
-    flats = [x.magnitude.reshape(-1) for x in layers]
-    none = [0.0] * len(flats)
-    return kernels_for(flats).survey(flats, none, none)
-
-
-def solved(layers, limits, beta, rtol=RTOL):
+def solved(layers, limits, beta):
     """Hard masks, and soft ones at a beta in units of the mean unit value."""
-    hard = solve_hard_joint(layers, limits)
+    hard = centred(solve_hard_joint(layers, limits), 0.0)
     priced = [replace(x, price=p) for x, p in zip(layers, hard.prices, strict=True)]
     seen = survey_of(layers)
     total = sum(x.worth * s / x.price for x, s in zip(priced, seen.sums, strict=True))
     mean = total / sum(x.magnitude.numel() for x in layers) or 1.0
     priced = [replace(x, worth=x.worth / mean) for x in priced]
-    return (
-        hard,
-        priced,
-        solve_soft_joint(priced, limits, hard, beta, survey=seen, rtol=rtol),
-    )
+    return hard, priced, solve_soft_joint(priced, limits, hard, beta, survey=seen)
+
+
+def centred(hard, cutoff):
+    """The hard masks, with another unit value at which soft ones are 1/2."""
+    return replace(hard, masks=replace(hard.masks, cutoff=cutoff))
 
 
 def best(layers, limits):
@@ -168,16 +169,16 @@ def test_sharp_soft_masks_reach_the_linear_program(problem: Any) -> None:
     # in units of the mean value, the entropy is worth at most log(2) / beta an entry
     hard, priced, soft = solved(layers, limits, 1e2)
     for exponent in range(3, 8):
-        soft = solve_soft_joint(
-            priced,
-            limits,
-            hard,
-            10.0**exponent,
-            survey=survey_of(layers),
-            cutoff=-soft.masks.mu / 10.0 ** (exponent - 1),
-            start=soft.x,
-            rtol=1e-7,
-        )
+        cutoff = -soft.masks.mu / 10.0 ** (exponent - 1)
+        with precisely(1e-7):
+            soft = solve_soft_joint(
+                priced,
+                limits,
+                centred(hard, cutoff),
+                10.0**exponent,
+                survey=survey_of(layers),
+                start=soft.x,
+            )
     found = worth_of(layers, soft_masks(priced, soft.masks))
     assert found == pytest.approx(wanted, rel=1e-6)
 
@@ -188,7 +189,7 @@ def test_many_layers(problem: Any) -> None:
     layers, limits = problem
     hard, _, soft = solved(layers, limits, 10.0)
     assert limits.fit(hard.masks.counts)
-    for cost, amount in zip(soft.spent, limits.amounts, strict=True):
+    for cost, amount in zip(limits.spent(soft.masks.kept), limits.amounts, strict=True):
         assert cost <= amount * (1 + RTOL)
 
 
@@ -270,8 +271,8 @@ def test_bounds_may_decide_alone() -> None:
 
 def test_prices_are_the_only_scarce_cost_or_a_mixture() -> None:
     limits = Limits(((1.0, 2.0), (3.0, 0.0)), (10.0, 6.0), ("a", "b"))
-    assert shares_of(limits, (0, 1), (2.0, 0.0), 2) == [1.0, 2.0]
-    mixed = shares_of(limits, (0, 1), (1.0, 1.0), 2)
+    assert shares_of(limits, (2.0, 0.0)) == [1.0, 2.0]
+    mixed = shares_of(limits, (1.0, 1.0))
     unit = math.sqrt(10.0 * 6.0)
     assert mixed == pytest.approx([unit * (0.1 + 0.5) / 2, unit * 0.2 / 2])
 

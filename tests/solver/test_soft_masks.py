@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparsefx.errors import BudgetError, MaskError
-from sparsefx.solver.soft_masks import Layer, solve_hard, solve_soft
+from sparsefx.solver.hard_masks import solve_hard
+from sparsefx.solver.layer import Layer, total_cost
+from sparsefx.solver.request import Warm
 from tests import reference
 from tests.networks import (
     best_unit,
@@ -19,26 +20,23 @@ from tests.networks import (
     bound_costs,
     hard_masks,
     networks,
+    precisely,
     soft_cost,
     soft_masks,
+    softly,
 )
 
 RTOL = 1e-6
-
-
-def solve(layers, budget, beta, **options):
-    return solve_soft(
-        layers, budget, beta, solve_hard(layers, budget).cutoff, **options
-    )
 
 
 @settings(max_examples=150)
 @given(networks(), st.floats(-2, 4))
 def test_soft_budget_and_bounds(network: Any, exponent: float) -> None:
     layers, budget = network
-    masks = solve(layers, budget, 10.0**exponent)
+    masks = softly(layers, budget, 10.0**exponent)
     assert abs(soft_cost(layers, masks) - budget) <= RTOL * budget
-    assert masks.cost == pytest.approx(soft_cost(layers, masks), rel=3e-7)
+    told = total_cost(layers, masks.kept)
+    assert told == pytest.approx(soft_cost(layers, masks), rel=3e-7)
     for layer, kept in zip(layers, masks.kept, strict=True):
         assert layer.lower * (1 - RTOL) <= kept <= layer.upper * (1 + RTOL)
     for layer, group in zip(layers, masks.groups, strict=True):
@@ -59,19 +57,20 @@ def test_soft_masks_equal_the_reference(network: Any, exponent: float) -> None:
     layers = [
         Layer(x.magnitude.double(), x.price, x.worth, x.lower, x.upper) for x in layers
     ]
-    masks = solve(layers, budget, beta, rtol=1e-12)
+    with precisely(1e-12):
+        masks = softly(layers, budget, beta)
     expected = reference.clamped(blocks(layers), budget, beta)
-    for layer, mask, wanted, group, spread in zip(
+    for layer, mask, wanted, group, row in zip(
         layers,
         soft_masks(layers, masks),
         expected,
         masks.groups,
-        masks.spreads,
+        masks.rows,
         strict=True,
     ):
         np.testing.assert_allclose(mask.numpy(), wanted, rtol=1e-4, atol=1e-7)
         variance = float((mask * (1 - mask)).sum())
-        assert spread == pytest.approx(layer.price * variance, rel=1e-9)
+        assert row.spread == pytest.approx(variance, rel=1e-9)
         if group == 0:  # the scalars stand for the shared multiplier
             z = beta * layer.worth / layer.price * layer.magnitude
             expected_mask = torch.sigmoid(z + masks.mu)
@@ -92,7 +91,7 @@ def test_sharp_masks_reach_the_linear_program(network: Any) -> None:
         return
     # the entropy term is worth at most log(2) * cost / beta
     total = sum(x.price * x.magnitude.numel() for x in layers)
-    masks = soft_masks(layers, solve(layers, budget, 1e8 * total / best))
+    masks = soft_masks(layers, softly(layers, budget, 1e8 * total / best))
     value = sum(
         x.worth * float((x.magnitude * m).sum())
         for x, m in zip(layers, masks, strict=True)
@@ -127,8 +126,8 @@ def test_permuting_weights_permutes_masks(
     after = hard_masks(moved, solve_hard(moved, budget))
     for a, b, order in zip(before, after, orders, strict=True):
         assert torch.equal(b, a[order])
-    before = soft_masks(layers, solve(layers, budget, 10.0**exponent))
-    after = soft_masks(moved, solve(moved, budget, 10.0**exponent))
+    before = soft_masks(layers, softly(layers, budget, 10.0**exponent))
+    after = soft_masks(moved, softly(moved, budget, 10.0**exponent))
     for a, b, order in zip(before, after, orders, strict=True):
         torch.testing.assert_close(b, a[order], rtol=1e-4, atol=1e-5)
 
@@ -144,8 +143,8 @@ def test_the_unit_of_cost_is_free(
         Layer(x.magnitude, x.price * unit, x.worth, x.lower, x.upper) for x in layers
     ]
     assert solve_hard(scaled, budget * unit).counts == solve_hard(layers, budget).counts
-    before = soft_masks(layers, solve(layers, budget, beta))
-    after = soft_masks(scaled, solve(scaled, budget * unit, beta * unit))
+    before = soft_masks(layers, softly(layers, budget, beta))
+    after = soft_masks(scaled, softly(scaled, budget * unit, beta * unit))
     for a, b in zip(before, after, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
@@ -154,11 +153,13 @@ def test_the_unit_of_cost_is_free(
 @given(networks(), st.floats(-1, 3), st.floats(-3, 3))
 def test_the_start_changes_nothing(network: Any, exponent: float, nudge: float) -> None:
     layers, budget = network
-    masks = solve(layers, budget, 10.0**exponent)
+    masks = softly(layers, budget, 10.0**exponent)
     start = masks.mu * (1 + nudge) if math.isfinite(masks.mu) else nudge
-    again = solve(layers, budget, 10.0**exponent, start=start)
+    again = softly(
+        layers, budget, 10.0**exponent, warm=Warm(dual=start, beta=10.0**exponent)
+    )
     assert abs(soft_cost(layers, again) - budget) <= RTOL * budget
-    same = solve(layers, budget, 10.0**exponent)
+    same = softly(layers, budget, 10.0**exponent)
     assert same == masks
 
 
@@ -169,11 +170,10 @@ def test_dense_budget_is_bitwise_ones(density: float) -> None:
         Layer(torch.rand(5), 3, 2, 1, 5),
     ]
     budget = density * (0.1 * 210 + 15)
-    for mask in soft_masks(layers, solve(layers, budget, 5.0)):
+    for mask in soft_masks(layers, softly(layers, budget, 5.0)):
         assert torch.equal(mask, torch.ones_like(mask))
     masks = solve_hard(layers, budget)
-    assert masks.thresholds == (-1.0, -1.0)
-    assert masks.lasts == (209, 4)
+    assert masks.rules == ((-1.0, 209), (-1.0, 4))
     assert all(mask.all() for mask in hard_masks(layers, masks))
 
 
@@ -181,11 +181,11 @@ def test_no_budget_keeps_nothing() -> None:
     layers = [Layer(torch.rand(30), 1.0, 1.0, 0, 30)]
     masks = solve_hard(layers, 0.0)
     assert masks.counts == (0,)
-    assert masks.lasts == (-1,)
-    assert masks.thresholds[0] > float(layers[0].magnitude.max())
-    soft = solve_soft(layers, 0.0, 5.0, masks.cutoff)
+    assert masks.rules[0].last == -1
+    assert masks.rules[0].threshold > float(layers[0].magnitude.max())
+    soft = softly(layers, 0.0, 5.0)
     assert not soft_masks(layers, soft)[0].any()
-    assert soft.offsets == (-math.inf,)
+    assert soft.rows[0].offset == -math.inf
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_ties_keep_the_budget_exactly(magnitude: Tensor, beta: float) -> None:
     layers = [Layer(magnitude, 1.0, 1.0, 0, 1000)]
     masks = solve_hard(layers, 100.0)
     assert int(hard_masks(layers, masks)[0].sum()) == 100
-    soft = solve_soft(layers, 100.0, beta, masks.cutoff)
+    soft = softly(layers, 100.0, beta)
     assert abs(soft_cost(layers, soft) - 100.0) <= 1e-4
 
 
@@ -214,7 +214,7 @@ def test_sharp_masks_just_above_a_gap(beta: float, dtype: torch.dtype) -> None:
     a = torch.cat([torch.linspace(0.3, 0.4, 1000), torch.linspace(0.0, 0.02, 9000)])
     layers = [Layer(a.to(dtype), 1.0, 1.0, 0, 10_000)]
     for budget in (1000.0, 1000.5):
-        masks = solve(layers, budget, beta)
+        masks = softly(layers, budget, beta)
         assert abs(soft_cost(layers, masks) - budget) <= RTOL * budget
         assert masks.sweeps <= 60
 
@@ -229,11 +229,11 @@ def test_bounds_give_layers_their_own_multiplier() -> None:
         Layer(torch.rand(100), 1.0, 1.0, 0, 0),
         Layer(torch.rand(0), 1.0, 1.0, 0, 0),
     ]
-    masks = solve(layers, 220.0, 20.0)
+    masks = softly(layers, 220.0, 20.0)
     assert masks.groups == (0, 1, 2, 3, 4, 5, 6)
     assert masks.kept == pytest.approx((30, 20, 30, 40, 100, 0, 0), rel=RTOL)
-    assert masks.offsets[4:] == (math.inf, -math.inf, -math.inf)
-    assert masks.spreads[4:] == (0.0, 0.0, 0.0)
+    certain = [(row.offset, row.spread) for row in masks.rows[4:]]
+    assert certain == [(math.inf, 0.0), (-math.inf, 0.0), (-math.inf, 0.0)]
     assert solve_hard(layers, 220.0).counts == (30, 20, 30, 40, 100, 0, 0)
 
 
@@ -248,56 +248,10 @@ def test_several_chunks_and_any_layout() -> None:
     (mask,) = hard_masks(layers, masks)
     assert int(mask.sum()) == masks.counts[0] == int(0.1 * w.numel())
     kept = w.abs().reshape(-1).topk(masks.counts[0]).values.min()
-    assert masks.thresholds[0] == float(kept)
-    soft = solve_soft(layers, budget, 20.0, masks.cutoff)
+    assert masks.rules[0].threshold == float(kept)
+    soft = softly(layers, budget, 20.0)
     assert abs(soft_cost(layers, soft) - budget) <= RTOL * budget
     assert soft.sweeps <= 5
-    warm = solve_soft(layers, budget, 20.02, masks.cutoff, soft.mu * 1.001)
+    warm = softly(layers, budget, 20.02, warm=Warm(dual=soft.mu, beta=20.0))
     assert warm.sweeps <= 3
     assert torch.equal(w, before)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_non_finite_weights_are_named(bad: float) -> None:
-    layers = [
-        Layer(torch.rand(4), 1.0, 1.0, 0, 4),
-        Layer(torch.tensor([0.1, bad, 0.3]), 1.0, 1.0, 0, 3),
-    ]
-    text = "weight 'fc1.weight' has NaN or infinite entries"
-    with pytest.raises(MaskError, match=text):
-        solve_hard(layers, 2.0, names=["fc0.weight", "fc1.weight"])
-    with pytest.raises(MaskError, match=text):
-        solve_soft(layers, 2.0, 1.0, 0.1, names=["fc0.weight", "fc1.weight"])
-    with pytest.raises(MaskError, match="weight 'layer 1' has NaN"):
-        solve_hard(layers, 2.0)
-
-
-def test_infeasible_budget_names_the_range_and_the_layers() -> None:
-    layers = [
-        Layer(torch.rand(10), 2.0, 1.0, 5, 8),
-        Layer(torch.rand(4), 1.0, 1.0, 0, 4),
-    ]
-    text = "budget 9.5 is outside the feasible range 10 to 20: the lower bounds of a "
-    with pytest.raises(BudgetError, match=text):
-        solve_hard(layers, 9.5, names=["a", "b"])
-    with pytest.raises(BudgetError, match=text):
-        solve_soft(layers, 9.5, 1.0, 0.0, names=["a", "b"])
-    with pytest.raises(BudgetError, match="budget nan"):
-        solve_hard(layers, math.nan)
-
-
-@pytest.mark.parametrize(
-    ("layer", "text"),
-    [
-        (Layer(torch.rand(3).half(), 1.0, 1.0, 0, 3), "float32 or float64: upcast"),
-        (Layer(torch.rand(3), 0.0, 1.0, 0, 3), "has price 0 and worth 1; both must"),
-        (Layer(torch.rand(3), 1.0, math.nan, 0, 3), "has price 1 and worth nan"),
-        (Layer(torch.rand(3), 1.0, 1.0, 2, 1), "has bounds 2 to 1; they must rise"),
-        (Layer(torch.rand(3), 1.0, 1.0, 0, 4), "must rise and lie in 0 to 3"),
-    ],
-)
-def test_ill_formed_layers(layer: Any, text: str) -> None:
-    with pytest.raises(MaskError, match=text):
-        solve_hard([layer], 2.0)
-    with pytest.raises(MaskError, match=r"beta is 0.0; it must be a finite number"):
-        solve_soft([Layer(torch.rand(3), 1.0, 1.0, 0, 3)], 2.0, 0.0, 0.0)
