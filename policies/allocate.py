@@ -14,6 +14,7 @@ from sparsefx.policies.load_policy import PolicySource, load_policy
 from sparsefx.policies.policy import Policy
 from sparsefx.policies.policy_function import PolicyFunction, accepted
 from sparsefx.policies.site_costs import with_costs
+from sparsefx.policies.unit_bounds import density_bounds
 from sparsefx.settings.budget import parse_budget
 
 
@@ -117,7 +118,9 @@ def _check_answer(
                     f"{given.get(site.name)}; give a kept fraction in [0, 1]"
                 )
         low, high = answer.lower[site.name], answer.upper[site.name]
-        if low < site.min_density - 1e-9 or high > site.max_density + 1e-9:
+        least, most = density_bounds(site)  # whole units may fall short of a density
+        least, most = min(least, site.min_density), max(most, site.max_density)
+        if low < least - 1e-9 or high > most + 1e-9:
             raise PolicyError(
                 f"policy {policy.name!r} gives {site.name} densities from {low:g} to "
                 f"{high:g}; its bounds allow {site.min_density:g} to "

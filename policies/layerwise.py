@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from sparsefx.errors import BudgetError, PolicyError
 from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, planned, prices, some
+from sparsefx.policies.feasibility import check_feasible
+from sparsefx.policies.unit_bounds import density_bounds
 from sparsefx.settings.patterns import most_specific
 
 
@@ -51,9 +53,9 @@ class Layerwise:
             {'a': 0.5, 'b': 0.25}
         """
         given = _given(sites, densities)
-        bare = [
-            s for s in sites if s.name not in given and s.min_density < s.max_density
-        ]
+        limits = [density_bounds(site) for site in sites]
+        pairs = zip(sites, limits, strict=True)
+        bare = [s for s, (low, high) in pairs if s.name not in given and low < high]
         if bare:
             raise PolicyError(
                 f"densities has no pattern for {some(bare)}; give one for every layer, "
@@ -61,14 +63,14 @@ class Layerwise:
             )
         asked = self.asked(sites, densities)
         share = 1.0
-        for name, amount in {cost: budget, **(budgets or {})}.items():
+        every = {cost: budget, **(budgets or {})}
+        for name, amount in every.items():
+            check_feasible(sites, amount, name, every)
             weights = [
                 p * s.numel for p, s in zip(prices(sites, name), sites, strict=True)
             ]
             least = math.fsum(w * d for w, d in zip(weights, asked, strict=True))
-            most = math.fsum(
-                w * s.max_density for w, s in zip(weights, sites, strict=True)
-            )
+            most = math.fsum(w * d for w, (_, d) in zip(weights, limits, strict=True))
             if least > amount * (1 + 1e-9):
                 raise BudgetError(
                     f"the densities given cost {least:.6g} {name}, but the budget "
@@ -77,7 +79,7 @@ class Layerwise:
             if most > least:
                 share = min(share, max(amount - least, 0.0) / (most - least))
         found = [
-            d + share * (s.max_density - d) for d, s in zip(asked, sites, strict=True)
+            d + share * (most - d) for d, (_, most) in zip(asked, limits, strict=True)
         ]
         return planned(found, sites, budget, cost, budgets)
 
@@ -94,10 +96,8 @@ class Layerwise:
             [0.5]
         """
         given = _given(sites, densities)
-        return [
-            min(max(given.get(s.name, s.max_density), s.min_density), s.max_density)
-            for s in sites
-        ]
+        rows = ((site.name, *density_bounds(site)) for site in sites)
+        return [min(max(given.get(n, high), low), high) for n, low, high in rows]
 
 
 layerwise = Layerwise()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, planned, prices
 from sparsefx.policies.feasibility import check_feasible
-from sparsefx.policies.unit_bounds import bounds
+from sparsefx.policies.unit_bounds import density_bounds
 
 
 def scaled(
@@ -43,10 +43,7 @@ def scaled(
     for name, amount in every.items():
         check_feasible(sites, amount, name, every)
         rows[name] = prices(sites, name)
-    limits = [
-        (s.density(low), s.density(high))
-        for s, (low, high) in ((s, bounds(s)) for s in sites)
-    ]
+    limits = [density_bounds(site) for site in sites]
 
     def cost_of(densities: Sequence[float], row: Sequence[float]) -> float:
         triples = zip(densities, row, sites, strict=True)

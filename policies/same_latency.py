@@ -15,6 +15,7 @@ from sparsefx.policies.allocation import Allocation, planned, prices
 from sparsefx.policies.feasibility import check_feasible
 from sparsefx.policies.latency_line import Line
 from sparsefx.policies.policy_function import Context
+from sparsefx.policies.unit_bounds import density_bounds
 
 _HALVINGS = 80
 
@@ -103,7 +104,8 @@ class SameLatency:
             density = 1.0
             if line is not None:
                 density = 1.0 if share >= 1 else line.at(share * line.dense)
-            found.append(min(max(density, site.min_density), site.max_density))
+            least, most = density_bounds(site)
+            found.append(min(max(density, least), most))
         return found
 
 

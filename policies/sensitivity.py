@@ -15,6 +15,7 @@ from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, planned, prices
 from sparsefx.policies.feasibility import check_feasible
 from sparsefx.policies.policy_function import Context
+from sparsefx.policies.unit_bounds import density_bounds
 from sparsefx.tracing.preserve import in_eval
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
@@ -85,7 +86,8 @@ class Sensitivity:
     ) -> list[float]:
         optimize, increases = _scipy(), self.increases or {}
         levels = (0.0, *self.levels)
-        free = [site.max_density > site.min_density for site in sites]
+        limited = [density_bounds(site) for site in sites]
+        free = [most > least for least, most in limited]
         count = len(levels)
         rise: list[float] = []
         for site, open_ in zip(sites, free, strict=True):
@@ -105,9 +107,9 @@ class Sensitivity:
             parts = zip(row, sites, strict=True)
             above.append([p * s.numel * k / amount for p, s in parts for k in levels])
             limits.append(1.0)
-        for i, site in enumerate(sites):
+        for i, (least, most) in enumerate(limited):
             place = slice(i * count, (i + 1) * count)
-            for sign, bound in ((1, site.max_density), (-1, -site.min_density)):
+            for sign, bound in ((1, most), (-1, -least)):
                 line = zero.copy()
                 line[place] = [sign * level for level in levels]
                 above.append(line)
@@ -128,14 +130,12 @@ class Sensitivity:
             raise PolicyError(f"the linear program has no solution: {answer.message}")
         # to the last bit within the bounds and the budgets
         safe = 1 - 1e-9
-        return [
-            min(
-                max(safe * sum(k * answer.x[i * count + j] for j, k in
-                               enumerate(levels)), site.min_density),
-                site.max_density,
-            )
-            for i, site in enumerate(sites)
-        ]  # fmt: skip
+        kept = []
+        for i, (least, most) in enumerate(limited):
+            shares = answer.x[i * count : (i + 1) * count]
+            density = safe * sum(k * y for k, y in zip(levels, shares, strict=True))
+            kept.append(min(max(density, least), most))
+        return kept
 
 
 @torch.no_grad()

@@ -34,6 +34,18 @@ def bounds(site: Site) -> tuple[int, int]:
     return min(max(lower, 0), upper), upper
 
 
+def density_bounds(site: Site) -> tuple[float, float]:
+    """The densities of those numbers: what whole units can make of a site's bounds.
+
+    Example:
+        >>> one = Site("w", "", "linear", (2, 2), {}, min_density=0.4, max_density=0.8)
+        >>> density_bounds(one)
+        (0.5, 0.75)
+    """
+    low, high = bounds(site)
+    return site.density(low), site.density(high)
+
+
 def unit_share(site: Site, density: float) -> float:
     """The share of a site's units that makes so dense a weight; below 0 for none.
 

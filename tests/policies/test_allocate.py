@@ -1,13 +1,8 @@
 """Allocation: golden densities, exact budgets, bounds, monotonicity."""
 
-import math
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsefx.policies.allocate import allocate
@@ -19,37 +14,7 @@ from sparsefx.policies.policy import Policy
 from sparsefx.policies.uniform import uniform
 from sparsefx.policies.unit_bounds import bounds
 from sparsefx.policies.whole_units import counts
-from tests.policies.some_sites import POLICIES, site, sites_of
-
-
-def dense_of(sites, cost="macs"):
-    return sum(one.cost(cost) * one.numel for one in sites)
-
-
-def spent(kept, sites, cost="macs"):
-    return math.fsum(n * s.cost(cost) for n, s in zip(kept, sites, strict=True))
-
-
-@st.composite
-def problems(draw):
-    """Sites with weights, prices (also 0) and bounds, and a feasible budget."""
-    seed = draw(st.integers(0, 2**32 - 1))
-    rng = np.random.default_rng(seed)
-    sites = []
-    for i in range(draw(st.integers(1, 5))):
-        shape = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
-        low, high = sorted(draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
-        if draw(st.booleans()):
-            low, high = 0.0, 1.0
-        price = draw(st.integers(0 if i else 1, 50))
-        weight = torch.from_numpy(rng.integers(-3, 4, shape) * rng.normal(size=shape))
-        sites.append(site(f"l{i}", shape, price, weight, low, high))
-    limits = [bounds(one) for one in sites]
-    least = spent([low for low, _ in limits], sites)
-    most = spent([high for _, high in limits], sites)
-    share = draw(st.floats(0, 1.1))
-    budget = least + share * (most - least)
-    return sites, max(budget, 1e-6), most
+from tests.policies.some_sites import dense_of, site, sites_of
 
 
 @pytest.mark.parametrize(
@@ -78,92 +43,6 @@ def test_golden_erk(
     sites = sites_of(shapes)
     plan = erk(sites, fraction * dense_of(sites, "params"), "params")
     assert list(plan.densities.values()) == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.parametrize("policy", [uniform, erk])
-@given(problems())
-@settings(max_examples=60, deadline=None)
-def test_fixed_plans_spend_the_budget_exactly_within_bounds(
-    policy: Callable[..., Any], problem: Any
-) -> None:
-    sites, budget, most = problem
-    plan = policy(sites, budget)
-    assert plan.cost == pytest.approx(min(budget, most), rel=1e-9, abs=1e-9)
-    for one in sites:
-        low, high = bounds(one)
-        density = plan.densities[one.name]
-        assert low / one.numel - 1e-12 <= density <= high / one.numel + 1e-12
-        if one.cost("macs") == 0:
-            assert density == high / one.numel
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-@given(problems())
-@settings(max_examples=60, deadline=None)
-def test_counts_keep_every_promise(policy: Callable[..., Any], problem: Any) -> None:
-    sites, budget, most = problem
-    plan = policy(sites, budget)
-    ranges = counts(plan, sites, {"macs": budget})
-    for (low, high), one in zip(ranges, sites, strict=True):
-        least, greatest = bounds(one)
-        assert least <= low <= high <= greatest
-    if policy is cost_budget:
-        kept = [round(plan.densities[one.name] * one.numel) for one in sites]
-        fits = all(lo <= n <= hi for n, (lo, hi) in zip(kept, ranges, strict=True))
-        assert fits
-    else:
-        kept = [low for low, _ in ranges]
-        assert all(low == high for low, high in ranges)
-    total = spent(kept, sites)
-    assert total <= budget * (1 + 1e-9)
-    room = [
-        one.cost("macs")
-        for n, one in zip(kept, sites, strict=True)
-        if n < bounds(one)[1]
-    ]
-    if policy is not cost_budget and room:
-        assert budget - total < min(room)
-    if policy is cost_budget and room:
-        assert budget - total < max(room) * (1 + 1e-9)
-    if not room:
-        assert total == most
-
-
-@pytest.mark.parametrize("policy", [uniform, erk])
-@given(problems(), st.floats(1, 3))
-@settings(max_examples=40, deadline=None)
-def test_more_budget_never_lowers_a_density(
-    policy: Callable[..., Any], problem: Any, factor: float
-) -> None:
-    sites, budget, _ = problem
-    less, more = policy(sites, budget), policy(sites, budget * factor)
-    for name, density in less.densities.items():
-        assert more.densities[name] >= density - 1e-12
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0.01, 1), st.floats(1, 3))
-@settings(max_examples=40, deadline=None)
-def test_more_budget_never_lowers_a_density_of_the_global_policy(
-    seed: int, share: float, factor: float
-) -> None:
-    rng = np.random.default_rng(seed)
-    sites = [
-        site(f"l{i}", (6, 7), 3, torch.from_numpy(rng.normal(size=(6, 7))))
-        for i in range(3)
-    ]
-    budget = share * dense_of(sites)
-    less, more = cost_budget(sites, budget), cost_budget(sites, budget * factor)
-    assert all(more.densities[n] >= d for n, d in less.densities.items())
-
-
-@given(problems())
-@settings(max_examples=40, deadline=None)
-def test_density_and_counts_follow_a_permutation_of_the_sites(problem: Any) -> None:
-    sites, budget, _ = problem
-    for policy in (uniform, erk):
-        there, back = policy(sites, budget), policy(sites[::-1], budget)
-        for one in sites:
-            assert there.densities[one.name] == pytest.approx(back.densities[one.name])
 
 
 def test_counts_hand_out_what_is_left_by_largest_fraction() -> None:
@@ -244,20 +123,6 @@ def test_worths_do_not_depend_on_the_scale_of_weights_and_prices(
         )
     ]
     assert units[0] == pytest.approx(units[1])
-
-
-def test_more_than_everything_is_everything() -> None:
-    sites = [site("a", (4,), 1, torch.ones(4)), site("b", (4,), 1, torch.ones(4))]
-    for policy in POLICIES:
-        assert set(policy(sites, 1e9).densities.values()) == {1.0}
-
-
-def test_layers_that_cost_nothing_stay_whole() -> None:
-    free = site("emb", (8, 4), 0, torch.ones(8, 4))
-    paid = site("fc", (4, 4), 1, torch.arange(16.0).reshape(4, 4))
-    for policy in POLICIES:
-        plan = policy([free, paid], 8)
-        assert plan.densities == {"emb.weight": 1.0, "fc.weight": 0.5}
 
 
 def test_allocate_reads_budgets_and_policies() -> None:
