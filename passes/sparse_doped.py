@@ -21,7 +21,7 @@ from sparsefx.passes.iso_flop.replaceable_layers import (
     is_batch_norm,
     tail_of,
 )
-from sparsefx.settings.checks import choice
+from sparsefx.settings.rules import choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ class SparseDoped:
 
     def __post_init__(self) -> None:
         check_density(self.density)
-        choice("iso", self.iso, ("layer", "model"))
-        choice("activation", self.activation, ("branch", "sum"))
-        choice("init", self.init, ("redraw", "keep"))
+        choice(("layer", "model")).read("iso", self.iso)
+        choice(("branch", "sum")).read("activation", self.activation)
+        choice(("redraw", "keep")).read("init", self.init)
         if self.round_to < 1:
             raise PolicyError(f"round_to is {self.round_to}; give a rank of 1 or more")
 

@@ -21,7 +21,7 @@ from sparsefx.passes.iso_flop.replaceable_layers import (
     is_batch_norm,
     tail_of,
 )
-from sparsefx.settings.checks import choice
+from sparsefx.settings.rules import choice
 
 Between = Literal["follow", "relu", "gelu", "silu", "tanh", "linear"]
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -86,9 +86,9 @@ class SparseFactorized:
 
     def __post_init__(self) -> None:
         check_density(self.density)
-        choice("iso", self.iso, ("layer", "model"))
-        choice("activation", self.activation, ("follow", "linear", *_FUNCTIONS))
-        choice("init", self.init, ("redraw",))
+        choice(("layer", "model")).read("iso", self.iso)
+        choice(("follow", "linear", *_FUNCTIONS)).read("activation", self.activation)
+        choice(("redraw",)).read("init", self.init)
         if self.round_to < 1:
             raise PolicyError(f"round_to is {self.round_to}; give a width of 1 or more")
 

@@ -24,7 +24,7 @@ from sparsefx.passes.iso_flop.replaceable_layers import (
     is_activation,
     tail_of,
 )
-from sparsefx.settings.checks import choice
+from sparsefx.settings.rules import choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,9 @@ class SparseParallel:
 
     def __post_init__(self) -> None:
         check_density(self.density)
-        choice("iso", self.iso, ("layer", "model"))
-        choice("activation", self.activation, ("branch", "sum", "always"))
-        choice("init", self.init, ("redraw", "keep"))
+        choice(("layer", "model")).read("iso", self.iso)
+        choice(("branch", "sum", "always")).read("activation", self.activation)
+        choice(("redraw", "keep")).read("init", self.init)
         if self.round_to < 1:
             raise PolicyError(f"round_to is {self.round_to}; give 1 or more branches")
 

@@ -15,7 +15,7 @@ from sparsefx.passes.graphs.owned_graph import NodeError, own_graph
 from sparsefx.passes.iso_flop.record import check_density
 from sparsefx.passes.split_attention import SplitAttention
 from sparsefx.passes.widths.widen_graph import Widened
-from sparsefx.settings.checks import choice
+from sparsefx.settings.rules import choice
 
 _ATTEMPTS = 12  # nodes that turn out not to run on new sizes, one a time
 
@@ -82,9 +82,9 @@ class SparseWide:
 
     def __post_init__(self) -> None:
         check_density(self.density)
-        choice("heads", self.heads, ("auto", "size", "count"))
-        choice("iso", self.iso, ("layer", "maskable", "model"))
-        choice("init", self.init, ("redraw", "keep"))
+        choice(("auto", "size", "count")).read("heads", self.heads)
+        choice(("layer", "maskable", "model")).read("iso", self.iso)
+        choice(("redraw", "keep")).read("init", self.init)
         if self.round_to < 1:
             raise PolicyError(f"round_to is {self.round_to}; give a width of 1 or more")
 

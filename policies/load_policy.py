@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
 
 from sparsefx.policies.policy import Policy, fields_of
 from sparsefx.policies.policy_function import PolicyFunction
 from sparsefx.policies.presets import preset_names, read_file, read_preset
-from sparsefx.settings import checks as check
+from sparsefx.settings.fields import rule_of
+from sparsefx.settings.rules import refuse, unknown
 
 PolicySource = str | Path | Mapping[str, object] | Policy | PolicyFunction
 
@@ -37,12 +36,7 @@ def load_policy(source: PolicySource, **overrides: object) -> Policy:
         sparsefx.errors.PolicyError: policy 'cost_budgte' is not known; did you mean \
 'cost_budget'? known: ...
     """
-    known = tuple(f.name for f in fields(Policy))
-    values = {**_read(source), **overrides}
-    for name in values:
-        if name not in known:
-            check.unknown("policy field", name, known)
-    return Policy(**cast("dict[str, Any]", values))
+    return Policy(**rule_of(Policy).read("", {**_read(source), **overrides}))
 
 
 def _read(source: PolicySource) -> dict[str, object]:
@@ -57,9 +51,9 @@ def _read(source: PolicySource) -> dict[str, object]:
             return read_preset(source)
         if source.endswith((".yaml", ".yml")):
             return read_file(source)
-        check.unknown("policy", source, preset_names())
+        unknown("policy", source, preset_names())
     if not callable(source):
-        check.refuse(
+        refuse(
             "policy",
             source,
             "a preset name, the path of a YAML file, a mapping, a Policy or a function",

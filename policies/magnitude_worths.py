@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import prices
 from sparsefx.policies.unit_bounds import label
 
-NORMALIZATIONS = ("layer", "global", "none")
+Normalize = Literal["layer", "global", "none"]
 
 
 def worths(
@@ -63,10 +64,10 @@ def worths(
         ...        "macs")
         [2.0]
     """
-    if normalize not in NORMALIZATIONS:
+    if normalize not in get_args(Normalize):
         raise PolicyError(
             f"normalize {normalize!r} is not known; allowed: "
-            f"{', '.join(NORMALIZATIONS)}"
+            f"{', '.join(get_args(Normalize))}"
         )
     budgets = {costs: 1.0} if isinstance(costs, str) else costs
     totals = _absolute_sums(sites) if sums is None else list(sums)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from sparsefx.errors import PolicyError
 from sparsefx.masking.site import Site
 
-STORAGES = ("values", "dense", "csr", "bitmask", "2:4", "bsr")
+Storage = Literal["values", "dense", "csr", "bitmask", "2:4", "bsr"]
 _INDEX = 8
 
 
@@ -62,7 +63,9 @@ def stored(site: Site, storage: str, itemsize: int) -> Stored:
             height, width = map(int, kind.removeprefix("block:").split("x"))
             rows = math.ceil(site.shape[0] / height)
             return Stored(itemsize + _INDEX / (height * width), _INDEX * (rows + 1))
-    raise PolicyError(f"storage {storage!r} is not known; known: {', '.join(STORAGES)}")
+    raise PolicyError(
+        f"storage {storage!r} is not known; known: {', '.join(get_args(Storage))}"
+    )
 
 
 def _unfit(site: Site, storage: str, needed: str) -> PolicyError:

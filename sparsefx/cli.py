@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 import sparsefx
 from sparsefx.errors import SparsefxError
+from sparsefx.policies.policy import Policy, policy_schema
 from sparsefx.policies.presets import preset_names
 from sparsefx.reports.report import Report
 from sparsefx.reports.text_table import text_table
+from sparsefx.settings.fields import plain, settings_of
 
 MODEL = "package.module:name of a callable that returns the model, or of the model"
 INPUT = "shape of an input, such as 1,3,224,224 or 1,128:int64; once an input"
@@ -55,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     policies = commands.add_parser("policies", help="list the presets")
+    policies.add_argument("--fields", action="store_true", help="list all settings")
+    policies.add_argument(
+        "--schema", action="store_true", help="a JSON schema of policy files"
+    )
     policies.set_defaults(run=_policies)
 
     costs = commands.add_parser("costs", help="what a model costs, by layer")
@@ -83,7 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _policies(_: argparse.Namespace) -> None:
+def _policies(arguments: argparse.Namespace) -> None:
+    if arguments.schema:
+        print(json.dumps(policy_schema(), indent=1))
+        return
+    if arguments.fields:
+        known = settings_of(Policy).values()
+        page = [(s.name, plain(s.default), s.meaning) for s in known]
+        print(text_table(("field", "default", "meaning"), page))
+        return
     header = ("policy", "allocation", "cost", "budget", "ramp until", "beta", "freeze")
     rows = []
     for name in preset_names():

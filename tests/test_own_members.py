@@ -193,7 +193,7 @@ def test_what_no_learner_can_be() -> None:
 
 
 def test_settings_of_other_learners_warn() -> None:
-    with pytest.warns(UserWarning, match="beta 3.0 has no effect with the learner sal"):
+    with pytest.warns(UserWarning, match="beta 3 has no effect with the learner sal"):
         sparsefx.Policy(learner=SALIENCY, beta=3.0)
 
 

@@ -33,4 +33,4 @@ def drawn(situation: Situation) -> list[Tensor]:
     return [mask.to(value.device) for mask, value in pairs]
 
 
-FIXED = Learner(name="fixed", decide=decide, drawn=True, steady=True, still=True)
+FIXED = Learner(name="fixed", decide=decide, drawn=True, steady=True)

@@ -84,20 +84,20 @@ class Learner:
     Attributes:
         name: what policies, reports and messages call it.
         decide: the masks of an update, a pure function; ``masks`` is None when it is
-            first asked. The caller zeroes weights and moves optimizer state. None
-            leaves all to the soft top-k of the weights, anew at every forward pass.
+            first asked. None leaves all to the soft top-k of the weights, anew at every
+            forward pass.
         part: what moves: ``"weights"``, ``"units"`` (heads, neurons, channels; a group
             is to `Situation` what a weight is), or ``"tokens"``, and neither of these.
         drawn: the first masks are random, of ``starts`` entries.
         steady: the budget is the target from the start; a ramp is refused.
-        still: masks never move after the start.
         zeroes: dropped weights become zero; with ``"dropped"`` among ``reads`` only if
             that setting says so. Otherwise they keep their values.
         scores: absolute gradients of all entries are wanted at the steps where entries
             move; of units, first-order scores.
         dense_gradients: dropped entries receive gradients at every step.
         reads: the fields of `sparsefx.Policy` it heeds among those that not every
-            learner does; where they are set for another one, a warning says so.
+            learner does; where they are set for another one, a warning says so. With
+            ``"optimizer_state"`` that state becomes zero where masks move.
 
     Raises:
         PolicyError: ``part`` is not known, or does not go with ``decide``.
@@ -105,8 +105,8 @@ class Learner:
     Example:
         >>> from sparsefx.learners import LEARNERS
         >>> rigl = LEARNERS["rigl"]
-        >>> rigl.steady, rigl.scores, sorted(rigl.reads)
-        (True, True, ['drop_fraction', 'drop_fraction_final'])
+        >>> rigl.steady, rigl.scores, "drop_fraction" in rigl.reads
+        (True, True, True)
     """
 
     name: str
@@ -114,7 +114,6 @@ class Learner:
     part: Literal["weights", "units", "tokens"] = "weights"
     drawn: bool = False
     steady: bool = False
-    still: bool = False
     zeroes: bool = True
     scores: bool = False
     dense_gradients: bool = False

@@ -25,4 +25,6 @@ def decide(situation: Situation) -> Decision:
     return Decision(affordable(situation, None if situation.hold else situation.masks))
 
 
-MAGNITUDE = Learner(name="magnitude", decide=decide, reads=frozenset({"dropped"}))
+MAGNITUDE = Learner(
+    name="magnitude", decide=decide, reads=frozenset({"dropped", "optimizer_state"})
+)

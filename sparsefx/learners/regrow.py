@@ -113,11 +113,13 @@ def exchanged(
     return held | inside(free, largest(score[free], number, name))
 
 
-_DROPS = frozenset({"drop_fraction", "drop_fraction_final"})
-SET = Learner(name="set", decide=by_chance, drawn=True, steady=True, reads=_DROPS)
+_READS = frozenset(
+    {"drop_fraction", "drop_fraction_final", "drop_ramp", "optimizer_state"}
+)
+SET = Learner(name="set", decide=by_chance, drawn=True, steady=True, reads=_READS)
 RIGL = Learner(
-    name="rigl", decide=by_gradient, drawn=True, steady=True, scores=True, reads=_DROPS
+    name="rigl", decide=by_gradient, drawn=True, steady=True, scores=True, reads=_READS
 )
 GRANET = Learner(
-    name="granet", decide=by_gradient, drawn=True, scores=True, reads=_DROPS
+    name="granet", decide=by_gradient, drawn=True, scores=True, reads=_READS
 )

@@ -13,5 +13,5 @@ from sparsefx.learners.learner import Learner
 SOFT_TOPK = Learner(
     name="soft_topk",
     zeroes=False,
-    reads=frozenset({"beta", "beta_initial", "inclusive", "unit_density"}),
+    reads=frozenset({"beta", "beta_initial", "beta_ramp", "inclusive", "unit_density"}),
 )

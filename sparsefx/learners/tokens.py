@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from sparsefx.learners.learner import Learner
 
-TOKENS = Learner(name="tokens", part="tokens", still=True)
+TOKENS = Learner(name="tokens", part="tokens")

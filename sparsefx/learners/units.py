@@ -144,12 +144,12 @@ TAYLOR = Learner(
     drawn=True,
     steady=True,
     scores=True,
-    reads=frozenset({"drop_fraction", "drop_fraction_final"}),
+    reads=frozenset({"drop_fraction", "drop_fraction_final", "drop_ramp"}),
 )
 MAGNITUDE = Learner(name="units_magnitude", decide=by_magnitude, part="units")
 SOFT_TOPK = Learner(
     name="units_soft_topk",
     decide=by_soft_topk,
     part="units",
-    reads=frozenset({"beta", "beta_initial"}),
+    reads=frozenset({"beta", "beta_initial", "beta_ramp"}),
 )

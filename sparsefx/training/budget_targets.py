@@ -56,7 +56,7 @@ def targets_of(
             cost = "params"
         stored = overhead(sites, policy, cost)
         base = times.fixed if cost == "latency_ms" and times else (
-            stored + _base(policy, cost, fixed))  # fmt: skip
+            stored + _base(policy, cost, fixed, dense))  # fmt: skip
         total = sum(site.cost(cost) * site.numel for site in (*sites, *dense))
         plain = base - stored + total
         if cost == "bytes":
@@ -87,9 +87,14 @@ def targets_of(
     return tuple(targets.values())
 
 
-def _base(policy: Policy, cost: str, fixed: Mapping[str, float]) -> float:
+def _base(
+    policy: Policy, cost: str, fixed: Mapping[str, float], dense: tuple[Site, ...]
+) -> float:
+    """What is in the budget besides the weights, or not in it though maskable."""
     if policy.budget_of == "maskable":
         return 0.0
+    if policy.budget_of == "selected":
+        return -sum(site.cost(cost) * site.numel for site in dense)
     if cost not in fixed:
         raise BudgetError(
             f"budget_of 'model' needs the fixed part of {cost!r}, which is known for "

@@ -38,7 +38,7 @@ def reported(state: SparseState, trainer: Trainer) -> Report:
     )
     known = plan.table.totals().items()
     fixed: dict[str, float] = {cost: total["fixed"] for cost, total in known}
-    fixed |= {target.cost: target.fixed for target in plan.targets if target.fixed}
+    fixed |= {target.cost: target.fixed for target in plan.targets if target.fixed > 0}
     totals = {}
     for name in names:
         kept = sum(row.costs[name].kept for row in rows)

@@ -35,7 +35,8 @@ class Target:
     Attributes:
         cost: name of the cost.
         limit: what sites and dense weights may cost together, fixed parts included.
-        fixed: of that, what no mask can save.
+        fixed: of that, what no mask can save; below 0 if weights that stay dense are
+            not in the budget.
     """
 
     cost: str

@@ -11,7 +11,7 @@ from torch import nn
 
 from sparsefx.errors import PolicyError
 from sparsefx.masking.sparse_state import CHILD, SparseState
-from sparsefx.settings import checks as check
+from sparsefx.settings.rules import number, refuse
 from sparsefx.training import update_kept_masks
 from sparsefx.training.live_model import step, transform
 from sparsefx.training.trainer import Trainer
@@ -92,8 +92,8 @@ def pruning_plasticity(
         True
     """
     if not 0 < rate < 1:
-        check.refuse("rate", rate, "a share of the cost to prune, in (0, 1)")
-    check.density("regrow", regrow)
+        refuse("rate", rate, "a share of the cost to prune, in (0, 1)")
+    number("a share in [0, 1]", 0, 1).read("regrow", regrow)
     if regrow > 0 and backward is None:
         raise PolicyError(
             f"regrow is {regrow:g}, and growth needs gradients; give backward, a "

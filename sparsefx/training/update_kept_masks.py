@@ -36,12 +36,8 @@ def wide(policy: Policy) -> bool:
 
 def moves_state(policy: Policy) -> bool:
     """Whether an optimizer's state is to be zeroed where masks move."""
-    return (
-        keeps_masks(policy)
-        and policy.optimizer_state == "zero"
-        and _zeroes(policy)
-        and not learner_of(policy.learner).still
-    )
+    reads = "optimizer_state" in learner_of(policy.learner).reads
+    return reads and policy.optimizer_state == "zero" and _zeroes(policy)
 
 
 def _zeroes(policy: Policy) -> bool:

@@ -1,0 +1,106 @@
+"""Settings that do not go together: what is refused, and what has no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sparsefx.errors import PolicyError
+from sparsefx.learners import LEARNERS, learner_of
+from sparsefx.policies import ALLOCATIONS, function_of
+from sparsefx.policies.policy_function import accepted, by_weights
+from sparsefx.settings.fields import Setting, plain, without_effect
+from sparsefx.settings.kinds import LAYER_RULES
+from sparsefx.settings.rules import unknown
+from sparsefx.settings.schedule import resolve
+
+_FIRST = "{before: 0}"
+
+if TYPE_CHECKING:
+    from sparsefx.policies.policy import Policy
+
+
+def refuse_contradictions(policy: Policy, known: Mapping[str, Setting]) -> None:
+    """Refuses settings that contradict each other.
+
+    Raises:
+        PolicyError: they do; the message names them.
+    """
+    message = contradiction(policy, known)
+    if message:
+        raise PolicyError(message)
+    if policy.total_steps is not None:
+        policy.schedule()  # refuses ramps and a freeze out of order
+
+
+def contradiction(policy: Policy, known: Mapping[str, Setting]) -> str:
+    """Why settings, each allowed by itself, do not go together; "" if they do."""
+    learner = learner_of(policy.learner)
+    for name in sorted(learner.reads - known.keys()):
+        unknown(f"setting of the learner {learner.name}", name, known)
+    for name in ("begin_step", "end_step", "freeze_step"):
+        position, total = getattr(policy, name), policy.total_steps
+        if position is None or total is None or resolve(position, total) <= total:
+            continue
+        return (
+            f"{name} {position} lies beyond total_steps {total}; lower {name} or raise "
+            "total_steps"
+        )
+    if policy.min_density > policy.max_density:
+        return (
+            f"min_density {policy.min_density:g} is above max_density "
+            f"{policy.max_density:g}; lower min_density or raise max_density"
+        )
+    if learner.part == "tokens" and not policy.tokens:
+        return f"the learner {learner.name} needs to know where; set tokens: {_FIRST}"
+    if policy.tokens and policy.budget_of == "selected":
+        return (
+            "tokens are dropped under a budget of the model, not of selected weights; "
+            "set budget_of: model or maskable"
+        )
+    if learner.steady and policy.budget_ramp != "constant":
+        return (
+            f"the learner {learner.name} is sparse from the start, so a budget_ramp "
+            f"{policy.budget_ramp!r} has no place; set budget_ramp: constant, or "
+            "choose the learner granet or magnitude"
+        )
+    if policy.unit_density < 1 and "unit_density" not in learner.reads:
+        return (
+            f"unit_density {policy.unit_density:g} is for the learner soft_topk, which "
+            f"masks weights inside units; this one is {learner.name}"
+        )
+    everywhere = by_weights(function_of(policy.allocation))
+    if policy.inclusive and (policy.keep_units or not everywhere):
+        return (
+            "inclusive draws one threshold through all layers; set allocation: "
+            "cost_budget and keep_units: false, or inclusive: false"
+        )
+    return ""
+
+
+def unused(policy: Policy, known: Mapping[str, Setting]) -> list[str]:
+    """One message for each setting that has no effect."""
+    values = {name: getattr(policy, name) for name in known}
+    changed = {n: v for n, v in values.items() if v != known[n].default}
+    found = [
+        f"layers[{pattern!r}] is empty; set {', '.join(LAYER_RULES)} or remove it"
+        for pattern, options in policy.layers.items()
+        if not options
+    ]
+    found += without_effect(known, values)
+    learner = learner_of(policy.learner)
+    for name in sorted({name for one in LEARNERS.values() for name in one.reads}):
+        if name in changed and name not in learner.reads:
+            readers = [one.name for one in LEARNERS.values() if name in one.reads]
+            found.append(
+                f"{name} {plain(values[name])} has no effect with the learner "
+                f"{learner.name}; it is for {', '.join(readers)}"
+            )
+    given = {"densities": policy.densities}
+    if policy.densities and not accepted(function_of(policy.allocation), given):
+        takers = [name for name, one in ALLOCATIONS.items() if accepted(one, given)]
+        found.append(
+            "densities have no effect with this allocation; they are for "
+            f"{', '.join(takers)}"
+        )
+    return found
