@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import sparsefx
+from sparsefx.training.life import Life, life_of
 
 DENSITY = 0.1
 
@@ -38,14 +39,13 @@ def network(tensors: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def move(model: nn.Module, state: nn.Module) -> None:
+def move(model: nn.Module, life: Life) -> None:
     """As one step of an optimizer and a schedule would."""
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight), alpha=1e-3)
-    trainer = state.trainer
-    policy = replace(trainer.plan.policy, beta=1.001 * trainer.plan.policy.beta)
-    trainer.plan = replace(trainer.plan, policy=policy)
+    policy = replace(life.plan.policy, beta=1.001 * life.plan.policy.beta)
+    life.plan = life.parts[-1].plan = replace(life.plan, policy=policy)
 
 
 def prune_globally(model: nn.Module) -> None:
@@ -68,11 +68,11 @@ def compare(
         normalize=normalize,
         example_inputs=(torch.zeros(2, 1000),),
     )
-    state = sparse.get_submodule("_sparsefx")
+    life = life_of(sparse, "step")
     pruned = copy.deepcopy(model)
     weights = [weight.detach() for weight in model.parameters()]
     entries = sum(weight.numel() for weight in weights)
-    worths = state.trainer.plan.worths(weights)
+    worths = life.plan.worths(weights)
 
     def authors() -> None:
         project(weights, [1.0] * len(weights), worths, DENSITY * entries, beta)
@@ -89,13 +89,13 @@ def compare(
         rare["authors_package"] = 1
     for _ in range(2):  # the first steps are cold, and make the masks
         sparsefx.step(sparse)
-        move(model, state)
-    times = rounds(calls, count, lambda: move(model, state), rare)
-    move(model, state)
+        move(model, life)
+    times = rounds(calls, count, lambda: move(model, life), rare)
+    move(model, life)
     memory = extra_bytes(calls["sparsefx"]) / entries
-    move(model, state)
+    move(model, life)
     info = sparsefx.step(sparse)
-    kept = sum(t.numel() * t.element_size() for t in state.trainer.kept) / entries
+    kept = sum(t.numel() * t.element_size() for t in life.parts[-1].kept) / entries
     cost = {name: row["cpu_ms"] for name, row in times.items()}
     return {
         "beta": beta,

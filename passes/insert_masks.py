@@ -12,6 +12,8 @@ from sparsefx.kernels.mask_rule import MaskScalars
 from sparsefx.masking.kept_masks import KeptMasks, kept_weight
 from sparsefx.masking.masked_groups import masked_groups
 from sparsefx.masking.masked_weight import masked_weight
+from sparsefx.masking.sparse_state import SparseState
+from sparsefx.masking.state_keys import CHILD
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,14 @@ class InsertMasks:
     Attributes:
         sites: site number by the graph's name of the weight.
         state: the module that holds the mask parameters.
-        path: where the graph finds it.
+        root: the module that holds the state, under the path's last name.
+        path: where the graph finds the state.
     """
 
     sites: Mapping[str, int]
-    state: nn.Module
-    path: str = "_sparsefx"
+    state: SparseState
+    root: nn.Module
+    path: str = f"{CHILD}.weights"
 
     def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """Rewrites in place, recompiles, and returns the same module."""
@@ -46,9 +50,8 @@ class InsertMasks:
             warnings.simplefilter(
                 "ignore"
             )  # modules' flags are attributes, not tensors
-            graph_module._modules.setdefault(self.path, self.state)
-            rules = self.state.__dict__["rules"]
-            kept = getattr(self.state, "kept", None)
+            graph_module._modules.setdefault(self.path.partition(".")[0], self.root)
+            rules, kept = self.state.rules, self.state.kept
             insert(graph_module.graph, self.sites, self.path, rules, kept)
             graph_module.graph.lint()
             graph_module.recompile()

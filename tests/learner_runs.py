@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch.optim import AdamW
 
 import sparsefx
-from sparsefx.training.update_kept_masks import moves_state
 from tests import models
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
@@ -41,15 +40,10 @@ def backward(model, x=X, y=Y):
     F.mse_loss(model(x), y).backward()
 
 
-def wanted(sparse, optimizer):
-    """The optimizer, for learners that take it."""
-    return optimizer if moves_state(sparse._sparsefx.trainer.plan.policy) else None
-
-
 def step(sparse, optimizer):
     optimizer.step()
     optimizer.zero_grad()
-    return sparsefx.step(sparse, wanted(sparse, optimizer))
+    return sparsefx.step(sparse, optimizer)
 
 
 def train(sparse, optimizer, steps):

@@ -164,8 +164,9 @@ def test_a_model_that_cannot_be_copied() -> None:
     assert sparse_of(net, inplace=True) is net
 
 
-def test_an_optimizer_without_effect_is_said() -> None:
+def test_an_optimizer_is_always_welcome() -> None:
     sparse = sparsefx.transform(nn.Linear(4, 2), example_inputs=(torch.ones(2, 4),))
     optimizer = torch.optim.SGD(sparse.parameters())
-    with pytest.warns(UserWarning, match="optimizer has no effect"):
-        sparsefx.step(sparse, optimizer=optimizer)
+    sparsefx.step(sparse, optimizer=optimizer)
+    with pytest.raises(sparsefx.MaskError, match="optimizer is a str"):
+        sparsefx.step(sparse, "adam")

@@ -157,7 +157,7 @@ def transformed(model: nn.Module, inputs: Any) -> nn.Module:
 
 def halved(twin: nn.Module, sparse: nn.Module, call: Call) -> str:
     """Half of every weight masked, against the original with those weights zeroed."""
-    state = sparse._sparsefx
+    state = sparse._sparsefx.weights
     with torch.no_grad():
         for index, weight in enumerate(state.weights()):
             state.threshold[index] = weight.detach().abs().double().median()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sparsefx.errors import MaskError
-from sparsefx.masking.sparse_state import CHILD
+from sparsefx.masking.state_keys import CHILD
 from sparsefx.training.live_model import step
 from sparsefx.training.step_report import StepReport
 

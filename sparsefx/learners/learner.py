@@ -27,6 +27,8 @@ class Situation:
         worths: the value of an entry counts ``worth * |value|``; > 0.
         limits: least and greatest number of entries to keep.
         budget: cost allowed, in the unit of the prices.
+        further: more budgets, each with its prices and the cost allowed; only learners
+            of units see them, those of weights get limits that meet all.
         masks: which entries are kept now, flat bools; None at the start.
         scores: absolute gradients, flat; None where none was seen.
         starts: entries of random masks at the start.
@@ -50,13 +52,31 @@ class Situation:
     drop_fraction: float = 0.0
     beta: float = 1.0
     hold: bool = False
+    further: Sequence[tuple[Sequence[float], float]] = ()
     wider: tuple[float, Sequence[tuple[int, int]]] | None = None
     seed: int = 0
 
     def cost(self, counts: Sequence[int]) -> float:
         """What these counts cost, rounded once."""
-        pairs = zip(self.prices, counts, strict=True)
-        return math.fsum(price * count for price, count in pairs)
+        return cost_of(self.prices, counts)
+
+    @property
+    def budgets(self) -> list[tuple[Sequence[float], float]]:
+        """Every budget: its prices, and the cost allowed."""
+        return [(self.prices, self.budget), *self.further]
+
+    def fits(self, counts: Sequence[int]) -> bool:
+        """Whether every budget pays for these counts."""
+        return all(
+            cost_of(prices, counts) <= budget * (1 + 1e-12)
+            for prices, budget in self.budgets
+        )
+
+
+def cost_of(prices: Sequence[float], counts: Sequence[int]) -> float:
+    """What these counts cost, rounded once."""
+    pairs = zip(prices, counts, strict=True)
+    return math.fsum(price * count for price, count in pairs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,13 +182,15 @@ class Learner:
                     f"the learner {self.name} answers {kind} that are not one flat "
                     f"bool tensor a weight, of {sizes[:8]} entries"
                 )
-        spent = situation.cost([int(mask.count_nonzero()) for mask in found.masks])
-        if spent > situation.budget * (1 + _SLACK):
-            raise MaskError(
-                f"the learner {self.name} keeps what costs {spent:.6g}, but the budget "
-                f"allows {situation.budget:.6g}; keep less, such as what "
-                "sparsefx.learners.choose_entries.affordable gives"
-            )
+        counts = [int(mask.count_nonzero()) for mask in found.masks]
+        for prices, budget in situation.budgets:
+            spent = cost_of(prices, counts)
+            if spent > budget * (1 + _SLACK):
+                raise MaskError(
+                    f"the learner {self.name} keeps what costs {spent:.6g}, but the "
+                    f"budget allows {budget:.6g}; keep less, such as what "
+                    "sparsefx.learners.choose_entries.affordable gives"
+                )
         return found
 
 

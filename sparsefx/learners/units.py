@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sparsefx.errors import BudgetError
-from sparsefx.learners.choose_entries import affordable, randomly
-from sparsefx.learners.learner import Decision, Learner, Situation
+from sparsefx.learners.choose_entries import affordable, largest, randomly
+from sparsefx.learners.learner import Decision, Learner, Situation, cost_of
 from sparsefx.learners.regrow import by_gradient
 from sparsefx.solver.projection import project
 
@@ -23,7 +23,7 @@ def even_counts(situation: Situation) -> list[int]:
     r"""The same density for every group, as large as the budget allows, at least one.
 
     The largest :math:`d` with
-    :math:`\sum_g p_g \max(l_g, \lfloor d n_g \rfloor) \le k`.
+    :math:`\sum_g p_g \max(l_g, \lfloor d n_g \rfloor) \le k` in every budget.
 
     Raises:
         BudgetError: the least counts cost more than the budget.
@@ -46,7 +46,7 @@ def even_counts(situation: Situation) -> list[int]:
         ]
 
     low, high = 0, len(shares) - 1
-    if situation.cost(counts(0.0)) > situation.budget * (1 + 1e-12):
+    if not situation.fits(counts(0.0)):
         raise BudgetError(
             f"budget {situation.budget:.6g} is below the "
             f"{situation.cost(counts(0.0)):.6g} that the least number of units costs; "
@@ -54,7 +54,7 @@ def even_counts(situation: Situation) -> list[int]:
         )
     while low < high:
         middle = (low + high + 1) // 2
-        fits = situation.cost(counts(shares[middle])) <= situation.budget * (1 + 1e-12)
+        fits = situation.fits(counts(shares[middle]))
         low, high = (middle, high) if fits else (low, middle - 1)
     return counts(shares[low])
 
@@ -78,13 +78,22 @@ def by_taylor(situation: Situation) -> Decision:
 
 def by_magnitude(situation: Situation) -> Decision:
     """The units worth most per cost, over all groups."""
-    return Decision(filled(situation, affordable(situation)))
+    return Decision(_bought(situation))
 
 
 def by_soft_topk(situation: Situation) -> Decision:
     """The same units, with soft gates on the way."""
-    masks = filled(situation, affordable(situation))
+    masks = _bought(situation)
     return Decision(masks, gates=_soft(situation, masks))
+
+
+def _bought(situation: Situation) -> list[Tensor]:
+    """A prefix in one budget; in several what fits all, in the same order."""
+    if not situation.further:
+        return filled(situation, affordable(situation))
+    rows = zip(situation.values, situation.limits, situation.names, strict=True)
+    least = [largest(value, low, name) for value, (low, _), name in rows]
+    return filled(situation, least)
 
 
 def filled(situation: Situation, masks: Sequence[Tensor]) -> list[Tensor]:
@@ -103,37 +112,40 @@ def filled(situation: Situation, masks: Sequence[Tensor]) -> list[Tensor]:
     """
     found = [mask.clone() for mask in masks]
     counts = [int(mask.sum()) for mask in masks]
-    left = situation.budget * (1 + 1e-12) - situation.cost(counts)
+    rows = situation.budgets
+    left = [amount * (1 + 1e-12) - cost_of(prices, counts) for prices, amount in rows]
+
+    def pays(group: int) -> bool:
+        return all(p[group] <= rest for (p, _), rest in zip(rows, left, strict=True))
+
     open_: list[tuple[float, int, int]] = []
     for group, price in enumerate(situation.prices):
-        if 0 < price <= left:
+        if price > 0 and pays(group):
             value = situation.values[group].abs() * situation.worths[group] / price
             for unit in (~masks[group]).nonzero().flatten().tolist():
                 open_.append((-float(value[unit]), group, unit))
     for _, group, unit in sorted(open_):
-        price = situation.prices[group]
-        if price <= left and counts[group] < situation.limits[group][1]:
+        if pays(group) and counts[group] < situation.limits[group][1]:
             found[group][unit] = True
             counts[group] += 1
-            left -= price
+            left = [rest - p[group] for (p, _), rest in zip(rows, left, strict=True)]
     return found
 
 
 def _soft(situation: Situation, masks: Sequence[Tensor]) -> list[Tensor]:
-    """Soft masks of the kept units, under the same budget."""
-    values, costs = [], []
-    rows = zip(situation.values, situation.prices, situation.worths, strict=True)
-    for value, price, worth in rows:
-        values.append(value.double().abs() * worth)
-        costs.append(torch.full(value.shape, price, dtype=torch.float64))
+    """Soft masks of the kept units, under the same budgets: what the tightest gives."""
+    worths = zip(situation.values, situation.worths, strict=True)
     # worths are per unit of cost, so that beta has no unit
-    mask, _ = project(
-        torch.cat(values), torch.cat(costs), situation.budget, situation.beta
-    )
-    parts = torch.split(mask, [len(m) for m in masks])
+    values = torch.cat([value.double().abs() * worth for value, worth in worths])
+    sizes, beta = [len(mask) for mask in masks], situation.beta
+    gates = torch.ones_like(values)
+    for prices, budget in situation.budgets:
+        pairs = zip(sizes, prices, strict=True)
+        costs = torch.cat([torch.full((n,), p, dtype=torch.float64) for n, p in pairs])
+        gates = torch.minimum(gates, project(values, costs, budget, beta)[0])
     return [
         torch.where(hard, soft.float(), 0.0)
-        for hard, soft in zip(masks, parts, strict=True)
+        for hard, soft in zip(masks, torch.split(gates, sizes), strict=True)
     ]
 
 

@@ -21,7 +21,7 @@ from sparsefx.lowering.lowered import Lowered, compiled
 from sparsefx.lowering.lowering_report import LayerChoice, Lowering, choice
 from sparsefx.lowering.timing import interleaved
 from sparsefx.masking.masked_module import duplicate, unwrapped
-from sparsefx.masking.sparse_state import CHILD
+from sparsefx.masking.state_keys import CHILD
 from sparsefx.torch_internals import tree_flatten
 from sparsefx.tracing.example_calls import Call, as_call
 from sparsefx.tracing.preserve import in_eval

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sparsefx.kernels.mask_rule import flagged, straight_through
 from sparsefx.masking.rank_means import mean_over_ranks
+from sparsefx.masking.state_keys import of_dense
 from sparsefx.torch_internals import transforming
 
 SCORE = "score_"  # of the keys under which a checkpoint holds scores
@@ -134,16 +135,15 @@ class KeptMasks(nn.Module):
             self.scores[index] = score
             weight.grad.masked_fill_(dropped, 0.0)
 
-    def taken(self, count: int) -> list[Tensor | None]:
-        """Absolute scores of all sites, flat, the same on all ranks; forgets them.
+    def ranked(self, count: int) -> list[Tensor | None]:
+        """Absolute scores of all sites, flat, the same on all ranks.
 
         Ranks that have already averaged their gradients hold equal scores, and those
         of passes that were not reduced (`no_sync`) are averaged here.
         """
         found = [self.scores.get(index) for index in range(count)]
-        self.scores = {}
         return [
-            None if score is None else mean_over_ranks(score).abs_().reshape(-1)
+            None if score is None else mean_over_ranks(score).abs().reshape(-1)
             for score in found
         ]
 
@@ -164,9 +164,8 @@ class KeptMasks(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *rest: Any
     ) -> None:
-        state = prefix.removesuffix("kept.")
-        if not any(key.startswith(state) for key in state_dict):
-            return  # a dense checkpoint
+        if of_dense(state_dict, prefix):
+            return
         self.scores = {}
         for key in [k for k in state_dict if k.startswith(prefix + SCORE)]:
             index = int(key.removeprefix(prefix + SCORE))

@@ -11,16 +11,24 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Protocol
 
 from torch import Tensor, fx, nn
 
 from sparsefx.errors import MaskError
-from sparsefx.masking.sparse_state import CHILD, SparseState
+from sparsefx.masking.state_keys import CHILD
 from sparsefx.torch_internals import is_compiling
 
 _INDEX = "_sparsefx_index"  # attribute name -> site number
 _PROGRAM = "_sparsefx_program"  # the recorded graph
+_MASKS = "_sparsefx_masks"  # what masks the weights
+
+
+class Masks(Protocol):
+    """What the properties of masked modules ask."""
+
+    def masked(self, weight: Tensor, index: int) -> Tensor:
+        """The weight that layers see."""
 
 
 def mirror(model: nn.Module) -> nn.Module:
@@ -50,23 +58,30 @@ def mirror(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def mask_module(module: nn.Module, sites: dict[str, int], state: SparseState) -> None:
+def mask_module(module: nn.Module, sites: dict[str, int], masks: Masks) -> None:
     """Makes ``module`` show masked weights.
 
     Args:
         module: the owner.
         sites: attribute name to site number.
-        state: the mask parameters.
+        masks: what masks them.
     """
     module.__dict__.setdefault(_INDEX, {}).update(sites)
-    _point_to(module, state)
+    module.__dict__[_MASKS] = masks
     _reclass(module)
 
 
-def run_graph(module: nn.Module, program: Any, state: SparseState) -> None:
-    """Makes ``module`` run a recorded graph where its guards hold."""
+def run_graph(module: nn.Module, program: Any, state: nn.Module) -> None:
+    """Makes ``module`` run a recorded graph where its guards hold.
+
+    Args:
+        module: the graph's owner.
+        program: the recorded graph.
+        state: what the graph reads masks from.
+    """
     module.__dict__[_PROGRAM] = program
-    _point_to(module, state)
+    if CHILD not in module._modules:
+        module.__dict__[CHILD] = state
     _reclass(module)
 
 
@@ -100,7 +115,7 @@ def restore(root: nn.Module) -> None:
             raw._flat_weights = [
                 getattr(raw, name, None) for name in raw._flat_weights_names
             ]
-        for name in (_INDEX, _PROGRAM, CHILD):
+        for name in (_INDEX, _PROGRAM, _MASKS, CHILD):
             module.__dict__.pop(name, None)
     root._modules.pop(CHILD, None)
 
@@ -116,11 +131,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
         else:
             break
     return module
-
-
-def _point_to(module: nn.Module, state: SparseState) -> None:
-    if CHILD not in module._modules:
-        module.__dict__[CHILD] = state
 
 
 def _reclass(module: nn.Module) -> None:
@@ -173,8 +183,8 @@ def _masked_property(name: str) -> property:
         weight = self._parameters[name]
         if weight is None:
             return None
-        state = cast(SparseState, getattr(self, CHILD))
-        return state.masked(weight, self.__dict__[_INDEX][name])
+        masks: Masks = self.__dict__[_MASKS]
+        return masks.masked(weight, self.__dict__[_INDEX][name])
 
     return property(get)
 

@@ -42,14 +42,17 @@ def hard_bits(state: SparseState) -> list[Tensor]:
 
 
 @torch.no_grad()
-def frozen_bits(state: SparseState) -> list[Tensor]:
-    """Which weights masks that are baked in keep: those that are not zero."""
-    if state.kept is not None:
-        return hard_bits(state)
-    everything = (state.threshold < 0).tolist()
+def baked_bits(weights: Sequence[Tensor], threshold: Tensor) -> list[Tensor]:
+    """Which weights masks that are baked in keep: those that are not zero.
+
+    Args:
+        weights: with the masks baked in.
+        threshold: of the sites; below 0 everything is kept.
+    """
+    everything = (threshold < 0).tolist()
     return [
         pack(torch.ones_like(w, dtype=torch.bool) if whole else w != 0)
-        for w, whole in zip(state.weights(), everything, strict=True)
+        for w, whole in zip(weights, everything, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The mask parameters and the step count, registered in the model they belong to.
+"""The mask parameters of a model's weights, registered in the model they belong to.
 
 Everything that training changes is a buffer: `state_dict`, `deepcopy`, `.to()` and
 data-parallel wrappers see it; no optimizer does. Masks themselves are not stored,
@@ -11,12 +11,11 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sparsefx.errors import MaskError
 from sparsefx.kernels.mask_rule import MaskScalars
 from sparsefx.masking.budget_gradient import couple
 from sparsefx.masking.cut_groups import grouping
@@ -24,14 +23,24 @@ from sparsefx.masking.kept_masks import KeptMasks, kept_weight
 from sparsefx.masking.masked_groups import entries, masked_groups
 from sparsefx.masking.masked_weight import masked_weight
 from sparsefx.masking.rank_means import mean_over_ranks
+from sparsefx.masking.state_keys import of_dense
 from sparsefx.masking.weight_groups import Grouping
 from sparsefx.solver.solution import Solution
 from sparsefx.torch_internals import after_backward, backward_number
 
-CHILD = "_sparsefx"  # the name under which a model holds its state
 Owner = tuple[nn.Module, str]
+Vectors = Mapping[str, Tensor]  # mask parameters of all sites, by name
 _FLOATS = ("mu", "slope", "center", "threshold", "price", "spread")
 _INTEGERS = ("last", "group")
+
+
+class Around(Protocol):
+    """Gates of units around the weights (`sparsefx.training.units_around`)."""
+
+    def opened(
+        self, weight: Tensor, index: int, gates: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """A site's weight, or its like, with zeros for what closed units own."""
 
 
 class SparseState(nn.Module):
@@ -41,22 +50,17 @@ class SparseState(nn.Module):
         names: the sites' parameter names.
         owners: for each site, the modules and attributes that hold its weight.
         rules: for each site, its granularity and what consumes it.
-        step: optimizer steps taken, int64.
         mu, slope, center, threshold, through, price, spread: float64, shape (sites,).
         last, group: int64, shape (sites,).
         dual: shared multiplier and beta of the last update, float64, shape (2,).
         binding: what several budgets that are spent ask of each site, see
             `sparsefx.masking.budget_gradient`; float64, shape (budgets, sites).
         multipliers: of each budget, for hard and soft masks; float64, (2, budgets).
-        frozen: whether masks no longer move.
         kept: stored masks, or None where the weights and the scalars give them.
-        units: gates of units around the weights (`sparsefx.training.mixed_units`), or
-            None.
+        units: gates around the weights, or None.
     """
 
     kept: KeptMasks | None
-    units: Any
-    step: Tensor
     mu: Tensor
     slope: Tensor
     center: Tensor
@@ -69,7 +73,6 @@ class SparseState(nn.Module):
     dual: Tensor
     binding: Tensor
     multipliers: Tensor
-    frozen: Tensor
 
     def __init__(  # noqa: D107
         self,
@@ -82,44 +85,33 @@ class SparseState(nn.Module):
         wide: bool = False,
     ) -> None:
         super().__init__()
-        self.names = tuple(names)
-        self.__dict__["owners"] = [list(places) for places in owners]
-        self.__dict__["rules"] = list(rules)
-        self.__dict__["trainer"] = None  # what steps remember
-        self.__dict__["on_load"] = None  # called as on_load(state, masks_were_loaded)
+        self.names, self.rules = tuple(names), list(rules)
+        self.owners = [list(places) for places in owners]
         count = len(names)
         device = next(iter(self.weights()), torch.empty(0)).device
         kinds = dict.fromkeys((*_FLOATS, "through"), torch.float64)
         for name, dtype in (kinds | dict.fromkeys(_INTEGERS, torch.int64)).items():
             self.register_buffer(name, torch.zeros(count, dtype=dtype, device=device))
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=device))
         dual = torch.tensor([math.nan, math.nan], dtype=torch.float64, device=device)
         self.register_buffer("dual", dual)
         zeros = torch.zeros(budgets, count, dtype=torch.float64, device=device)
         self.register_buffer("binding", zeros)
         unknown = torch.full((2, budgets), math.nan, dtype=torch.float64, device=device)
         self.register_buffer("multipliers", unknown)
-        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool, device=device))
         self.kept = KeptMasks(self.weights(), wide) if stored else None
-        self.units = None
-        self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
+        self.units: Any = None  # a module that is `Around`
         self._arm()
 
     def forward(self, value: Any) -> Any:
         """Returns ``value``: containers that call all their children stay right."""
         return value
 
-    def extra_repr(self) -> str:
-        """What `print(model)` shows."""
-        kind = "frozen" if bool(self.frozen) else "learning"
-        return f"{len(self.names)} masked weights, step {int(self.step)}, {kind}"
-
     # -- weights and masks ---------------------------------------------------------
 
     def weights(self) -> list[Tensor]:
         """The latent weights, one a site."""
-        found = []
-        for (owner, attribute), *_ in self.__dict__["owners"]:
+        found: list[Tensor] = []
+        for (owner, attribute), *_ in self.owners:
             weight = owner._parameters[attribute]
             assert weight is not None
             found.append(weight)
@@ -127,77 +119,111 @@ class SparseState(nn.Module):
 
     def groups(self) -> list[Grouping | None]:
         """How each weight is cut into groups; None where it is unstructured."""
-        pairs = zip(self.__dict__["rules"], self.weights(), strict=True)
         return [
             None
             if granularity == "unstructured"
             else grouping(granularity, tuple(weight.shape), op)
-            for (granularity, op), weight in pairs
+            for (granularity, op), weight in zip(
+                self.rules, self.weights(), strict=True
+            )
         ]
 
     @torch.no_grad()
-    def values(self) -> list[Tensor]:
-        """What the solver ranks: flat weights, or the values of their groups."""
+    def values(self, gates: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """What the solver ranks: flat weights, or the values of their groups.
+
+        Args:
+            gates: of the units around them, if not those of the state.
+        """
         weights = self.weights()
         if self.units is not None:
-            weights = [self.units.opened(w, i) for i, w in enumerate(weights)]
+            weights = [self.units.opened(w, i, gates) for i, w in enumerate(weights)]
         pairs = zip(self.groups(), weights, strict=True)
         return [entries(groups, weight) for groups, weight in pairs]
 
-    def masked(self, weight: Tensor, index: int) -> Tensor:
-        """The weight a layer sees."""
+    def masked(
+        self,
+        weight: Tensor,
+        index: int,
+        vectors: Vectors | None = None,
+        gates: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """The weight a layer sees.
+
+        Args:
+            weight: of the site.
+            index: of the site.
+            vectors: mask parameters, if not those of the state.
+            gates: of the units around it, likewise.
+        """
         kept = self.kept
         if kept is not None:
             pair = kept.mask(index), kept.reach(index)
             return kept_weight(weight, *pair, self.mu, self.through, index)
-        scalars = {name: getattr(self, name) for name in MaskScalars._fields}
-        granularity, op = self.__dict__["rules"][index]
+        names = MaskScalars._fields
+        scalars = {
+            n: getattr(self, n) if vectors is None else vectors[n] for n in names
+        }
+        granularity, op = self.rules[index]
         if granularity == "unstructured":
             found = masked_weight(weight, **scalars, index=index)
         else:
             found = masked_groups(
                 weight, **scalars, index=index, granularity=granularity, op=op
             )
-        return found if self.units is None else self.units.opened(found, index)
+        if self.units is None:
+            return found
+        opened: Tensor = self.units.opened(found, index, gates)
+        return opened
 
-    @torch.no_grad()
-    def assign(self, found: Solution, beta: float) -> None:
-        """Takes over the scalars of an update; masks are learning."""
-        for name in (*_FLOATS, *_INTEGERS):
-            self._set(name, [getattr(site, name) for site in found.sites])
-        self._set("dual", (found.dual, beta))
-        self._set("binding", found.binding)
-        self._set("multipliers", found.multipliers)
-        self.through.fill_(1.0)
-        self.frozen.fill_(False)
+    # -- what an update changes ----------------------------------------------------
 
-    @torch.no_grad()
-    def freeze(self) -> None:
-        """Bakes the masks into the weights and holds them.
+    def vectors(self) -> dict[str, Tensor]:
+        """The mask parameters as they are."""
+        return {
+            name: buffer.detach() for name, buffer in self.named_buffers(recurse=False)
+        }
 
-        Kept weights take on their soft mask, dropped ones become zero. From then on
-        a weight is kept where it is not zero, and only those get a gradient.
+    def solved(self, found: Solution, beta: float) -> dict[str, Tensor]:
+        """The mask parameters after an update; masks are learning."""
+
+        def like(name: str, values: Any) -> Tensor:
+            buffer = getattr(self, name)
+            return torch.tensor(values, dtype=buffer.dtype).to(buffer.device)
+
+        given: dict[str, Any] = {
+            name: [getattr(site, name) for site in found.sites]
+            for name in (*_FLOATS, *_INTEGERS)
+        }
+        given["dual"] = (found.dual, beta)
+        given |= {"binding": found.binding, "multipliers": found.multipliers}
+        vectors = {name: like(name, values) for name, values in given.items()}
+        return {**self.vectors(), **vectors, "through": torch.ones_like(self.through)}
+
+    def standing(self, vectors: Vectors) -> dict[str, Tensor]:
+        """The mask parameters once masks are baked into the weights and stand still.
+
+        From then on a weight is kept where it is not zero, and only those get a
+        gradient.
         """
-        for index, weight in enumerate(self.weights()):
-            weight.copy_(self.masked(weight, index))
         if self.kept is not None:
-            self.through.fill_(0.0)
-            self.frozen.fill_(True)
-            return
-        dropping = self.threshold >= 0
-        self.threshold.masked_fill_(dropping, 0.0)
-        self.last.masked_fill_(dropping, -1)
-        for name, value in (("mu", math.inf), ("center", 0.0), ("slope", 1.0)):
-            getattr(self, name).fill_(value)
-        for name in ("spread", "through"):
-            getattr(self, name).fill_(0.0)
-        self.frozen.fill_(True)
+            return {**vectors, "through": torch.zeros_like(self.through)}
+        dropping = vectors["threshold"] >= 0
+        still = {"mu": math.inf, "center": 0.0, "slope": 1.0, "spread": 0.0}
+        return {
+            **vectors,
+            **{name: torch.full_like(vectors[name], x) for name, x in still.items()},
+            "through": torch.zeros_like(self.through),
+            "threshold": vectors["threshold"].masked_fill(dropping, 0.0),
+            "last": vectors["last"].masked_fill(dropping, -1),
+        }
 
-    def _set(
-        self, name: str, values: Sequence[float] | Sequence[Sequence[float]]
-    ) -> None:
-        buffer = getattr(self, name)
-        buffer.copy_(torch.tensor(values, dtype=buffer.dtype))
+    def writes(self, vectors: Vectors) -> list[Callable[[], object]]:
+        """What makes these the mask parameters; none of it can fail."""
+        return [
+            functools.partial(getattr(self, name).copy_, value)
+            for name, value in vectors.items()
+        ]
 
     # -- the coupling term of the gradient -----------------------------------------
 
@@ -213,18 +239,18 @@ class SparseState(nn.Module):
             live, number = state(), backward_number()
             if live is None or number < 0:
                 return
-            known = live.__dict__["totals"]
+            known = live.totals
             if number in known:
                 known[number] = known[number] + total
                 return
             known[number] = total
             after_backward(functools.partial(live._couple, number))
 
-        self.__dict__["totals"] = {}
+        self.totals: dict[int, Tensor] = {}
         mu.register_hook(collected)  # type: ignore[no-untyped-call]
 
     def _couple(self, number: int) -> None:
-        total = self.__dict__["totals"].pop(number)
+        total = self.totals.pop(number)
         self.mu.grad = None
         if self.kept is not None:
             self.kept.gather(self.weights())
@@ -265,35 +291,8 @@ class SparseState(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._arm()
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The sites' names, to refuse a checkpoint of another selection."""
-        return {"names": list(self.names)}
-
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Checks that the checkpoint masks the same weights."""
-        theirs = tuple(state["names"])
-        if theirs != self.names:
-            odd = sorted(set(theirs) ^ set(self.names))[:5] or ["their order"]
-            raise MaskError(
-                f"the checkpoint masks {len(theirs)} weights, this model "
-                f"{len(self.names)}; they differ in {', '.join(odd)}; transform the "
-                "model with the policy the checkpoint was made with"
-            )
-
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *rest: Any
     ) -> None:
-        """A checkpoint without masks is a dense one: masks are found anew."""
-        found = any(key.startswith(prefix) for key in state_dict)
-        if found:
-            if prefix + "_extra_state" in state_dict:
-                self.set_extra_state(state_dict[prefix + "_extra_state"])
+        if not of_dense(state_dict, prefix):  # else masks are found anew
             super()._load_from_state_dict(state_dict, prefix, *rest)
-        self.__dict__["found"] = found
-
-
-def _after_load(state: SparseState, _: Any) -> None:
-    """Runs when the masks below have been loaded too."""
-    on_load, found = state.__dict__["on_load"], state.__dict__.pop("found", None)
-    if on_load is not None and found is not None:
-        on_load(state, found)

@@ -18,7 +18,8 @@ from torch import Tensor, fx, nn
 from sparsefx.tracing.node_values import attribute
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
-_OWN = {*vars(nn.Module()), "_sparsefx_index", "_sparsefx_program", "_sparsefx"}
+_MASKED = ("_sparsefx", "_sparsefx_index", "_sparsefx_masks", "_sparsefx_program")
+_OWN = {*vars(nn.Module()), *_MASKED}
 
 # by path of a module, or of an object it holds: names and plain values
 Noted = Mapping[tuple[str, str], Mapping[str, Any]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,8 +13,9 @@ from sparsefx.errors import CaptureError, MaskError
 from sparsefx.lowering.latency_costs import Timed, timed
 from sparsefx.masking.masked_module import mask_module, mirror, restore, run_graph
 from sparsefx.masking.site import Site
-from sparsefx.masking.sparse_state import CHILD, SparseState
-from sparsefx.passes.annotate_costs import NOT_MULTIPLIED, AnnotateCosts, cost_table
+from sparsefx.masking.sparse_state import SparseState
+from sparsefx.masking.state_keys import CHILD
+from sparsefx.passes.annotate_costs import AnnotateCosts, cost_table
 from sparsefx.passes.costs.cost_table import CostRow, CostTable
 from sparsefx.passes.insert_masks import InsertMasks
 from sparsefx.policies import function_of
@@ -23,18 +23,21 @@ from sparsefx.policies.latency_line import Line
 from sparsefx.policies.policy import Policy
 from sparsefx.policies.policy_function import Context, prepared
 from sparsefx.policies.site_costs import with_costs
-from sparsefx.reports.report import Coverage
 from sparsefx.settings.budget import parse_budget
 from sparsefx.settings.granularity import Granularity
 from sparsefx.settings.patterns import Selection, select
 from sparsefx.tracing.capture import Capture, capture
 from sparsefx.tracing.offered_inputs import offered
 from sparsefx.training.budget_targets import floored, targets_of
+from sparsefx.training.build_units import gate_graph
 from sparsefx.training.dense_fallback import without_misfits
-from sparsefx.training.mixed_units import add_units, maps_of
+from sparsefx.training.life import Life
 from sparsefx.training.plan import Plan
-from sparsefx.training.trainer import Trainer, loaded, start
-from sparsefx.training.update_kept_masks import keeps_masks, wide
+from sparsefx.training.soft_weights import SoftWeights
+from sparsefx.training.stored_weights import StoredWeights, keeps_masks, wide
+from sparsefx.training.token_part import token_part
+from sparsefx.training.units_around import maps_of, units_around
+from sparsefx.training.weight_coverage import check_coverage, coverage_of
 
 
 def build(
@@ -103,13 +106,14 @@ def build(
     if times is not None:
         sites, dense = times.sites, times.dense
     targets = targets_of(policy, function, sites, dense, priced, fixed, times)
-    covered = _coverage(model, table, weights, chosen, found)
-    plan = Plan(policy, sites, dense, targets, table, covered, original or {}, function)
+    covered = coverage_of(model, table, weights, chosen, found)
+    plan = Plan(policy, sites, dense, targets, fixed, covered, original or {}, function)
     plan = replace(plan, sites=floored(plan))
     # refuse before touching
     plan.bounds(plan.allowed(1.0), [parameters[s.name] for s in sites])
-    _check_coverage(model, plan, found, priced, strict)
-    return _install(model, plan, found, priced, inplace)
+    check_coverage(model, covered, found, priced, strict)
+    macs = float(table.totals()["macs"]["total"])
+    return _install(model, plan, found, priced, inplace, macs)
 
 
 def _captured(model: nn.Module, example_inputs: Any) -> tuple[Capture, bool]:
@@ -155,75 +159,13 @@ def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
     )
 
 
-def _coverage(
-    model: nn.Module,
-    table: CostTable,
-    weights: Mapping[str, CostRow],
-    chosen: Mapping[str, Selection],
-    found: Capture,
-) -> tuple[Coverage, ...]:
-    graphed = {
-        f"{path}.{node.target}" if path else str(node.target)
-        for path, program in found.programs.items()
-        for _, part in program.parts()
-        for node in part.graph.nodes
-        if node.op == "get_attr"
-    }
-    aliases: dict[int, list[str]] = {}
-    for name, value in model.named_parameters(remove_duplicate=False):
-        aliases.setdefault(id(value), []).append(name)
-    rows = []
-    for name, value in model.named_parameters():
-        row, choice = table[name], chosen.get(name)
-        if name in weights and choice is not None and choice.selected:
-            seen = graphed.intersection(aliases[id(value)])
-            kind: Any = "graph" if seen else "property"
-            rows.append(Coverage(name, row.module, kind, ""))
-        else:
-            reason = choice.reason if choice is not None else ""
-            reason = reason or row.reason
-            rows.append(Coverage(name, row.module, None, reason))
-    return tuple(rows)
-
-
-def _check_coverage(
-    model: nn.Module, plan: Plan, found: Capture, priced: bool, strict: bool
-) -> None:
-    unknown = [
-        row
-        for row in plan.coverage
-        if row.masked is None and _looks_like_weight(row, model)
-    ]
-    if unknown:
-        text = "; ".join(f"{row.parameter} ({row.reason})" for row in unknown[:5])
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        message = f"{len(unknown)} weights stay dense: {text}{more}"
-        if strict:
-            raise MaskError(f"{message}; exclude them, or drop strict=True")
-        _say(f"{message}; report() lists them")
-    if priced and not found.whole:
-        reason = next(iter(found.reasons.values()), "")
-        parts = ", ".join(list(found.programs)[:4]) or "none"
-        _say(
-            f"the model is not one graph ({reason}); graphs cover {parts}"
-            f"{' ...' if len(found.programs) > 4 else ''}, all selected weights are "
-            "masked"
-        )
-
-
-def _looks_like_weight(row: Coverage, model: nn.Module) -> bool:
-    """Whether a user would call it a weight that was missed."""
-    if row.reason.startswith(("excluded by", "not matched by include")):
-        return False  # the user said so
-    if model.get_parameter(row.parameter).ndim < 2:
-        return False
-    recurrent = (nn.RNNBase, nn.RNNCellBase)
-    added = row.reason == NOT_MULTIPLIED  # a position table, say
-    return not added or isinstance(model.get_submodule(row.module), recurrent)
-
-
 def _install(
-    model: nn.Module, plan: Plan, found: Capture, priced: bool, inplace: bool
+    model: nn.Module,
+    plan: Plan,
+    found: Capture,
+    priced: bool,
+    inplace: bool,
+    macs: float,
 ) -> nn.Module:
     root = model if inplace else mirror(model)
     numbers = {site.name: index for index, site in enumerate(plan.sites)}
@@ -243,18 +185,25 @@ def _install(
         stored=keeps_masks(policy),
         wide=wide(policy),
     )
-    state.__dict__["trainer"], state.__dict__["on_load"] = Trainer(plan), loaded
+    life, tokens = Life(plan), token_part(root, plan)
+    if tokens is not None:
+        life.add(tokens)
     try:
-        root.add_module(CHILD, state)
+        root.add_module(CHILD, life)
         mask_module(root, {}, state)  # also where it owns no weight and has no graph
         for index, entries in enumerate(owners):
             for module, attribute in entries:
                 mask_module(module, {attribute: index}, state)
-        maps = maps_of(root, found) if policy.unit_density < 1 else None
-        _insert(root, state, found, index_of, priced)
-        if maps is not None:
-            add_units(root, state, found, plan, maps)
-        start(state, state.__dict__["trainer"])
+        maps = maps_of(root, found) if policy.unit_density < 1 else []
+        units = units_around(root, state, plan, macs, maps) if maps else None
+        state.units = units and units.state
+        soft = SoftWeights(plan, state, units=units)
+        life.add(StoredWeights(plan, state) if keeps_masks(policy) else soft)
+        _insert(root, life, state, found, index_of, priced)
+        if units is not None:
+            for (_, each), places in zip(found.programs[""].parts(), maps, strict=True):
+                gate_graph(each.module(root), places, units, life)
+        life.begin()
     except BaseException:
         restore(root)  # it may be the user's own
         raise
@@ -263,6 +212,7 @@ def _install(
 
 def _insert(
     root: nn.Module,
+    life: Life,
     state: SparseState,
     found: Capture,
     index_of: Mapping[int, int],
@@ -276,14 +226,10 @@ def _insert(
             for name, value in owner.named_parameters(remove_duplicate=False)
             if id(value) in index_of
         }
-        run_graph(owner, program, state)
+        run_graph(owner, program, life)
         for _, part in program.parts():
             part.rebind()
             bound = part.module(owner)
             if priced:
                 AnnotateCosts()(bound)
-            InsertMasks(local, state)(bound)
-
-
-def _say(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=5)
+            InsertMasks(local, state, life)(bound)

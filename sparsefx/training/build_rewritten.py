@@ -12,7 +12,6 @@ import torch
 from torch import fx, nn
 
 from sparsefx.errors import MaskError, PolicyError
-from sparsefx.masking.sparse_state import CHILD, SparseState
 from sparsefx.passes.iso_flop.record import KEY, IsoFlop, record_of
 from sparsefx.passes.sparse_doped import SparseDoped
 from sparsefx.passes.sparse_factorized import SparseFactorized
@@ -21,7 +20,7 @@ from sparsefx.passes.sparse_wide import SparseWide
 from sparsefx.policies.policy import Policy
 from sparsefx.tracing.offered_inputs import offered
 from sparsefx.training.build import build
-from sparsefx.training.trainer import start
+from sparsefx.training.life import life_of
 from sparsefx.training.whole_graph import whole_graph
 
 MEMBERS: Mapping[str, Any] = {
@@ -128,21 +127,20 @@ def calibrate(root: nn.Module) -> None:
     Random masks keep an average share of the energy; masks of the largest weights
     keep more, so that the same weights would start with larger outputs.
     """
-    state = root._modules[CHILD]
-    assert isinstance(state, SparseState)
     energies = record_of_root(root).energies
     changed = False
     with torch.no_grad():
-        for index, (name, weight) in enumerate(
-            zip(state.names, state.weights(), strict=True)
-        ):
-            wanted = energies.get(name, 0.0)
-            kept = float(state.masked(weight, index).double().square().sum())
+        for name, wanted in energies.items():
+            path, _, attribute = name.rpartition(".")
+            owner = root.get_submodule(path)
+            weight = owner._parameters[attribute]
+            assert weight is not None
+            kept = float(getattr(owner, attribute).double().square().sum())
             if wanted > 0 and kept > 0:
                 weight.mul_(math.sqrt(wanted / kept))
                 changed = True
     if changed:
-        start(state, state.__dict__["trainer"])
+        life_of(root, "transform").begin()
 
 
 def record_of_root(root: nn.Module) -> IsoFlop:

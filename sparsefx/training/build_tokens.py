@@ -25,7 +25,7 @@ from sparsefx.learners import learner_of
 from sparsefx.passes.annotate_costs import cost_table
 from sparsefx.passes.graphs.owned_graph import made_of, settle_sizes
 from sparsefx.passes.select_tokens import SelectTokens, anchor_of
-from sparsefx.passes.tokens.token_scorer import TokenChoice, cool, scorers
+from sparsefx.passes.tokens.token_scorer import TokenChoice, scorers
 from sparsefx.policies.policy import Policy
 from sparsefx.settings.budget import parse_budget
 from sparsefx.settings.token_options import Place, TokenOptions, parse_tokens
@@ -68,22 +68,24 @@ def build_tokens(
     short = shortened(model, policy, options, example_inputs)
     inputs = offered(model) if example_inputs is None else example_inputs
     if learner_of(policy.learner).part != "weights":
-        root = build_units(
-            short.model, short.policy, inputs, inplace=True, given=short.given
-        )
-    else:
-        original = {name: cost["maskable"] for name, cost in short.given.items()}
-        original["macs"] = short.given["macs"]["total"] - short.fixed
-        root = build(
+        return build_units(
             short.model,
-            replace(short.policy, exclude=(*policy.exclude, "tokens_*")),
+            short.policy,
             inputs,
-            inplace=True,  # the new model is nobody else's
+            inplace=True,
             strict=strict,
-            original=original,
+            given=short.given,
         )
-    cool(root, 0)
-    return root
+    original = {name: cost["maskable"] for name, cost in short.given.items()}
+    original["macs"] = short.given["macs"]["total"] - short.fixed
+    return build(
+        short.model,
+        replace(short.policy, exclude=(*policy.exclude, "tokens_*")),
+        inputs,
+        inplace=True,  # the new model is nobody else's
+        strict=strict,
+        original=original,
+    )
 
 
 @dataclass(frozen=True, slots=True)

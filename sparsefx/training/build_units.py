@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from fnmatch import fnmatchcase
-from typing import Any, cast
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from sparsefx.errors import BudgetError, CaptureError, MaskError
+from sparsefx.errors import BudgetError, CaptureError, MaskError, PolicyError
 from sparsefx.learners import learner_of
 from sparsefx.masking.masked_module import mask_module, mirror, restore, run_graph
-from sparsefx.masking.sparse_state import CHILD
+from sparsefx.masking.site import Site
+from sparsefx.masking.state_keys import CHILD
 from sparsefx.passes.annotate_costs import cost_table
 from sparsefx.passes.find_units import find_units
 from sparsefx.passes.gate_units import GateUnits
 from sparsefx.passes.split_attention import SplitAttention
-from sparsefx.passes.units.unit_map import UnitGroup
+from sparsefx.passes.units.unit_map import UnitGroup, UnitMap
+from sparsefx.policies import function_of
 from sparsefx.policies.policy import Policy
+from sparsefx.policies.unit_bounds import bounds
+from sparsefx.reports.report import Coverage
 from sparsefx.settings.budget import parse_budget
+from sparsefx.settings.patterns import Selection, select
 from sparsefx.tracing.capture import capture
 from sparsefx.tracing.offered_inputs import offered
-from sparsefx.training.unit_state import UnitState
-from sparsefx.training.unit_trainer import COSTS, UnitTrainer, assign, limits, situation
+from sparsefx.training.life import Life
+from sparsefx.training.plan import Plan, Target
+from sparsefx.training.token_part import token_part
+from sparsefx.training.unit_gates import GateState, columns_of
+from sparsefx.training.unit_part import UnitPart
+
+if TYPE_CHECKING:
+    import sympy
+
+COSTS = ("macs", "params")
+Totals = Mapping[str, float]
 
 
 def build_units(
@@ -32,6 +45,7 @@ def build_units(
     example_inputs: Any,
     *,
     inplace: bool,
+    strict: bool,
     given: Mapping[str, Mapping[str, float]] | None = None,
 ) -> nn.Module:
     """Puts gates on the units of a model; see `sparsefx.transform`.
@@ -41,7 +55,8 @@ def build_units(
 
     Raises:
         CaptureError: the model is not one graph, or no inputs are known.
-        MaskError: no unit is left to gate.
+        MaskError: no unit is left to gate, or ``strict`` and a weight has none.
+        PolicyError: a setting has no meaning for units.
         BudgetError: the budget is below what no unit owns.
     """
     inputs = offered(model) if example_inputs is None else example_inputs
@@ -55,84 +70,176 @@ def build_units(
             f"not ({reason}); use a policy for weights, or give other example_inputs"
         )
     table = cost_table(model, found.priced, found.observed)
-    totals = {cost: table.totals()[cost]["total"] for cost in COSTS}
-    learner = learner_of(policy.learner)
-    gated = learner.part == "units"  # tokens alone gate none
+    totals = {cost: float(table.totals()[cost]["total"]) for cost in COSTS}
+    before = {c: float((given or {}).get(c, {}).get("total", totals[c])) for c in COSTS}
     root = model if inplace else mirror(model)
     program = found.programs[""]
-    parts = [SplitAttention()(part.module(root)) for _, part in program.parts()]
-    maps = [find_units(part) for part in parts]
-    groups = tuple(
-        g
-        for g in maps[-1].groups.values()
-        if gated
-        and _chosen(g, policy)
-        and all(g.name in units.groups for units in maps)
-    )
-    if gated and not groups:
-        why = "; ".join(f"{n}: {r}" for n, r in list(maps[-1].refused.items())[:4])
-        raise MaskError(
-            f"{type(model).__name__} has no units that include and exclude leave and "
-            f"that can be removed by themselves ({why or 'none were found'})"
-        )
-    before = {
-        cost: (given or {}).get(cost, {}).get("total", totals[cost]) for cost in COSTS
-    }
-    trainer = _trainer(policy, groups, totals, before)
-    device = next((p.device for p in root.parameters()), None)
-    state = UnitState(groups, device)
-    state.__dict__["trainer"] = trainer
+    maps = [find_units(SplitAttention()(p.module(root))) for _, p in program.parts()]
+    groups, chosen = _selected(model, policy, maps)
+    plan = _plan(root, policy, groups, chosen, maps[-1].refused, totals, before)
+    if strict:
+        _refuse_missed(plan, maps[-1].refused)
+    part = _part(root, plan, groups)
     try:
-        root.add_module(CHILD, state)
-        for index, (name, _) in enumerate(state.consumers):
-            path, _, attribute = name.rpartition(".")
-            owner = root.get_submodule(path)
-            mask_module(owner, {attribute: index}, cast(Any, state))
-        run_graph(root, program, cast(Any, state))
+        life = Life(plan)
+        tokens = token_part(root, plan)
+        for each in (tokens, part) if tokens else (part,):
+            life.add(each)
+        root.add_module(CHILD, life)
+        for index, name in enumerate(part.gated):
+            owner, attribute = part.owners[name]
+            mask_module(owner, {attribute: index}, part.state)
+        run_graph(root, program, life)
         for (_, one), units in zip(program.parts(), maps, strict=True):
             one.rebind()
-            GateUnits(units, gates=state, path=CHILD)(one.module(root))
-        phase = policy.schedule().at(0)
-        if gated:
-            tensors = dict(root.named_parameters(remove_duplicate=False))
-            first = situation(tensors, state, trainer, phase.budget_progress)
-            assign(state, learner.answer(replace(first, masks=None)))
+            gate_graph(one.module(root), units, part, life)
+        life.begin()
     except BaseException:
         restore(root)
         raise
     return root
 
 
-def _chosen(group: UnitGroup, policy: Policy) -> bool:
-    path = group.name.rpartition(".")[0]
-
-    def hit(patterns: tuple[str, ...]) -> bool:
-        return any(fnmatchcase(path, p) or fnmatchcase(group.name, p) for p in patterns)
-
-    return (not policy.include or hit(policy.include)) and not hit(policy.exclude)
+def gate_graph(bound: Any, units: UnitMap, part: UnitPart, life: Life) -> None:
+    """Puts the gates of a part into a graph."""
+    bound._modules.setdefault(CHILD, life)
+    GateUnits(units, gates=part.state, path=f"{CHILD}.{part.name}")(bound)
 
 
-def _trainer(
-    policy: Policy,
-    groups: tuple[UnitGroup, ...],
-    totals: Mapping[str, float],
-    given: Mapping[str, float],
-) -> UnitTrainer:
-    budget = parse_budget(policy.budget, policy.cost)[0]
-    if budget.cost not in COSTS:
-        raise BudgetError(
-            f"budget of units is in {budget.cost}; units have {' and '.join(COSTS)}"
-        )
-    total = float(totals[budget.cost])
-    limit = min(budget.limit(total), given[budget.cost])
-    trainer = UnitTrainer(policy, groups, budget.cost, limit, total, totals, given)
-    least = trainer.reserved + sum(
-        trainer.price(g) * limits(g, policy)[0] for g in groups
+def group_site(group: UnitGroup, bounded: Selection) -> Site:
+    """A group of units as a site: it keeps at least one."""
+    import sympy
+
+    one = 1 / group.size
+    low = max(bounded.min_density, one)
+    costs: dict[str, sympy.Expr] = {
+        "macs": sympy.Float(group.macs),
+        "params": sympy.Float(group.params),
+    }
+    return Site(
+        name=group.name,
+        module=group.name.rpartition(".")[0],
+        op=group.kind,
+        shape=(group.size,),
+        costs=costs,
+        min_density=low,
+        max_density=max(bounded.max_density, low),
+        round_to=bounded.round_to,
     )
-    if limit < least:
-        raise BudgetError(
-            f"budget {policy.budget!r} allows {limit:.6g} {budget.cost} of "
-            f"{total:.6g}, but what no unit owns and one unit a group cost "
-            f"{least:.6g}; raise the budget above {least / total:.1%}"
+
+
+def owned(sites: Sequence[Site], cost: str) -> float:
+    """What all units cost."""
+    return math.fsum(site.cost(cost) * site.numel for site in sites)
+
+
+def _selected(
+    model: nn.Module, policy: Policy, maps: Sequence[UnitMap]
+) -> tuple[tuple[UnitGroup, ...], dict[str, Selection]]:
+    """The groups to gate, and what the policy's patterns say of all groups."""
+    if learner_of(policy.learner).part != "units":
+        return (), {}  # tokens alone gate none
+    every = [
+        group
+        for group in maps[-1].groups.values()
+        if all(group.name in units.groups for units in maps)
+    ]
+    if not every:
+        why = "; ".join(f"{n}: {r}" for n, r in list(maps[-1].refused.items())[:4])
+        raise MaskError(
+            f"{type(model).__name__} has no units that can be removed by themselves "
+            f"({why or 'none were found'})"
         )
-    return trainer
+    chosen = select(
+        [(group.name, group.name.rpartition(".")[0]) for group in every],
+        policy.include,
+        policy.exclude,
+        policy.layers,
+        min_density=policy.min_density,
+        max_density=policy.max_density,
+        granularity=policy.granularity,
+        round_to=policy.round_to,
+    )
+    for name, choice in chosen.items():
+        if choice.granularity != "unstructured":
+            raise PolicyError(
+                f"granularity {choice.granularity!r} has no meaning for {name}: the "
+                f"learner {learner_of(policy.learner).name} keeps or drops whole units;"
+                " leave it out, or choose a learner of weights"
+            )
+    return tuple(g for g in every if chosen[g.name].selected), chosen
+
+
+def _plan(
+    root: nn.Module,
+    policy: Policy,
+    groups: Sequence[UnitGroup],
+    chosen: Mapping[str, Selection],
+    refused: Mapping[str, str],
+    totals: Totals,
+    before: Totals,
+) -> Plan:
+    sites = tuple(group_site(group, chosen[group.name]) for group in groups)
+    fixed = {cost: totals[cost] - owned(sites, cost) for cost in COSTS}
+    targets = []
+    for budget in parse_budget(policy.budget, policy.cost, tuple(policy.costs)):
+        cost = budget.cost
+        if cost not in COSTS:
+            raise BudgetError(
+                f"budget of units is in {cost}; units have {' and '.join(COSTS)}"
+            )
+        limit = min(budget.limit(totals[cost]), before[cost])
+        least = fixed[cost] + sum(site.cost(cost) * bounds(site)[0] for site in sites)
+        if limit < least:
+            raise BudgetError(
+                f"budget {policy.budget!r} allows {limit:.6g} {cost} of "
+                f"{totals[cost]:.6g}, but what no unit owns and the least number of "
+                f"units cost {least:.6g}; raise the budget above "
+                f"{least / totals[cost]:.1%}"
+            )
+        targets.append(Target(cost, limit, fixed[cost]))
+    shares = {share.name for group in groups for share in group.tensors}
+    coverage = tuple(
+        Coverage(
+            name, name.rpartition(".")[0], "graph" if name in shares else None, why
+        )
+        for name, _ in root.named_parameters()
+        for why in (
+            "" if name in shares else refused.get(name, "no unit owns a part of it"),
+        )
+    )
+    given = {cost: before[cost] - fixed[cost] for cost in COSTS}
+    function = function_of(policy.allocation)
+    if hasattr(function, "prepare"):
+        raise PolicyError(
+            f"allocation {policy.allocation!r} measures weights, and has no meaning "
+            "for units; choose cost_budget, uniform, layerwise, or a function"
+        )
+    return Plan(policy, sites, (), tuple(targets), fixed, coverage, given, function)
+
+
+def _part(root: nn.Module, plan: Plan, groups: tuple[UnitGroup, ...]) -> UnitPart:
+    device = next((p.device for p in root.parameters()), None)
+    columns = columns_of(groups)
+    state = GateState(groups, list(columns.values()), scored=True).to(device)
+    parameters = dict(root.named_parameters(remove_duplicate=False))
+    names = {share.name for group in groups for share in group.tensors}
+    owners = {}
+    for name in parameters:
+        if name in names:
+            path, _, attribute = name.rpartition(".")
+            owners[name] = (root.get_submodule(path), attribute)
+    learner = learner_of(plan.policy.learner)
+    return UnitPart(plan, groups, state, owners, learner, tuple(columns))
+
+
+def _refuse_missed(plan: Plan, refused: Mapping[str, str]) -> None:
+    missed = [
+        row for row in plan.coverage if row.parameter in refused and not row.masked
+    ]
+    if missed:
+        text = "; ".join(f"{row.parameter} ({row.reason})" for row in missed[:5])
+        raise MaskError(
+            f"{len(missed)} weights have no units that can be removed: {text}; "
+            "drop strict=True"
+        )

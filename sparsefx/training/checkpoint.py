@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from sparsefx.errors import MaskError, SparsefxError
 from sparsefx.masking.masked_module import unwrapped
-from sparsefx.masking.sparse_state import CHILD
+from sparsefx.masking.state_keys import CHILD, of_dense
 from sparsefx.reports.text_table import human, percent, share
 from sparsefx.training.live_model import masks
 from sparsefx.training.packed_tensors import compress, expand, pack
 
 MASK = "sparsefx.mask/"
-_NAMES = f"{CHILD}._extra_state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +72,6 @@ def save(module: nn.Module, path: str | Path, *, compressed: bool = False) -> Sa
     extra: dict[str, Any] = {"format": 1, "aliases": {}}
     stored: dict[tuple[Any, ...], str] = {}
     for key, value in root.state_dict().items():
-        if key == _NAMES:
-            extra["names"] = value["names"]
-            continue
         if not isinstance(value, Tensor):
             raise SparsefxError(
                 f"{key!r} is a {type(value).__name__}, which safetensors cannot hold; "
@@ -122,13 +118,11 @@ def load(module: nn.Module, path: str | Path) -> nn.Module:
     for alias, key in extra.get("aliases", {}).items():
         found[alias] = found[key]
     sparse = CHILD in root._modules
-    if "names" in extra:
-        if not sparse:
-            raise MaskError(
-                f"{path} holds a sparse model in training; load it into the model "
-                "that sparsefx.transform returns"
-            )
-        found[_NAMES] = {"names": extra["names"]}
+    if not sparse and not of_dense(found, CHILD):
+        raise MaskError(
+            f"{path} holds a sparse model in training; load it into the model that "
+            "sparsefx.transform returns"
+        )
     root.load_state_dict(found)
     if sparse and packed:
         for name, mask in masks(root).items():

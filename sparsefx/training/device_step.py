@@ -1,6 +1,6 @@
 """A step of the masks on a GPU: everything is enqueued, nothing is waited for.
 
-`advance` of `sparsefx.training.trainer` asks here first. The answer is a report whose
+`sparsefx.training.soft_weights` asks here first. The answer is a report whose
 numbers are fetched when they are read. What the host must know of a step (weights that
 are not finite, layers that come near their least density) it learns at the next one,
 from numbers that have arrived meanwhile.
@@ -22,6 +22,7 @@ from sparsefx.masking.sparse_state import SparseState
 from sparsefx.policies.magnitude_worths import shares
 from sparsefx.policies.policy_function import by_weights
 from sparsefx.policies.unit_bounds import bounds
+from sparsefx.training.part import Moment
 from sparsefx.training.plan import Plan
 from sparsefx.training.step_report import LaterReport, StepReport, reported
 
@@ -76,9 +77,20 @@ class DeviceStep:
     def __reduce__(self) -> tuple[type[DeviceStep], tuple[()]]:
         return DeviceStep, ()
 
-    def forget(self) -> None:
-        """After a step on the host, or other masks: nothing is known any more."""
-        self.__init__()  # type: ignore[misc]
+    @classmethod
+    def after(
+        cls, known: tuple[int, Sequence[float], Sequence[float]] | None
+    ) -> DeviceStep:
+        """After a step that the host has taken: what was known of the masks is old.
+
+        Args:
+            known: the number of the step, what each site keeps, and the sums of the
+                soft masks of that; None where masks were not solved for.
+        """
+        made = cls()
+        if known is not None:
+            made.step, made._kept = known[0], known[1:]
+        return made
 
     def settle(self, names: Sequence[str]) -> StepReport | None:
         """The report of the last step, once; None where it has been asked for.
@@ -108,14 +120,9 @@ class DeviceStep:
             for (low, _, size), count, kept in rows
         )
 
-    def taken(
-        self, step: int, counts: Sequence[float], bought: Sequence[float]
-    ) -> None:
-        """The host has taken a step: what was known of the masks is old."""
-        self.forget()
-        self.step, self._kept = step, (counts, bought)
-
-    def advance(self, state: SparseState, plan: Plan) -> LaterReport | None:
+    def advance(
+        self, state: SparseState, plan: Plan, moment: Moment
+    ) -> LaterReport | None:
         """Enqueues a step; None where the host must take it.
 
         That is so for the first step, for frozen masks and on the way there, between
@@ -129,7 +136,7 @@ class DeviceStep:
         maker = getattr(kernels_for(weights), "__name__", "")
         if maker != "sparsefx.kernels.triton_backend":
             return None
-        phase = plan.policy.schedule().at(self.step + 1)
+        phase = moment.phase
         limits = [(*bounds(site), site.numel) for site in plan.sites]
         if (
             phase.frozen
@@ -155,8 +162,7 @@ class DeviceStep:
         into: Mapping[str, Tensor] = dict(state.named_buffers())
         solver.solve(weights, budget - reserved, phase.beta, into)
         numbers = Numbers(solver.observe(weights, into))
-        state.step += 1
-        self.step += 1
+        self.step = moment.number
         self.last = (numbers, plan, self.step, budget, phase.beta)
         rest = self.last[1:]
         return LaterReport(lambda: reported(*rest, numbers.read()))

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from sparsefx.errors import MaskError
+from sparsefx.errors import MaskError, PolicyError
 from sparsefx.learners import learner_of
-from sparsefx.masking.masked_module import unwrapped as unwrapped
+from sparsefx.masking.masked_module import duplicate, program_of, restore, unwrapped
 from sparsefx.masking.site import Site
-from sparsefx.masking.sparse_state import CHILD, SparseState
+from sparsefx.policies import function_of
 from sparsefx.policies.load_policy import PolicySource, load_policy
+from sparsefx.policies.policy import Policy
+from sparsefx.reports.report import Report
+from sparsefx.tracing.capture import by_path
 from sparsefx.training.build import build
 from sparsefx.training.build_rewritten import rebuild
 from sparsefx.training.build_tokens import build_tokens
 from sparsefx.training.build_units import build_units
+from sparsefx.training.life import Life, life_of
 from sparsefx.training.step_report import StepReport
-from sparsefx.training.token_life import cools_tokens
-from sparsefx.training.trainer import Trainer, advance, current_masks
-from sparsefx.training.unit_life import (
-    advance_units,
-    kept_units,
-    units_by,
-)
 
 
 def transform(
@@ -77,26 +75,23 @@ def transform(
     settings = load_policy(policy, **overrides)
     if not isinstance(model, nn.Module):
         raise MaskError(f"model is a {type(model).__name__}; give a torch.nn.Module")
-    if _find_state(model) is not None:
+    if any(isinstance(part, Life) for part in model.modules()):
         raise MaskError(
             f"this {type(model).__name__} is already transformed; transform the "
             "original model, or finalize this one first"
         )
-    if settings.tokens:
-        return build_tokens(
-            model, settings, example_inputs, inplace=inplace, strict=strict
-        )
-    if learner_of(settings.learner).part == "units":
-        return build_units(model, settings, example_inputs, inplace=inplace)
+    _check_data(settings, calibration, loss)
     options: dict[str, Any] = {"inplace": inplace, "strict": strict}
+    if settings.tokens:
+        return build_tokens(model, settings, example_inputs, **options)
+    if learner_of(settings.learner).part == "units":
+        return build_units(model, settings, example_inputs, **options)
     if settings.rewrite != "none":
         return rebuild(model, settings, example_inputs, **options)
     known: dict[str, Any] = {"calibration": calibration, "loss": loss}
     return build(model, settings, example_inputs, **known, **options)
 
 
-@cools_tokens
-@units_by(advance_units)
 def step(
     module: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> StepReport:
@@ -104,12 +99,12 @@ def step(
 
     Args:
         module: what `transform` returned, also inside DDP or ``torch.compile``.
-        optimizer: for learners that set its state to zero where masks move (magnitude,
-            set, rigl, granet, unless ``optimizer_state="keep"``).
+        optimizer: always welcome; learners that set its state to zero where masks move
+            need it (magnitude, set, rigl, granet, unless ``optimizer_state="keep"``).
 
     Raises:
         MaskError: the module is not transformed or is finalized, or a weight has NaN
-            or infinite entries (the masks then stay as they were).
+            or infinite entries; whatever is raised, the model is as it was.
 
     Example:
         >>> net = nn.Linear(8, 4)
@@ -117,13 +112,18 @@ def step(
         >>> step(sparse).hard_cost
         32.0
     """
-    state, trainer = _live(module, "step")
-    return advance(state, trainer, optimizer)
+    life = life_of(module, "step")
+    known = all(hasattr(optimizer, name) for name in ("param_groups", "state"))
+    if optimizer is not None and not known:
+        raise MaskError(
+            f"optimizer is a {type(optimizer).__name__}; give the "
+            "torch.optim.Optimizer that trains this model, or None"
+        )
+    return life.advance(optimizer)
 
 
-@units_by(kept_units)
 def masks(module: nn.Module) -> dict[str, Tensor]:
-    """The hard masks (bool, True is kept) by parameter name.
+    """The hard masks (bool, True is kept) by parameter name, or group of units.
 
     Example:
         >>> net = nn.Linear(4, 1)
@@ -131,40 +131,103 @@ def masks(module: nn.Module) -> dict[str, Tensor]:
         >>> masks(transform(net, budget=0.5, example_inputs=(torch.ones(1, 4),)))
         {'weight': tensor([[ True,  True, False, False]])}
     """
-    state, trainer = _live(module, "masks")
-    found = current_masks(state, trainer)
-    return {n: mask.clone() for n, mask in zip(state.names, found, strict=True)}
+    return life_of(module, "masks").masks()
 
 
 def sites(module: nn.Module) -> tuple[Site, ...]:
-    """The masked weights with granularity, costs and bounds.
+    """The masked weights, or groups of units, with granularity, costs and bounds.
 
     Example:
         >>> sparse = transform(nn.Linear(4, 2), example_inputs=(torch.ones(3, 4),))
         >>> [(site.name, str(site.costs["macs"])) for site in sites(sparse)]
         [('weight', 'batch')]
     """
-    state, trainer = _live(module, "sites")
-    return tuple(trainer.plan.live(state.weights()))
+    parts = life_of(module, "sites").parts
+    return tuple(site for part in parts for site in part.sites())
 
 
-def _find_state(model: nn.Module) -> SparseState | None:
-    return next((m for m in model.modules() if isinstance(m, SparseState)), None)
+def graphs(module: nn.Module) -> dict[str, fx.GraphModule]:
+    """The rewritten graphs by module path; the key "" is the whole model.
 
+    A module whose modes run different code has two, under ``path:train`` and
+    ``path:eval``. The graph of a second call is under ``:2``.
 
-def _live(module: nn.Module, verb: str) -> tuple[SparseState, Trainer]:
+    Example:
+        >>> sparse = transform(nn.Linear(4, 2), example_inputs=(torch.ones(3, 4),))
+        >>> "masked_weight" in graphs(sparse)[""].code
+        True
+    """
     root = unwrapped(module)
-    state = root._modules.get(CHILD)
-    if not isinstance(state, SparseState):
-        raise MaskError(
-            f"{verb} needs what sparsefx.transform returned; this "
-            f"{type(root).__name__} has no masks (it was never transformed, or is "
-            "already finalized)"
+    life_of(root, "graphs")
+    found = {
+        path: program
+        for path, owner in root.named_modules()
+        if (program := program_of(owner)) is not None
+    }
+    return by_path(root, found)
+
+
+def report(module: nn.Module) -> Report:
+    """What is kept where, at what cost, and what is not masked and why.
+
+    Example:
+        >>> sparse = transform(nn.Linear(4, 2), budget=0.5,
+        ...                    example_inputs=(torch.ones(1, 4),))
+        >>> report(sparse).to_dict()["budgets"]
+        {'macs': {'limit': 4, 'kept': 4, 'met': True}}
+    """
+    return life_of(module, "report").report()
+
+
+def finalize(module: nn.Module) -> nn.Module:
+    """The plain model: original classes and keys, masks baked into the weights.
+
+    Dropped weights are exactly zero, kept ones carry their soft mask. The result
+    shares nothing with ``module``, which can no longer be trained.
+
+    Raises:
+        MaskError: the module is not transformed, or has been finalized already.
+
+    Example:
+        >>> net = nn.Linear(4, 2, bias=False)
+        >>> dense = finalize(transform(net, budget=0.5,
+        ...                            example_inputs=(torch.ones(1, 4),)))
+        >>> type(dense) is nn.Linear, int(dense.weight.count_nonzero())
+        (True, 4)
+    """
+    root = unwrapped(module)
+    life = life_of(root, "finalize")
+    dense = duplicate(root)
+    for part in life_of(dense, "finalize").parts:
+        part.bake()
+    restore(dense)
+    life.finalized = True
+    return dense
+
+
+def _check_data(
+    policy: Policy,
+    calibration: Sequence[tuple[Any, Any]],
+    loss: Callable[[Any, Any], Tensor] | None,
+) -> None:
+    """Refuses half of what is needed to measure; says where nothing is measured."""
+    given = {"calibration": len(calibration) > 0, "loss": loss is not None}
+    if not any(given.values()):
+        return
+    if not all(given.values()):
+        odd, other = sorted(given, key=lambda name: not given[name])
+        raise PolicyError(
+            f"{odd} is given without {other}; the policy sensitivity needs both, "
+            "others need neither"
         )
-    trainer = cast(Trainer, state.trainer)
-    if trainer.finalized and verb in ("step", "finalize"):
-        raise MaskError(
-            f"{verb} after finalize: this model has been finalized and its masks are "
-            "final; train the model that finalize returned, or transform again"
+    plain = not policy.tokens and policy.rewrite == "none"
+    weights = learner_of(policy.learner).part == "weights"
+    function = function_of(policy.allocation)
+    if not (plain and weights and hasattr(function, "prepare")):
+        warnings.warn(
+            "calibration and loss have no effect: nothing is measured with allocation "
+            f"{policy.allocation!r} here; leave them out, or choose the policy "
+            "sensitivity, without tokens, units or a rewrite",
+            UserWarning,
+            stacklevel=3,
         )
-    return state, trainer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,11 +11,10 @@ from torch import Tensor
 from sparsefx.errors import MaskError
 
 
-@torch.no_grad()
-def forget(
+def forgetting(
     optimizer: torch.optim.Optimizer, weights: Sequence[Tensor], moved: Sequence[Tensor]
-) -> None:
-    """Zeroes every state tensor of a weight's shape where ``moved`` is true.
+) -> list[Callable[[], object]]:
+    """What zeroes every state tensor of a weight's shape where ``moved`` is true.
 
     Works for any optimizer: momentum, both moments of Adam, and the like.
 
@@ -31,7 +31,9 @@ def forget(
         >>> sgd = torch.optim.SGD([w], lr=0.1, momentum=0.9)
         >>> w.grad = torch.ones(2)
         >>> sgd.step()
-        >>> forget(sgd, [w], [torch.tensor([True, False])])
+        >>> with torch.no_grad():
+        ...     for write in forgetting(sgd, [w], [torch.tensor([True, False])]):
+        ...         _ = write()
         >>> sgd.state[w]["momentum_buffer"].tolist()
         [0.0, 1.0]
     """
@@ -41,7 +43,9 @@ def forget(
             f"the {type(optimizer).__name__} given to step holds none of the masked "
             "weights; give the optimizer that trains this model"
         )
-    for weight, entries in zip(weights, moved, strict=True):
-        for value in optimizer.state.get(weight, {}).values():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                value.masked_fill_(entries.to(value.device), 0)
+    return [
+        partial(value.masked_fill_, entries.to(value.device), 0)
+        for weight, entries in zip(weights, moved, strict=True)
+        for value in optimizer.state.get(weight, {}).values()
+        if isinstance(value, Tensor) and value.shape == weight.shape
+    ]

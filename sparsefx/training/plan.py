@@ -11,7 +11,6 @@ from functools import cached_property
 from torch import Tensor
 
 from sparsefx.masking.site import Site
-from sparsefx.passes.costs.cost_table import CostTable
 from sparsefx.policies.allocate import run
 from sparsefx.policies.cost_budget import cost_budget
 from sparsefx.policies.erk import erk
@@ -78,7 +77,7 @@ class Plan:
         sites: the masked weights.
         dense: maskable weights that were not selected; they count as kept.
         targets: the budgets, the first of which reports speak of first.
-        table: costs of the whole model.
+        fixed: by cost name, what no mask can save.
         coverage: one row a parameter.
         original: maskable cost before a structural rewrite, by cost name, if any.
         function: the policy's function, as prepared for the model.
@@ -88,7 +87,7 @@ class Plan:
     sites: tuple[Site, ...]
     dense: tuple[Site, ...]
     targets: tuple[Target, ...]
-    table: CostTable
+    fixed: Mapping[str, float]
     coverage: tuple[Coverage, ...]
     original: Mapping[str, float]
     function: PolicyFunction

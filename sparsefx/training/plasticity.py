@@ -5,16 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
 from sparsefx.errors import PolicyError
-from sparsefx.masking.sparse_state import CHILD, SparseState
 from sparsefx.settings.rules import number, refuse
-from sparsefx.training import update_kept_masks
-from sparsefx.training.live_model import step, transform
-from sparsefx.training.trainer import Trainer
+from sparsefx.training.life import life_of
+from sparsefx.training.live_model import transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +108,14 @@ def pruning_plasticity(
         drop_fraction=float(regrow),
         optimizer_state="keep",
     )
-    state = cast(SparseState, sparse.get_submodule(CHILD))
-    plan = cast(Trainer, state.__dict__["trainer"]).plan
-    phase = plan.policy.schedule().at(0)
-    update_kept_masks.start(state, plan, phase, drawn=False)
+    life = life_of(sparse, "pruning")
+    life.begin(drawn=False)
     if regrow > 0 and backward is not None:
-        update_kept_masks.expect(state, plan, plan.policy.schedule().at(1))
         sparse.zero_grad()
         backward(sparse)
         sparse.zero_grad()
-        step(sparse)
-    state.freeze()
-    if state.kept is not None:
-        state.kept.wanted = False
+        life.advance()
+    life.freeze()
     pruned = float(evaluate(sparse))
     train(sparse)
     return Plasticity(rate, before, pruned, float(evaluate(sparse)))

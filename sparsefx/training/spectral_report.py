@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
 from sparsefx.masking.masked_module import unwrapped
-from sparsefx.masking.sparse_state import CHILD
+from sparsefx.masking.state_keys import CHILD
 from sparsefx.reports.mask_spectrum import Spectrum, spectrum
 from sparsefx.reports.spectral_svg import history_svg
 from sparsefx.reports.text_table import percent, shape_text, text_table
@@ -126,6 +126,11 @@ def _masks_of(module: nn.Module) -> list[tuple[str, Tensor, Tensor]]:
             if weight.ndim >= 2 and weight.is_floating_point()
         ]
     live = {site.name: site.weight for site in sites(module)}
+    if live and not any(weight is not None for weight in live.values()):
+        raise MaskError(
+            "the masks of this model are of whole units, and say nothing of how "
+            "weights are connected; give what sparsefx.finalize makes of it"
+        )
     return [
         (name, mask, weight.detach())
         for name, mask in masks(module).items()

@@ -12,9 +12,6 @@ from sparsefx.errors import MaskError
 from sparsefx.integrations.mask_steps import MaskSteps
 from tests.integrations.small_training import batches, loss, sparse_mlp
 
-# the learner of the test takes any optimizer
-pytestmark = pytest.mark.filterwarnings("ignore:optimizer has no effect")
-
 
 def test_it_is_step_after_each_step() -> None:
     by_hand, followed, steps = sparse_mlp("rigl"), sparse_mlp("rigl"), MaskSteps()

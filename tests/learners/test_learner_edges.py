@@ -19,7 +19,6 @@ from tests.learner_runs import (
     state_of,
     step,
     train,
-    wanted,
 )
 
 
@@ -62,8 +61,9 @@ def test_a_missing_optimizer_is_told_of_once() -> None:
     sparsefx.step(sparse)  # warnings are errors
     quiet = sparse_of("rigl", optimizer_state="keep")
     sparsefx.step(quiet)
-    with pytest.warns(UserWarning, match="optimizer has no effect"):
-        sparsefx.step(quiet, adam(quiet))
+    sparsefx.step(quiet, adam(quiet))  # welcome, though not needed
+    with pytest.raises(sparsefx.MaskError, match="optimizer is a str"):
+        sparsefx.step(quiet, "adam")
     loud = sparse_of("set", update_every=1)
     with pytest.raises(sparsefx.MaskError, match="holds none of the masked weights"):
         sparsefx.step(loud, adam(models.mlp()))
@@ -105,7 +105,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(
         dict(sparse.named_parameters())["2.weight"][kept] = value
     optimizer = SGD(sparse.parameters(), lr=0.0)
     with pytest.raises(sparsefx.MaskError, match="2"):
-        sparsefx.step(sparse, wanted(sparse, optimizer))
+        sparsefx.step(sparse, optimizer)
     after = state_of(sparse)
     for key in before:
         if "_sparsefx" in key:
@@ -121,7 +121,7 @@ def test_gradients_that_overflowed_grow_nothing(name: str) -> None:
         return  # it prunes there, too
     before = sparsefx.masks(sparse)
     backward(sparse)
-    for score in sparse._sparsefx.kept.scores.values():
+    for score in sparse._sparsefx.weights.kept.scores.values():
         score.fill_(math.inf)
     report = sparsefx.step(sparse, optimizer)
     assert report.hard_cost <= report.budget
@@ -147,7 +147,9 @@ def test_a_chosen_backward_density(share: float) -> None:
     for _ in range(3):
         masks = sparsefx.masks(sparse)
         backward(sparse)
-        got = dict(zip(masks, map(sparse._sparsefx.kept.reach, range(2)), strict=True))
+        got = dict(
+            zip(masks, map(sparse._sparsefx.weights.kept.reach, range(2)), strict=True)
+        )
         assert all(not named[key].grad[~reach].any() for key, reach in got.items())
         assert share == 0.3 or any(named[k].grad[~m].any() for k, m in masks.items())
         total = sum(mask.numel() for mask in masks.values())

@@ -25,7 +25,6 @@ from tests.learner_runs import (
     state_of,
     step,
     train,
-    wanted,
 )
 
 
@@ -91,11 +90,11 @@ def test_gradients_are_dense_at_updates_only(name: str) -> None:
     weight = dict(sparse.named_parameters())["0.weight"]
     delivered = []
     weight.register_hook(lambda grad: delivered.append(grad.clone()))
-    state = sparse._sparsefx
+    state = sparse._sparsefx.weights
     for number in range(1, TOTAL):
         mask = sparsefx.masks(sparse)["0.weight"]
         backward(sparse)
-        moves = state.trainer.plan.policy.schedule().at(number).drop_fraction > 0
+        moves = sparse._sparsefx.plan.policy.schedule().at(number).drop_fraction > 0
         assert moves == (number % 4 == 0 and (number < 12 or name != "rigl"))
         assert bool(delivered[-1][~mask].any()) == (moves and not mask.all())
         assert bool(state.kept.scores) == moves
@@ -189,7 +188,7 @@ def test_compiled_once_and_equal(name: str) -> None:
             backward(model)
             optimizer.step()
             optimizer.zero_grad()
-            sparsefx.step(model, wanted(eager, optimizer))
+            sparsefx.step(model, optimizer)
     for one, other in zip(eager.parameters(), masked.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert counter.compiled == 1
@@ -200,7 +199,7 @@ RANKS = """
 import os, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 import sparsefx
-from tests.learner_runs import GROWING, TOTAL, X, Y, backward, sparse_of, wanted
+from tests.learner_runs import GROWING, TOTAL, X, Y, backward, sparse_of
 
 rank, path = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
@@ -219,7 +218,7 @@ for name in (*GROWING, "set", "gmp", "topkast"):
             backward(model, X[mine], Y[mine])
         optimizer.step()
         optimizer.zero_grad()
-        sparsefx.step(model, wanted(sparse, optimizer))
+        sparsefx.step(model, optimizer)
     torch.save(sparse.state_dict(), f"{path}.{rank}.{name}")
 dist.barrier()  # a rank that leaves early can abort the other's gloo threads
 dist.destroy_process_group()
@@ -236,5 +235,4 @@ def test_two_ranks_have_the_same_masks(tmp_path: Path) -> None:
         one, other = (
             torch.load(f"{path}.{rank}.{name}", weights_only=True) for rank in (0, 1)
         )
-        one.pop("_sparsefx._extra_state"), other.pop("_sparsefx._extra_state")
         assert_same(one, other)

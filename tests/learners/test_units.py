@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsefx
-from sparsefx.errors import BudgetError, CaptureError, MaskError
+from sparsefx.errors import BudgetError, CaptureError, MaskError, PolicyError
 from sparsefx.learners.learner import Situation
 from sparsefx.learners.regrow import by_gradient as regrow
 from sparsefx.learners.units import by_magnitude, by_taylor, even_counts
 from sparsefx.masking.site import Site
-from sparsefx.masking.sparse_state import CHILD
+from sparsefx.masking.state_keys import CHILD
 from sparsefx.passes import ShrinkUnits
 from sparsefx.passes.units.unit_map import Share, UnitGroup
 from sparsefx.passes.units.unit_scores import growth, magnitudes, taylor
@@ -339,7 +339,7 @@ def test_a_useful_neuron_comes_back() -> None:
     sparse = sparsefx.transform(
         model, "svite_units", example_inputs=(x,), budget=0.9, update_every=1
     )
-    state = sparse.get_submodule(CHILD)
+    state = sparse.get_submodule(f"{CHILD}.units")
     state.set("fc2.neurons", torch.tensor([1.0, 1, 1, 1, 1, 0, 1, 1]))
     loss = F.mse_loss(sparse(x), target)
     loss.backward()
@@ -366,7 +366,7 @@ def test_a_useful_head_comes_back() -> None:
         include=("blocks.0.attention.*",),
     )
     name = "blocks.0.attention.proj.heads"
-    sparse.get_submodule(CHILD).set(name, torch.tensor([1.0, 0, 1, 0]))
+    sparse.get_submodule(f"{CHILD}.units").set(name, torch.tensor([1.0, 0, 1, 0]))
     loss = F.mse_loss(sparse(x), target)
     loss.backward()
     sparsefx.step(sparse)
@@ -381,7 +381,7 @@ def test_what_cannot_be_met_is_refused() -> None:
         sparsefx.transform(
             DataDependent(), "svite_units", example_inputs=(torch.ones(2, 6),)
         )
-    with pytest.raises(MaskError, match="include and exclude"):
+    with pytest.raises(PolicyError, match="include and exclude"):
         transformed(exclude=("*",))
 
 
@@ -407,3 +407,60 @@ def test_the_unstructured_preset_trains_a_vit() -> None:
     ]
     assert bool((moments["exp_avg"][grown] != 0).all())
     assert sparsefx.report(sparse).budgets["params"].met
+
+
+def test_units_meet_every_budget() -> None:
+    for learner in sorted(EVERY):
+        sparse = transformed(
+            learner=learner,
+            budget={"macs": 0.6, "params": 0.55},
+            **_moving(learner),
+            budget_ramp="constant",
+        )
+        assert set(sparsefx.report(sparse).budgets) == {"macs", "params"}
+        for _ in range(4):
+            train(sparse, 2)
+            report = sparsefx.report(sparse)
+            assert all(budget.met for budget in report.budgets.values()), learner
+
+
+def test_units_keep_bounds_and_multiples() -> None:
+    options = {"learner": "units_magnitude", **_moving("units_magnitude")}
+    name = "blocks.0.mlp.fc2"
+    sparse = transformed(**options, layers={name: {"density": 1.0}}, round_to=2)
+    train(sparse, 4)
+    masks = sparsefx.masks(sparse)
+    assert bool(masks[f"{name}.neurons"].all())
+    for mask in masks.values():
+        assert int(mask.sum()) % 2 == 0 or bool(mask.all())
+
+
+def test_settings_without_meaning_for_units_are_refused() -> None:
+    with pytest.raises(PolicyError, match=r"block:2x2.*heads"):
+        transformed(granularity="block:2x2")
+    with pytest.raises(PolicyError, match="2:4"):
+        transformed(layers={"blocks.0.mlp.fc2": {"granularity": "2:4"}})
+    with pytest.raises(BudgetError, match="units have macs and params"):
+        transformed(budget={"bytes": 0.5})
+    with pytest.raises(PolicyError, match="matches no layer"):
+        transformed(layers={"nothing": {"density": 1.0}})
+    with pytest.raises(MaskError, match="no units that can be removed"):
+        sparsefx.transform(vit(), "units", example_inputs=(images(8),), strict=True)
+
+
+def test_calibration_without_effect_is_told() -> None:
+    x = images(8)
+    data = [(x, torch.zeros(8, dtype=torch.long))]
+    with pytest.raises(PolicyError, match="calibration is given without loss"):
+        sparsefx.transform(vit(), example_inputs=(x,), calibration=data)
+    with pytest.raises(PolicyError, match="loss is given without calibration"):
+        sparsefx.transform(vit(), example_inputs=(x,), loss=F.cross_entropy)
+    for policy in ("cost_budget", "units", "svite_tokens", "sparse_wide"):
+        with pytest.warns(UserWarning, match="calibration and loss have no effect"):
+            sparsefx.transform(
+                vit(),
+                policy,
+                example_inputs=(x,),
+                calibration=data,
+                loss=F.cross_entropy,
+            )

@@ -18,7 +18,7 @@ from tests.gradient_models import X, Y, assert_close, gradients, loss_of, sparse
 
 def reference(model, loss):
     """Gradients by autograd through dense masks, and the implicit function theorem."""
-    state = model.get_submodule("_sparsefx")
+    state = model.get_submodule("_sparsefx.weights")
     masks = sparsefx.masks(model)
     named = dict(model.named_parameters())
     latent = {k: v.detach().clone().double() for k, v in named.items()}

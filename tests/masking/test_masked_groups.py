@@ -22,7 +22,7 @@ from tests.scalars import site_scalars
 def test_plain_operations_give_the_same(granularity: str) -> None:
     """What vmap and export use equals the operators."""
     sparse = sparse_of(granularity)
-    state = sparse.get_submodule("_sparsefx")
+    state = sparse.get_submodule("_sparsefx.weights")
     parameters = {n: p.detach() for n, p in sparse.named_parameters()}
 
     def loss(values):
@@ -84,7 +84,7 @@ def test_beta_grows_with_the_blocks() -> None:
 
 def dense_masks(sparse, latent, shift):
     """Soft masks by plain autograd; ``shift`` moves the multipliers."""
-    state = sparse.get_submodule("_sparsefx")
+    state = sparse.get_submodule("_sparsefx.weights")
     masks, costs = {}, torch.zeros(len(shift), dtype=torch.float64)
     for i, site in enumerate(sparsefx.sites(sparse)):
         weight, slope = latent[site.name], state.slope[i]

@@ -31,7 +31,7 @@ def scalars(beta=5.0, mu=0.0, threshold=-1.0, last=10**6, through=1.0, price=1.0
 
 
 def state_of(model) -> nn.Module:
-    return model.get_submodule("_sparsefx")
+    return model.get_submodule("_sparsefx.weights")
 
 
 # -- golden vector G1: one budget over entries of different cost -----------------------

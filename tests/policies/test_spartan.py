@@ -39,8 +39,8 @@ def test_beta_is_raw_and_the_mask_that_of_the_projection() -> None:
     """Against `project`, which the golden vectors check."""
     sparse = sparse_of(total_steps=None, beta=5.0)
     weights = weights_of(sparse).double()
-    state = sparse._sparsefx
-    target = state.trainer.plan.targets[0]
+    state = sparse._sparsefx.weights
+    target = sparse._sparsefx.plan.targets[0]
     mask, mu = sparsefx.project(
         weights.abs(), 1.0, target.limit - target.fixed, beta=5.0
     )
@@ -163,7 +163,7 @@ def test_steps_report_costs_changes_and_the_shrink(name: str) -> None:
             assert report.frozen
             continue
         assert report.soft_cost == pytest.approx(report.budget, rel=1e-5)
-        state = sparse._sparsefx
+        state = sparse._sparsefx.weights
         kept = torch.cat([m.flatten() for m in after.values()])
         slope = torch.repeat_interleave(state.slope, torch.tensor([128, 64]))
         center = torch.repeat_interleave(state.center, torch.tensor([128, 64]))

@@ -340,8 +340,7 @@ def test_the_report_says_which_budgets_bind() -> None:
 def test_the_gradient_is_that_of_finite_differences(budget: dict[str, float]) -> None:
     """Of the loss with hard masks held and soft masks solved anew, in double."""
     sparse = transformed(budget, beta=3.0, keep_units=False).double()
-    state = sparse.get_submodule("_sparsefx")
-    trainer = state.trainer
+    state = sparse.get_submodule("_sparsefx.weights")
     sparsefx.step(sparse)
     names = list(sparsefx.masks(sparse))
     weights = dict(sparse.named_parameters())
@@ -350,7 +349,7 @@ def test_the_gradient_is_that_of_finite_differences(budget: dict[str, float]) ->
     sparse(x).square().sum().backward()
     net = Net().double()
     slope, price = state.slope.clone(), state.price.clone()
-    plan = trainer.plan
+    plan = sparse.get_submodule("_sparsefx").plan
     limits = plan.limits(plan.allowed(1.0))
     tight = [b for b, x in enumerate(state.multipliers[1].tolist()) if x]
     ratios = state.binding.clone()

@@ -11,7 +11,7 @@ from torch import nn
 
 import sparsefx
 from sparsefx.errors import MaskError, PolicyError
-from sparsefx.masking.sparse_state import CHILD
+from sparsefx.masking.state_keys import CHILD
 from sparsefx.passes import ShrinkUnits
 from tests.unit_networks import awake, images, vit
 
@@ -49,7 +49,7 @@ def train(model: nn.Module, steps: int) -> None:
 
 
 def units_of(model: nn.Module) -> nn.Module:
-    return model.get_submodule(f"{CHILD}.units")
+    return model.get_submodule(f"{CHILD}.weights.units")
 
 
 def test_closed_units_cost_nothing_and_open_ones_take_the_budget(mixed: Any) -> None:
@@ -97,7 +97,7 @@ def test_gradient_is_that_of_the_masked_loss() -> None:
     options = {"budget": {"macs": 0.5}, "unit_density": 0.7, "keep_units": False}
     sparse = sparsefx.transform(net, "spartan", example_inputs=(x,), **options)
     sparse(x).square().sum().backward()
-    state = sparse.get_submodule(CHILD)
+    state = sparse.get_submodule(f"{CHILD}.weights")
     assert bool((state.units["2.neurons"] == 0).any())
     latent = {
         name: p.detach().clone().requires_grad_()

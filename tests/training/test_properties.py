@@ -73,7 +73,7 @@ def test_the_masked_model_is_the_dense_model_with_masked_weights(
 ) -> None:
     net, x = drawn(layers, seed)
     sparse = transformed(net, x, budget=budget, policy=policy)
-    state = sparse.get_submodule("_sparsefx")
+    state = sparse.get_submodule("_sparsefx.weights")
     weights = dict(net.named_parameters())
     seen = dict(weights)
     for index, name in enumerate(sparsefx.masks(sparse)):

@@ -1,0 +1,124 @@
+"""What is sparse in a model is a list of parts; this is what a part must answer.
+
+A step computes first and commits last: each part proposes, which changes nothing and
+may fail, and when all have proposed, what they want written is written, which cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sparsefx.masking.site import Site
+from sparsefx.reports.report import LayerReport
+from sparsefx.settings.schedule import Phase
+from sparsefx.training.step_report import StepReport
+
+# Sets an attribute or calls an operator of torch in place, with values that are there
+# already: nothing of it can fail half way.
+Write = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """When a step happens.
+
+    Attributes:
+        taken: optimizer steps before it.
+        number: optimizer steps after it.
+        phase: what the schedule says of it.
+        following: and of the next one.
+        frozen: masks no longer moved before it.
+        optimizer: whose state some learners set to zero where masks move.
+    """
+
+    taken: int
+    number: int
+    phase: Phase
+    following: Phase
+    frozen: bool = False
+    optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def ends_frozen(self) -> bool:
+        """Whether masks no longer move after it."""
+        return self.frozen or self.phase.frozen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What a part does at a step, not done yet.
+
+    Attributes:
+        writes: what makes it so.
+        counts: kept entries of each site.
+        soft: what the soft masks cost, in each budget.
+        bought: the sum of the soft masks of kept entries.
+        changed: share of mask entries that move.
+        beta: inverse temperature.
+        mu: the shared multiplier.
+        sweeps: passes over the weights.
+        binding: by budget, its multiplier is above 0; None where only one holds.
+        later: the report, where a device has been told to take the step and what it
+            will have done is not known yet.
+    """
+
+    writes: Sequence[Write] = ()
+    counts: Sequence[int] = ()
+    soft: Sequence[float] = ()
+    bought: float = 0.0
+    changed: float = 0.0
+    beta: float = 0.0
+    mu: float = 0.0
+    sweeps: int = 0
+    binding: Sequence[bool] | None = None
+    later: StepReport | None = None
+
+
+class Part(Protocol):
+    """Weights, units or tokens of a model that lives sparse.
+
+    Attributes:
+        name: under which the model's state holds `state`.
+        state: what the part keeps in tensors, if anything.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def state(self) -> nn.Module | None: ...  # noqa: D102
+
+    def begin(self, moment: Moment, drawn: bool) -> Sequence[Write]:
+        """The first masks: those of the learner, or the largest if not `drawn`."""
+
+    def propose(self, moment: Moment) -> Proposal:
+        """What a step does; nothing has changed yet."""
+
+    def stand(self) -> Sequence[Write]:
+        """Masks stand still from now on, as they are."""
+
+    def settle(self) -> StepReport | None:
+        """The report of the last step, once, if a device has taken it meanwhile."""
+
+    def reload(self, moment: Moment) -> None:
+        """The state has been read from a checkpoint."""
+
+    def masks(self) -> dict[str, Tensor]:
+        """Hard masks by name."""
+
+    def counts(self) -> tuple[int, ...]:
+        """Kept entries of each site."""
+
+    def sites(self) -> tuple[Site, ...]:
+        """What can be masked."""
+
+    def rows(self, costs: Sequence[str]) -> tuple[LayerReport, ...]:
+        """Rows of the report, with these costs."""
+
+    def bake(self) -> None:
+        """Puts the masks into the weights, for good."""

@@ -1,0 +1,163 @@
+"""The part of weights that Spartan's soft top-k masks, solved anew at each update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sparsefx.kernels import kernels_for
+from sparsefx.reports.report import LayerReport
+from sparsefx.settings.schedule import Phase
+from sparsefx.solver.request import Request, Warm
+from sparsefx.solver.solution import Cut, Solution
+from sparsefx.solver.solve import solve
+from sparsefx.solver.survey_bands import ahead
+from sparsefx.training.device_step import DeviceStep
+from sparsefx.training.part import Moment, Proposal, Write
+from sparsefx.training.step_report import StepReport
+from sparsefx.training.unit_part import UnitPart
+from sparsefx.training.weight_part import WeightPart
+
+
+@dataclass(slots=True, eq=False)
+class SoftWeights(WeightPart):
+    """Weights whose masks the weights and a few scalars give.
+
+    Attributes:
+        units: gates around the weights, moved first.
+        cuts: where masks were decided at the last update; only saves time.
+        expected: where they will be at the next; only saves time.
+        device: of steps that are taken without the host.
+    """
+
+    units: UnitPart | None = None
+    cuts: Sequence[Cut] | None = None
+    expected: Sequence[Cut] | None = None
+    device: DeviceStep = field(default_factory=DeviceStep)
+
+    @torch.no_grad()
+    def begin(self, moment: Moment, drawn: bool) -> Sequence[Write]:
+        """See `Part.begin`."""
+        gates, closed = self._moved(moment, update=drawn)
+        found, remembered = self._solved(moment.phase, self.state.values(gates))
+        vectors = self.state.solved(found, moment.phase.beta)
+        forgotten = [partial(setattr, self, "kept", None)]
+        return [*closed, *remembered, *self.state.writes(vectors), *forgotten]
+
+    @torch.no_grad()
+    def propose(self, moment: Moment) -> Proposal:
+        """See `Part.propose`."""
+        plan, phase, state = self.plan, moment.phase, self.state
+        if moment.frozen:
+            held = self.hold()
+            return replace(held, writes=[*held.writes, self._told()])
+        later = self.device.advance(state, plan, moment)
+        if later is not None:
+            names = ("kept", "cuts", "expected")
+            forgotten = [partial(setattr, self, name, None) for name in names]
+            return Proposal(writes=forgotten, later=later)
+        gates, writes = self._moved(moment, update=phase.update)
+        flats = state.values(gates)
+        found, vectors = None, state.vectors()
+        if phase.update:
+            found, remembered = self._solved(phase, flats)
+            vectors = state.solved(found, phase.beta)
+            writes += [*remembered, *state.writes(vectors)]
+        kernels = kernels_for(flats)
+        bits = [old.clone() for old in self.bits()]
+        rules = (vectors["threshold"].tolist(), vectors["last"].tolist())
+        counts, changed = kernels.hard_masks(flats, *rules, into=bits)
+        if found is not None:
+            pairs = zip(plan.targets, found.soft_costs, strict=True)
+            soft = tuple(plan.reserved(target) + cost for target, cost in pairs)
+            bought = tuple(site.bought for site in found.sites)
+        else:
+            names = ("slope", "center", "mu")
+            slope, center, mus = (vectors[name].tolist() for name in names)
+            sums = kernels.soft_sums(flats, slope, center, mus, *rules)
+            soft, bought = plan.spent(sums.kept), sums.bought
+        known = (moment.number, counts, bought) if found is not None else None
+        writes.append(partial(setattr, self, "kept", bits))
+        if phase.frozen:
+            baked = [
+                state.masked(weight, index, vectors, gates)
+                for index, weight in enumerate(state.weights())
+            ]
+            writes += self.standing(state.standing(vectors), baked)
+        mu, beta = vectors["dual"].tolist()
+        return Proposal(
+            writes=[*writes, self._told(known)],
+            counts=counts,
+            soft=soft,
+            bought=math.fsum(bought),
+            changed=sum(changed) / max(sum(flat.numel() for flat in flats), 1),
+            beta=beta if found is None else phase.beta,
+            mu=mu,
+            sweeps=found.sweeps if found is not None else 0,
+            binding=self.multiplied(vectors["multipliers"][0].tolist()),
+        )
+
+    def settle(self) -> StepReport | None:
+        """See `Part.settle`."""
+        return self.device.settle(self.state.names)
+
+    def reload(self, moment: Moment) -> None:
+        """See `Part.reload`."""
+        self.device = DeviceStep()
+        WeightPart.reload(self, moment)
+
+    def rows(self, costs: Sequence[str]) -> tuple[LayerReport, ...]:
+        """See `Part.rows`; totals do not add units: they count weights."""
+        found = WeightPart.rows(self, costs)
+        return found if self.units is None else (*found, *self.units.rows(costs))
+
+    def _moved(
+        self, moment: Moment, *, update: bool
+    ) -> tuple[Sequence[Tensor] | None, list[Write]]:
+        """Gates of the units after a step, None if as they are."""
+        if self.units is None or not update:
+            return None, []
+        return self.units.moved(moment)
+
+    def _solved(
+        self, phase: Phase, flats: Sequence[Tensor]
+    ) -> tuple[Solution, list[Write]]:
+        """The masks of a phase, and what is to be remembered of finding them."""
+        plan, state = self.plan, self.state
+        weights = state.weights()
+        allowed = plan.allowed(phase.budget_progress)
+        dual, beta = state.dual.tolist()
+        found = solve(
+            Request(
+                values=flats,
+                limits=plan.limits(allowed),
+                worths=lambda prices, sums: plan.worths(weights, sums, prices),
+                bounds=plan.bounds(allowed, weights),
+                beta=phase.beta,
+                names=state.names,
+                sharpness=plan.sharpness,
+                inclusive=plan.policy.inclusive,
+            ),
+            Warm(
+                self.expected,
+                dual,
+                beta,
+                (state.center - state.mu / state.slope).tolist(),
+                state.multipliers.tolist(),
+            ),
+        )
+        return found, [
+            partial(setattr, self, "expected", ahead(found.cuts, self.cuts)),
+            partial(setattr, self, "cuts", found.cuts),
+        ]
+
+    def _told(
+        self, known: tuple[int, Sequence[float], Sequence[float]] | None = None
+    ) -> Write:
+        """The device path is told of a step that the host has taken."""
+        return partial(setattr, self, "device", DeviceStep.after(known))

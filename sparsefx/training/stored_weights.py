@@ -1,0 +1,277 @@
+"""The part of weights whose masks are kept as tensors: gather, decide, apply."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sparsefx.errors import MaskError
+from sparsefx.kernels.bits import pack
+from sparsefx.learners import learner_of
+from sparsefx.learners.choose_entries import one_each
+from sparsefx.learners.learner import Decision, Learner, Situation
+from sparsefx.learners.magnitude import decide as by_magnitude
+from sparsefx.masking.kept_masks import KeptMasks
+from sparsefx.masking.masked_groups import entries
+from sparsefx.masking.read_masks import entry_masks
+from sparsefx.policies.policy import Policy
+from sparsefx.settings.schedule import Phase
+from sparsefx.training.optimizer_state import forgetting
+from sparsefx.training.part import Moment, Proposal, Write
+from sparsefx.training.weight_part import WeightPart
+
+
+def keeps_masks(policy: Policy) -> bool:
+    """Whether the policy's learner keeps its masks."""
+    return learner_of(policy.learner).stored
+
+
+def wide(policy: Policy) -> bool:
+    """Whether what receives gradients is a set of its own."""
+    dense = learner_of(policy.learner).dense_gradients
+    return dense and policy.backward_density < 1
+
+
+def moves_state(policy: Policy) -> bool:
+    """Whether an optimizer's state is to be zeroed where masks move."""
+    reads = "optimizer_state" in learner_of(policy.learner).reads
+    return reads and policy.optimizer_state == "zero" and _zeroes(policy)
+
+
+def _zeroes(policy: Policy) -> bool:
+    """Whether dropped weights become zero."""
+    learner = learner_of(policy.learner)
+    asked = policy.dropped == "zero" or "dropped" not in learner.reads
+    return learner.zeroes and asked
+
+
+@dataclass(slots=True, eq=False)
+class StoredWeights(WeightPart):
+    """Weights whose masks a learner of that stores them moves.
+
+    Attributes:
+        told: a missing optimizer has been warned of.
+    """
+
+    told: bool = False
+
+    @torch.no_grad()
+    def begin(self, moment: Moment, drawn: bool) -> Sequence[Write]:
+        """See `Part.begin`; dropped weights become zero at the first step only."""
+        phase = replace(moment.phase, drop_fraction=0.0)
+        state = self.state
+        situation = self._situation(moment, phase, state.weights(), None, [])
+        found = self._learner.answer(situation) if drawn else by_magnitude(situation)
+        return [
+            *self._masks(found, everything=True),
+            partial(state.mu.fill_, torch.inf),
+            partial(state.dual.fill_, torch.inf),
+            *self._expects(moment, frozen=False),
+            partial(setattr, self, "kept", None),
+            partial(setattr, self, "frozen", False),
+        ]
+
+    @torch.no_grad()
+    def propose(self, moment: Moment) -> Proposal:
+        """See `Part.propose`: dropped weights stay zero, masks move."""
+        if moment.frozen:
+            held = self.hold()
+            return replace(
+                held, writes=[*held.writes, *self._expects(moment, frozen=True)]
+            )
+        plan, state, weights = self.plan, self.state, self.state.weights()
+        before = after = self._kept.masks(len(weights))
+        zeroes = _zeroes(plan.policy)
+        dropped = [~mask if zeroes else torch.zeros_like(mask) for mask in before]
+        writes: list[Write] = [
+            partial(setattr, self, "told", self._warned(moment)),
+            partial(setattr, self._kept, "scores", {}),
+        ]
+        if moment.phase.update:
+            found = self._decided(moment, _without(weights, dropped), before)
+            after = self._whole(found.masks)
+            fresh = after if found.fresh is None else self._whole(found.fresh)
+            fresh = [torch.zeros_like(f) if found.fresh is None else f for f in fresh]
+            moved = [old ^ new for old, new in zip(before, after, strict=True)]
+            if zeroes:
+                rows = zip(dropped, after, fresh, strict=True)
+                dropped = [gone | ~new | first for gone, new, first in rows]
+            writes += self._masks(found)
+            if moment.optimizer is not None and moves_state(plan.policy):
+                pairs = zip(moved, fresh, strict=True)
+                started = [change | first for change, first in pairs]
+                writes += forgetting(moment.optimizer, weights, started)
+        if zeroes:
+            pairs = zip(weights, dropped, strict=True)
+            writes += [
+                partial(weight.masked_fill_, gone, 0.0) for weight, gone in pairs
+            ]
+        counts = tuple(int(mask.count_nonzero()) for mask in entry_masks(state, after))
+        pairs = zip(before, after, strict=True)
+        moves = sum(int((old ^ new).count_nonzero()) for old, new in pairs)
+        writes.append(partial(setattr, self, "kept", [pack(mask) for mask in after]))
+        if moment.phase.frozen:
+            gone = [old | ~new for old, new in zip(dropped, after, strict=True)]
+            vectors = state.standing(state.vectors())
+            writes += self.standing(vectors, _without(weights, gone))
+        mu, beta = state.dual.tolist()
+        return Proposal(
+            writes=[*writes, *self._expects(moment, frozen=moment.phase.frozen)],
+            counts=counts,
+            soft=plan.spent(counts),
+            bought=float(sum(counts)),
+            changed=moves / max(sum(site.units for site in plan.sites), 1),
+            beta=beta,
+            mu=mu,
+            binding=self.multiplied(state.multipliers[0].tolist()),
+        )
+
+    @torch.no_grad()
+    def stand(self) -> Sequence[Write]:
+        """See `Part.stand`."""
+        through = partial(setattr, self._kept, "wanted", False)
+        return [*WeightPart.stand(self), through]
+
+    def reload(self, moment: Moment) -> None:
+        """See `Part.reload`."""
+        WeightPart.reload(self, moment)
+        for write in self._expects(moment, frozen=moment.frozen):
+            write()
+
+    @property
+    def _kept(self) -> KeptMasks:
+        assert self.state.kept is not None, "learners that keep masks come here"
+        return self.state.kept
+
+    @property
+    def _learner(self) -> Learner:
+        return learner_of(self.plan.policy.learner)
+
+    def _warned(self, moment: Moment) -> bool:
+        """Warns of a missing optimizer, once; whether that has been done."""
+        policy = self.plan.policy
+        if moment.optimizer is not None or not moves_state(policy) or self.told:
+            return self.told
+        warnings.warn(
+            f"the learner {self._learner.name} sets the optimizer's state to zero "
+            "where masks move; write sparsefx.step(model, optimizer=optimizer), or set "
+            "optimizer_state: keep",
+            UserWarning,
+            stacklevel=5,
+        )
+        return True
+
+    def _expects(self, moment: Moment, *, frozen: bool) -> list[Write]:
+        """Says whether the next backward pass must deliver dense gradients."""
+        learner, following = self._learner, moment.following
+        moves = following.drop_fraction > 0 or "drop_fraction" not in learner.reads
+        wanted = learner.scores and following.update and moves and not frozen
+        dense = learner.dense_gradients and not self._kept.wide
+        through = float(wanted or (dense and not frozen))
+        return [
+            partial(setattr, self._kept, "wanted", wanted),
+            partial(self.state.through.fill_, through),
+        ]
+
+    def _masks(self, found: Decision, *, everything: bool = False) -> list[Write]:
+        """Takes over a learner's masks; `everything` also what it does not tell."""
+        kept, kinds = self._kept, {"mask": found.masks}
+        if kept.wide and (found.reach is not None or everything):
+            kinds["reach"] = found.masks if found.reach is None else found.reach
+        return [
+            partial(getattr(kept, f"{kind}_{index}").copy_, whole)
+            for kind, masks in kinds.items()
+            for index, whole in enumerate(self._whole(masks))
+        ]
+
+    def _whole(self, masks: Sequence[Tensor]) -> list[Tensor]:
+        """Masks of entries, flat, as masks of the weights."""
+        state = self.state
+        rows = zip(masks, state.groups(), state.weights(), strict=True)
+        return [
+            groups.expand(weight, mask) if groups else mask.view(weight.shape)
+            for mask, groups, weight in rows
+        ]
+
+    def _decided(
+        self, moment: Moment, weights: Sequence[Tensor], masks: Sequence[Tensor]
+    ) -> Decision:
+        """The learner's answer, by weights whose dropped entries are zero."""
+        cuts, known = self.state.groups(), self._kept.ranked(len(weights))
+        scores: list[Tensor | None] = [
+            score if score is None or cut is None else cut.values(score.view_as(weight))
+            for score, cut, weight in zip(known, cuts, weights, strict=True)
+        ]
+        flat = [mask.clone() for mask in entry_masks(self.state, masks)]
+        found = self._situation(moment, moment.phase, weights, flat, scores)
+        return self._learner.answer(found)
+
+    def _situation(
+        self,
+        moment: Moment,
+        phase: Phase,
+        weights: Sequence[Tensor],
+        masks: Sequence[Tensor] | None,
+        scores: Sequence[Tensor | None],
+    ) -> Situation:
+        plan, policy, learner = self.plan, self.plan.policy, self._learner
+        cuts = zip(self.state.groups(), weights, strict=True)
+        flats = [entries(cut, weight) for cut, weight in cuts]
+        prices, sizes = plan.prices(), [flat.numel() for flat in flats]
+        allowed = plan.allowed(phase.budget_progress)
+        budget, reserved = allowed[0], plan.reserved(plan.targets[0])
+
+        def limits(allowed: Sequence[float]) -> list[tuple[int, int]]:
+            if plan.several:
+                return plan.settled(allowed, weights)
+            found = plan.bounds(allowed, weights)
+            return one_each(found, prices, sizes, allowed[0] - reserved)
+
+        _check(self.state.names, flats)
+        random = masks is None and learner.drawn
+        starts = plan.starts(allowed, weights) if random else []
+        if starts:
+            fixed = [(n, n) for n in starts]
+            given = one_each(fixed, prices, sizes, budget - reserved)
+            starts = [count for count, _ in given]
+        share = policy.backward_density
+        pairs = zip(plan.targets, allowed, strict=True)
+        others = tuple(max(share * plan.total(t), amount) for t, amount in pairs)
+        wider = (others[0] - reserved, limits(others)) if wide(policy) else None
+        return Situation(
+            names=self.state.names,
+            values=flats,
+            prices=prices,
+            worths=plan.worths(weights),
+            limits=limits(allowed),
+            budget=budget - reserved,
+            masks=masks,
+            scores=scores,
+            starts=starts,
+            drop_fraction=phase.drop_fraction,
+            beta=phase.beta,
+            hold=policy.dropped == "hold",
+            wider=wider,
+            seed=policy.seed * 1_000_003 + moment.taken,
+        )
+
+
+def _without(weights: Sequence[Tensor], gone: Sequence[Tensor]) -> list[Tensor]:
+    """Copies in which these entries are zero."""
+    return [
+        w.masked_fill(entries, 0.0) for w, entries in zip(weights, gone, strict=True)
+    ]
+
+
+def _check(names: Sequence[str], flats: Sequence[Tensor]) -> None:
+    for name, flat in zip(names, flats, strict=True):
+        if not bool(flat.isfinite().all()):
+            raise MaskError(
+                f"weight {name!r} has NaN or infinite entries; masks rank magnitudes "
+                "and need finite ones: restore a checkpoint, or lower the learning rate"
+            )

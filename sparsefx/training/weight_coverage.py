@@ -1,0 +1,95 @@
+"""Which weights are masked and where that is seen; what stays dense is told."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from sparsefx.errors import MaskError
+from sparsefx.passes.annotate_costs import NOT_MULTIPLIED
+from sparsefx.passes.costs.cost_table import CostRow, CostTable
+from sparsefx.reports.report import Coverage
+from sparsefx.settings.patterns import Selection
+from sparsefx.tracing.capture import Capture
+
+
+def coverage_of(
+    model: nn.Module,
+    table: CostTable,
+    weights: Mapping[str, CostRow],
+    chosen: Mapping[str, Selection],
+    found: Capture,
+) -> tuple[Coverage, ...]:
+    """One row a parameter."""
+    graphed = {
+        f"{path}.{node.target}" if path else str(node.target)
+        for path, program in found.programs.items()
+        for _, part in program.parts()
+        for node in part.graph.nodes
+        if node.op == "get_attr"
+    }
+    aliases: dict[int, list[str]] = {}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(value), []).append(name)
+    rows = []
+    for name, value in model.named_parameters():
+        row, choice = table[name], chosen.get(name)
+        if name in weights and choice is not None and choice.selected:
+            seen = graphed.intersection(aliases[id(value)])
+            kind: Any = "graph" if seen else "property"
+            rows.append(Coverage(name, row.module, kind, ""))
+        else:
+            reason = choice.reason if choice is not None else ""
+            reason = reason or row.reason
+            rows.append(Coverage(name, row.module, None, reason))
+    return tuple(rows)
+
+
+def check_coverage(
+    model: nn.Module,
+    covered: Sequence[Coverage],
+    found: Capture,
+    priced: bool,
+    strict: bool,
+) -> None:
+    """Says which weights stay dense though nobody asked for it.
+
+    Raises:
+        MaskError: ``strict``, and there are some.
+    """
+    unknown = [
+        row for row in covered if row.masked is None and _looks_like_weight(row, model)
+    ]
+    if unknown:
+        text = "; ".join(f"{row.parameter} ({row.reason})" for row in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        message = f"{len(unknown)} weights stay dense: {text}{more}"
+        if strict:
+            raise MaskError(f"{message}; exclude them, or drop strict=True")
+        _say(f"{message}; report() lists them")
+    if priced and not found.whole:
+        reason = next(iter(found.reasons.values()), "")
+        parts = ", ".join(list(found.programs)[:4]) or "none"
+        _say(
+            f"the model is not one graph ({reason}); graphs cover {parts}"
+            f"{' ...' if len(found.programs) > 4 else ''}, all selected weights are "
+            "masked"
+        )
+
+
+def _looks_like_weight(row: Coverage, model: nn.Module) -> bool:
+    """Whether a user would call it a weight that was missed."""
+    if row.reason.startswith(("excluded by", "not matched by include")):
+        return False  # the user said so
+    if model.get_parameter(row.parameter).ndim < 2:
+        return False
+    recurrent = (nn.RNNBase, nn.RNNCellBase)
+    added = row.reason == NOT_MULTIPLIED  # a position table, say
+    return not added or isinstance(model.get_submodule(row.module), recurrent)
+
+
+def _say(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=5)

@@ -1,0 +1,172 @@
+"""One life for weights, units and tokens: laws that hold whatever is sparse."""
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import sparsefx
+from sparsefx.reports.report import HistoryPoint
+from sparsefx.training.life import life_of
+from tests.unit_networks import awake, images, vit
+
+PACKAGE = str(Path(sparsefx.__file__).parents[1])
+KINDS = {
+    "soft": ("cost_budget", {"budget": 0.3}),
+    "several": ("cost_budget", {"budget": {"macs": 0.3, "params": 0.3}}),
+    "rigl": ("rigl", {"budget": 0.3}),
+    "magnitude": ("magnitude", {"budget": 0.3}),
+    "blocks": (
+        "cost_budget",
+        {"budget": 0.3, "granularity": "block:4x4", "exclude": ("head",)},
+    ),
+    "units": ("units", {"budget": 0.6}),
+    "soft units": ("units", {"budget": 0.6, "learner": "units_soft_topk"}),
+    "taylor": ("svite_units", {"budget": 0.6}),
+    "mixed": ("spartan", {"budget": {"macs": 0.3}, "unit_density": 0.6}),
+    "tokens": ("svite_tokens", {"budget": 0.8}),
+    "tokens and weights": ("svite_joint", {"budget": 0.5}),
+}
+X, Y = images(8), torch.arange(8) % 3
+
+
+def made(kind: str, **options: object) -> nn.Module:
+    policy, settings = KINDS[kind]
+    given = {"total_steps": 10, "update_every": 2, **settings, **options}
+    return sparsefx.transform(awake(vit()), policy, example_inputs=(X,), **given)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def fresh(request: pytest.FixtureRequest) -> nn.Module:
+    return made(request.param)
+
+
+@pytest.fixture
+def sparse(fresh: nn.Module) -> nn.Module:
+    return copy.deepcopy(fresh)
+
+
+def train(model: nn.Module, steps: int, seed: int = 0) -> list[sparsefx.StepReport]:
+    torch.manual_seed(seed)
+    sgd = torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9)
+    found = []
+    for _ in range(steps):
+        sgd.zero_grad()
+        F.cross_entropy(model(X), Y).backward()
+        sgd.step()
+        found.append(sparsefx.step(model, sgd))
+    return found
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(
+        (a == b and v.equal(w)) or bool((v != v).any()) for (a, v), (b, w) in pairs
+    )
+
+
+def test_every_step_is_within_its_budget(sparse: nn.Module) -> None:
+    for info in train(sparse, 10):
+        if info.step % 2:
+            continue  # between updates
+        for limit, soft, hard in info.budgets.values():
+            assert hard <= limit * (1 + 1e-12)
+            assert soft <= limit * (1 + 1e-6)
+    report = sparsefx.report(sparse)
+    assert all(budget.met for budget in report.budgets.values())
+    assert [point.step for point in report.history] == list(range(1, 11))
+
+
+def test_a_model_is_transformed_once(sparse: nn.Module) -> None:
+    for policy in ("units", "cost_budget", "svite_tokens"):
+        with pytest.raises(sparsefx.MaskError, match="already transformed"):
+            sparsefx.transform(sparse, policy, example_inputs=(X,))
+
+
+def test_sites_are_those_of_the_masks(sparse: nn.Module) -> None:
+    masks, sites = sparsefx.masks(sparse), sparsefx.sites(sparse)
+    assert {site.name: site.shape for site in sites} == {
+        name: tuple(mask.shape) for name, mask in masks.items()
+    }
+
+
+def test_a_dense_checkpoint_is_taken(sparse: nn.Module) -> None:
+    train(sparse, 6)
+    state = {k: v for k, v in sparse.state_dict().items() if "_sparsefx" not in k}
+    twin = copy.deepcopy(sparse)
+    twin.load_state_dict(state)
+    assert all(budget.met for budget in sparsefx.report(twin).budgets.values())
+
+
+def test_a_checkpoint_goes_on_and_keeps_its_history(sparse: nn.Module) -> None:
+    train(sparse, 4)
+    twin = copy.deepcopy(sparse)
+    train(twin, 1, seed=5)
+    twin.load_state_dict(sparse.state_dict())
+    assert same(sparse, twin)
+    one, other = train(sparse, 3), train(twin, 3)
+    assert [r.hard_cost for r in one] == [r.hard_cost for r in other]
+    assert sparsefx.report(sparse).history == sparsefx.report(twin).history
+
+
+def test_state_dicts_hold_tensors_only(sparse: nn.Module) -> None:
+    train(sparse, 1)
+    assert all(isinstance(value, Tensor) for value in sparse.state_dict().values())
+
+
+def test_history_stays_short(sparse: nn.Module) -> None:
+    life = life_of(sparse, "step")
+    for _ in range(1300):
+        last = life.history[-1].step if life.history else 0
+        life.history = life._longer(HistoryPoint(last + 1, 1.0, 1.0, 1.0))
+    assert len(life.history) <= 500
+    assert (life.history[0].step, life.history[-1].step) == (1, 1300)
+
+
+@pytest.mark.parametrize("steps", [3, 7], ids=["moving", "freezing"])
+@pytest.mark.parametrize("kind", ["soft", "rigl", "mixed", "taylor", "tokens"])
+def test_a_step_happens_or_does_not(kind: str, steps: int) -> None:
+    """An exception in any function that it calls leaves no trace."""
+    sparse = made(kind)
+    train(sparse, steps)
+    sgd = torch.optim.SGD(sparse.parameters(), 1e-2, momentum=0.9)
+    F.cross_entropy(sparse(X), Y).backward()
+    sgd.step()
+    clean, _ = copy.deepcopy((sparse, sgd))
+    functions: list[object] = []
+
+    def note(frame, event, arg):  # type: ignore[no-untyped-def]
+        if event == "call" and PACKAGE in frame.f_code.co_filename:
+            functions.append(frame.f_code)
+
+    broken, optimizer = copy.deepcopy((sparse, sgd))
+    sys.setprofile(note)
+    sparsefx.step(broken, optimizer)
+    sys.setprofile(None)
+    wanted = broken.state_dict()
+    names = list(dict.fromkeys(functions))
+    assert len(names) > 10
+    broken, optimizer = copy.deepcopy((sparse, sgd))
+    for code in names[1:]:
+
+        def fail(frame, event, arg, code=code):  # type: ignore[no-untyped-def]
+            if event == "call" and frame.f_code is code:
+                raise ZeroDivisionError(code.co_qualname)
+
+        sys.setprofile(fail)
+        try:
+            sparsefx.step(broken, optimizer)
+        except ZeroDivisionError:
+            pass
+        else:
+            pytest.fail(f"{code} was not called again")
+        finally:
+            sys.setprofile(None)
+        assert same(broken, clean), code
+    sparsefx.step(broken, optimizer)
+    for key, value in broken.state_dict().items():
+        assert torch.equal(value.nan_to_num(), wanted[key].nan_to_num()), key
