@@ -96,7 +96,7 @@ def select(
     }
     chosen = {}
     for name, module in pairs:
-        reason = _why_not(name, module, include, exclude)
+        reason = why_not(name, module, include, exclude)
         matching = [p for p in ranked if not reason and _matches(p, name, module)]
         chosen[name] = (
             Selection(False, reason)
@@ -159,9 +159,10 @@ def _specificity(pattern: str) -> int:
     return len(re.sub(r"\[[^\]]*\]|[*?]", "", pattern))
 
 
-def _why_not(
+def why_not(
     name: str, module: str, include: Sequence[str], exclude: Sequence[str]
 ) -> str:
+    """Why the patterns leave a weight out; "" if they do not."""
     for pattern in exclude:
         if _matches(pattern, name, module):
             return f"excluded by {pattern!r}"

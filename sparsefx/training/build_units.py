@@ -14,6 +14,7 @@ from sparsefx.masking.masked_module import mask_module, mirror, restore, run_gra
 from sparsefx.masking.site import Site
 from sparsefx.masking.state_keys import CHILD
 from sparsefx.passes.annotate_costs import cost_table
+from sparsefx.passes.costs.cost_table import CostTable
 from sparsefx.passes.find_units import find_units
 from sparsefx.passes.gate_units import GateUnits
 from sparsefx.passes.split_attention import SplitAttention
@@ -23,7 +24,7 @@ from sparsefx.policies.policy import Policy
 from sparsefx.policies.unit_bounds import bounds
 from sparsefx.reports.report import Coverage
 from sparsefx.settings.budget import parse_budget
-from sparsefx.settings.patterns import Selection, select
+from sparsefx.settings.patterns import Selection, select, why_not
 from sparsefx.tracing.capture import capture
 from sparsefx.tracing.offered_inputs import offered
 from sparsefx.training.life import Life
@@ -78,7 +79,7 @@ def build_units(
     groups, chosen = _selected(model, policy, maps)
     plan = _plan(root, policy, groups, chosen, maps[-1].refused, totals, before)
     if strict:
-        _refuse_missed(plan, maps[-1].refused)
+        _refuse_missed(plan, table)
     part = _part(root, plan, groups)
     try:
         life = Life(plan)
@@ -233,13 +234,18 @@ def _part(root: nn.Module, plan: Plan, groups: tuple[UnitGroup, ...]) -> UnitPar
     return UnitPart(plan, groups, state, owners, learner, tuple(columns))
 
 
-def _refuse_missed(plan: Plan, refused: Mapping[str, str]) -> None:
+def _refuse_missed(plan: Plan, table: CostTable) -> None:
+    policy = plan.policy
     missed = [
-        row for row in plan.coverage if row.parameter in refused and not row.masked
+        row
+        for row in plan.coverage
+        if row.masked is None
+        and table[row.parameter].maskable
+        and not why_not(row.parameter, row.module, policy.include, policy.exclude)
     ]
     if missed:
         text = "; ".join(f"{row.parameter} ({row.reason})" for row in missed[:5])
         raise MaskError(
             f"{len(missed)} weights have no units that can be removed: {text}; "
-            "drop strict=True"
+            "exclude them, or drop strict=True"
         )
