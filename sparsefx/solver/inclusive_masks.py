@@ -70,8 +70,7 @@ def inclusive(
             rule = float(magnitude[kept].min()), size - 1
         site = sites[i]
         m = soft_mask(magnitude[kept], site.slope, site.center, site.mu)
-        sites[i] = replace(
-            site,
+        sites[i] = site._replace(
             threshold=rule[0],
             last=rule[1],
             count=count,

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -20,8 +21,7 @@ RTOL = 1e-6  # what is scarce is spent to this, relative
 _GREATEST = {t: torch.finfo(t).max for t in (torch.float32, torch.float64)}
 
 
-@dataclass(frozen=True, slots=True)
-class SoftMask:
+class SoftMask(NamedTuple):
     """A layer's soft mask; see `sparsefx.kernels.mask_rule.soft_mask`.
 
     Attributes:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from sparsefx.solver.joint_budgets import Limits
+from typing import NamedTuple
 
 # Least and greatest magnitude that decides a site's hard mask: its threshold, and what
 # the shared cutoff is there. In a sparse tail they lie apart.
 Cut = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class SiteMask:
+class SiteMask(NamedTuple):
     """The scalars that define the masks of one site.
 
     Attributes:
@@ -75,37 +72,23 @@ class Solution:
         return tuple(site.cut for site in self.sites)
 
 
-def keep_all(sizes: Sequence[int], limits: Limits) -> Solution:
-    """Masks of exactly 1 everywhere.
+def kept_whole(number: int, size: int, price: float) -> SiteMask:
+    """Masks of exactly 1.
 
     Example:
-        >>> limits = Limits(((2.0,), (1.0,)), (8.0, 9.0), ("macs", "params"))
-        >>> keep_all([4], limits).soft_costs
-        (8.0, 4.0)
+        >>> kept_whole(0, 4, 2.0).count
+        4
     """
-    several = len(limits.amounts) > 1
-    unknown = (0.0 if several else math.nan,) * len(limits.amounts)
-    pairs = enumerate(zip(sizes, limits.costs[0], strict=True))
-    return Solution(
-        sites=tuple(
-            SiteMask(
-                mu=math.inf,
-                slope=1.0,
-                center=0.0,
-                threshold=-1.0,
-                last=size - 1,
-                price=price,
-                spread=0.0,
-                group=number,
-                count=size,
-                bought=float(size),
-                cut=(0.0, 0.0),
-            )
-            for number, (size, price) in pairs
-        ),
-        soft_costs=limits.spent(sizes),
-        dual=math.inf,
-        sweeps=0,
-        multipliers=(unknown, unknown),
-        binding=((0.0,) * len(sizes),) * len(limits.amounts),
+    return SiteMask(
+        mu=math.inf,
+        slope=1.0,
+        center=0.0,
+        threshold=-1.0,
+        last=size - 1,
+        price=price,
+        spread=0.0,
+        group=number,
+        count=size,
+        bought=float(size),
+        cut=(0.0, 0.0),
     )

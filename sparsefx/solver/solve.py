@@ -33,7 +33,7 @@ from sparsefx.solver.request import Request, Warm
 from sparsefx.solver.soft_masks import solve_soft
 from sparsefx.solver.soft_masks_joint import solve_soft_joint
 from sparsefx.solver.soft_problem import SoftMasks
-from sparsefx.solver.solution import SiteMask, Solution, keep_all
+from sparsefx.solver.solution import SiteMask, Solution, kept_whole
 from sparsefx.solver.survey_bands import cuts, look
 
 
@@ -98,10 +98,8 @@ def solve(request: Request, warm: Warm | None = None) -> Solution:
     worths = request.worths(limits.costs[0], survey.sums)
     paid = [any(row[i] > 0 for row in limits.costs) for i in range(len(sizes))]
     places = [i for i, (low, _) in enumerate(bounds) if paid[i] and low < sizes[i]]
-    found = keep_all(sizes, limits)
+    found = _nothing(limits)
     if places:
-        open_ = set(places)
-        whole = [0 if i in open_ else size for i, size in enumerate(sizes)]
         sharpness = request.sharpness or [1.0] * len(sizes)
         layers = [
             Layer(
@@ -113,13 +111,24 @@ def solve(request: Request, warm: Warm | None = None) -> Solution:
             )
             for i in places
         ]
-        left = limits.without(whole)
-        one = _Open(request, places, layers, left, survey, warm)
-        decided = (_alone if len(limits.amounts) == 1 else _together)(one)
-        found = _placed(found, one, decided, limits.spent(whole))
+        closed = list(sizes)
+        for i in places:
+            closed[i] = 0
+        left = limits.without(closed)
+        decide = _alone if len(limits.amounts) == 1 else _together
+        found = decide(_Open(request, places, layers, left, survey, warm))
+    solution = _placed(limits, sizes, places, found)
     if request.inclusive:
-        found = inclusive(found, request.values, worths, limits.amounts[0])
-    return found
+        return inclusive(solution, request.values, worths, limits.amounts[0])
+    return solution
+
+
+def _nothing(limits: Limits) -> _Decided:
+    """Where no site is open."""
+    own = math.nan if len(limits.amounts) == 1 else 0.0
+    x = (own,) * len(limits.amounts)
+    hard, soft = HardMasks((), (), 0.0), SoftMasks((), (), math.inf, 0)
+    return _Decided((), hard, soft, (x, x), ((),) * len(x))
 
 
 def _alone(open_: _Open) -> _Decided:
@@ -175,21 +184,15 @@ def _prices(limits: Limits, hard: JointHard) -> list[float]:
 
 
 def _placed(
-    everything: Solution, open_: _Open, found: _Decided, spent: Sequence[float]
+    limits: Limits, sizes: Sequence[int], places: Sequence[int], found: _Decided
 ) -> Solution:
-    """The masks that were decided among those that keep everything.
-
-    Args:
-        everything: dense masks of all sites.
-        open_: the sites that were decided.
-        found: their masks.
-        spent: what the others cost.
-    """
-    hard, soft, places = found.hard, found.soft, open_.places
+    """The masks of all sites: those found at the open places, elsewhere all is kept."""
+    hard, soft = found.hard, found.soft
     # a group bears the number of its first site
     groups = dict(zip(reversed(soft.groups), reversed(places), strict=True))
-    where = cuts(found.layers, hard)
-    sites, binding = list(everything.sites), [list(row) for row in everything.binding]
+    where, sites, kept = cuts(found.layers, hard), {}, list(sizes)
+    binding = [[0.0] * len(sizes) for _ in limits.amounts]
+    softly = [0.0] * len(sizes)
     for k, i in enumerate(places):
         mask, rule, price = soft.rows[k], hard.rules[k], found.layers[k].price
         sites[i] = SiteMask(
@@ -205,12 +208,16 @@ def _placed(
             bought=mask.bought,
             cut=where[k],
         )
+        kept[i], softly[i] = 0, mask.kept
         for row, own in zip(binding, found.binding, strict=True):
             row[i] = own[k]
-    softly = open_.left.of(places).spent(soft.kept)
+    for i, size in enumerate(sizes):
+        if i not in sites:
+            sites[i] = kept_whole(i, size, limits.costs[0][i])
+    pairs = zip(limits.spent(kept), limits.spent(softly), strict=True)
     return Solution(
-        sites=tuple(sites),
-        soft_costs=tuple(a + b for a, b in zip(spent, softly, strict=True)),
+        sites=tuple(sites[i] for i in range(len(sizes))),
+        soft_costs=tuple(whole + part for whole, part in pairs),
         dual=soft.mu,
         sweeps=soft.sweeps,
         multipliers=found.multipliers,
