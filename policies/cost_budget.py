@@ -14,7 +14,6 @@ from sparsefx.policies.allocation import Allocation, spending, unit_prices
 from sparsefx.policies.feasibility import check_feasible
 from sparsefx.policies.magnitude_worths import weight_of, worths
 from sparsefx.policies.unit_bounds import base_cost, bounds, label
-from sparsefx.solver.hard_masks import solve_hard
 from sparsefx.solver.hard_masks_joint import solve_hard_joint
 from sparsefx.solver.joint_budgets import Limits
 from sparsefx.solver.layer import Layer
@@ -91,15 +90,12 @@ class CostBudget:
             for i in paid
         ]
         names = [label(sites[i]) for i in paid]
-        if len(every) == 1:
-            masks = solve_hard(layers, rest[cost], names=names)
-        else:
-            joint = Limits(
-                costs=tuple(tuple(row[i] for i in paid) for row in rows.values()),
-                amounts=tuple(rest.values()),
-                names=tuple(every),
-            )
-            masks = solve_hard_joint(layers, joint, names=names).masks
+        joint = Limits(
+            costs=tuple(tuple(row[i] for i in paid) for row in rows.values()),
+            amounts=tuple(rest.values()),
+            names=tuple(every),
+        )
+        masks = solve_hard_joint(layers, joint, names=names).masks
         for i, count in zip(paid, masks.counts, strict=True):
             kept[i] = count
         weights = [s.base + s.unit_size * n for s, n in zip(sites, kept, strict=True)]

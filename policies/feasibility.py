@@ -10,6 +10,7 @@ from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import prices, some
 from sparsefx.policies.unit_bounds import bounds, label
 from sparsefx.reports.text_table import human, percent, share, text_table
+from sparsefx.solver.projection import BUDGET_SLACK
 
 _ROWS = 8  # layers of a table
 
@@ -62,7 +63,7 @@ def check_feasible(
             f"budget {budget:g} {cost} is not allowed; give a finite cost above 0, at "
             f"least {sum(least):.6g} ({sum(least) / dense:.4g} of dense)"
         )
-    if budget < sum(least) * (1 - 1e-12):
+    if budget < sum(least) * (1 - BUDGET_SLACK):
         order = sorted(range(len(sites)), key=lambda i: -least[i])
         blocking = [sites[i] for i in order if least[i] > 0]
         given, needed = budget / dense, sum(least) / dense
@@ -103,7 +104,7 @@ def satisfiable(sites: Sequence[Site], budgets: Mapping[str, float]) -> str:
         cells = [
             f"{human(x)} = {percent(share(x, dense))}" for x in (budget, least, most)
         ]
-        met = budget >= least * (1 - 1e-12) and budget > 0
+        met = budget >= least * (1 - BUDGET_SLACK) and budget > 0
         rows.append((name, *cells, "yes" if met else "no"))
     return text_table(("budget", "allowed", "least", "most", "satisfiable"), rows)
 

@@ -10,6 +10,7 @@ from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, planned, prices
 from sparsefx.policies.feasibility import check_feasible
 from sparsefx.policies.unit_bounds import density_bounds
+from sparsefx.solver.projection import BUDGET_SLACK
 
 
 def scaled(
@@ -77,7 +78,7 @@ def scaled(
     for name, row in rows.items():  # one budget may be enough to meet all
         found = solved(name, [price > 0 for price in row])
         spent = ((cost_of(found, rows[n]), amount) for n, amount in every.items())
-        if all(money <= amount * (1 + 1e-12) for money, amount in spent):
+        if all(money <= amount * (1 + BUDGET_SLACK) for money, amount in spent):
             return planned(found, sites, budget, cost, budgets)
     paid = [any(row[i] > 0 for row in rows.values()) for i in range(len(sites))]
     plans = [solved(name, paid) for name in rows]

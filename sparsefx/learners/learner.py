@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sparsefx.solver.projection import BUDGET_SLACK
 from sparsefx.errors import MaskError, PolicyError
 
 _SLACK = 1e-9  # sums are rounded in another order
@@ -68,7 +69,7 @@ class Situation:
     def fits(self, counts: Sequence[int]) -> bool:
         """Whether every budget pays for these counts."""
         return all(
-            cost_of(prices, counts) <= budget * (1 + 1e-12)
+            cost_of(prices, counts) <= budget * (1 + BUDGET_SLACK)
             for prices, budget in self.budgets
         )
 

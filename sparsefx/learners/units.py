@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparsefx.solver.projection import BUDGET_SLACK
 from sparsefx.errors import BudgetError
 from sparsefx.learners.choose_entries import affordable, largest, randomly
 from sparsefx.learners.learner import Decision, Learner, Situation, cost_of
@@ -113,7 +114,7 @@ def filled(situation: Situation, masks: Sequence[Tensor]) -> list[Tensor]:
     found = [mask.clone() for mask in masks]
     counts = [int(mask.sum()) for mask in masks]
     rows = situation.budgets
-    left = [amount * (1 + 1e-12) - cost_of(prices, counts) for prices, amount in rows]
+    left = [amount * (1 + BUDGET_SLACK) - cost_of(prices, counts) for prices, amount in rows]
 
     def pays(group: int) -> bool:
         return all(p[group] <= rest for (p, _), rest in zip(rows, left, strict=True))

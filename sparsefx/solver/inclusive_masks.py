@@ -73,7 +73,7 @@ def inclusive(
         sites[i] = site._replace(
             threshold=rule[0],
             last=rule[1],
-            count=count,
+            kept=count,
             bought=float(m.double().sum()),
         )
     return replace(found, sites=tuple(sites))

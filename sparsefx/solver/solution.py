@@ -20,7 +20,7 @@ class SiteMask(NamedTuple):
         price: cost of one kept entry.
         spread: ``sum price m (1 - m)``.
         group: sites with the same number share one multiplier.
-        count: entries kept by the hard mask.
+        kept: entries kept by the hard mask.
         bought: ``sum m`` over those.
         cut: where the hard mask was decided.
     """
@@ -33,7 +33,7 @@ class SiteMask(NamedTuple):
     price: float
     spread: float
     group: int
-    count: int
+    kept: int
     bought: float
     cut: Cut
 
@@ -64,7 +64,7 @@ class Solution:
     @property
     def counts(self) -> tuple[int, ...]:
         """Entries that the hard masks keep, one number a site."""
-        return tuple(site.count for site in self.sites)
+        return tuple(site.kept for site in self.sites)
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
@@ -76,7 +76,7 @@ def kept_whole(number: int, size: int, price: float) -> SiteMask:
     """Masks of exactly 1.
 
     Example:
-        >>> kept_whole(0, 4, 2.0).count
+        >>> kept_whole(0, 4, 2.0).kept
         4
     """
     return SiteMask(
@@ -88,7 +88,7 @@ def kept_whole(number: int, size: int, price: float) -> SiteMask:
         price=price,
         spread=0.0,
         group=number,
-        count=size,
+        kept=size,
         bought=float(size),
         cut=(0.0, 0.0),
     )

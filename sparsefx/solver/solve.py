@@ -204,7 +204,7 @@ def _placed(
             price=price,
             spread=price * mask.spread,
             group=groups[soft.groups[k]],
-            count=hard.counts[k],
+            kept=hard.counts[k],
             bought=mask.bought,
             cut=where[k],
         )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsefx.solver.projection import BUDGET_SLACK
 from sparsefx.errors import MaskError
 from sparsefx.masking.masked_module import unwrapped
 from sparsefx.masking.state_keys import CHILD, of_dense
@@ -148,7 +149,7 @@ class Life(nn.Module):
         budgets = {}
         for target in plan.targets:
             spent = totals[target.cost].kept + target.fixed
-            met = spent <= target.limit * (1 + 1e-12)
+            met = spent <= target.limit * (1 + BUDGET_SLACK)
             budgets[target.cost] = BudgetReport(target.limit, spent, met)
         return Report(
             policy=plan.policy.name,
