@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparsefx.solver.projection import BUDGET_SLACK
 from sparsefx.errors import MaskError, PolicyError
+from sparsefx.solver.projection import BUDGET_SLACK
 
 _SLACK = 1e-9  # sums are rounded in another order
 

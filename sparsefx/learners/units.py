@@ -12,12 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsefx.solver.projection import BUDGET_SLACK
 from sparsefx.errors import BudgetError
 from sparsefx.learners.choose_entries import affordable, largest, randomly
 from sparsefx.learners.learner import Decision, Learner, Situation, cost_of
 from sparsefx.learners.regrow import by_gradient
-from sparsefx.solver.projection import project
+from sparsefx.solver.projection import BUDGET_SLACK, project
 
 
 def even_counts(situation: Situation) -> list[int]:
@@ -114,7 +113,9 @@ def filled(situation: Situation, masks: Sequence[Tensor]) -> list[Tensor]:
     found = [mask.clone() for mask in masks]
     counts = [int(mask.sum()) for mask in masks]
     rows = situation.budgets
-    left = [amount * (1 + BUDGET_SLACK) - cost_of(prices, counts) for prices, amount in rows]
+    left = [
+        amount * (1 + BUDGET_SLACK) - cost_of(prices, counts) for prices, amount in rows
+    ]
 
     def pays(group: int) -> bool:
         return all(p[group] <= rest for (p, _), rest in zip(rows, left, strict=True))

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsefx.solver.projection import BUDGET_SLACK
 from sparsefx.errors import MaskError
 from sparsefx.masking.masked_module import unwrapped
 from sparsefx.masking.state_keys import CHILD, of_dense
 from sparsefx.reports.report import BudgetReport, HistoryPoint, Report, Total
 from sparsefx.settings.budget import COSTS
+from sparsefx.solver.projection import BUDGET_SLACK
 from sparsefx.training.part import Moment, Part, Proposal
 from sparsefx.training.plan import Plan
 from sparsefx.training.step_report import StepReport
