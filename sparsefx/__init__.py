@@ -15,6 +15,7 @@ from sparsefx.errors import PolicyError as PolicyError
 from sparsefx.errors import SparsefxError as SparsefxError
 from sparsefx.learners.learner import Learner as Learner
 from sparsefx.lowering import lower as lower
+from sparsefx.masking.raw_weights import latent as latent
 from sparsefx.masking.site import Site as Site
 from sparsefx.passes.costs.cost_table import CostTable as CostTable
 from sparsefx.policies.allocate import allocate as allocate
@@ -68,6 +69,7 @@ __all__ = [
     "graphs",
     "hard_topk",
     "integrations",
+    "latent",
     "load",
     "load_policy",
     "lower",

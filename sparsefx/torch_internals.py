@@ -119,7 +119,7 @@ def is_exporting() -> bool:
     return bool(torch.compiler.is_exporting())
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """Whether `torch.jit.trace` is running."""
     return torch._C._get_tracing_state() is not None
 
@@ -130,7 +130,7 @@ def is_plain(*tensors: Tensor) -> bool:
     Not so for subclasses, under `torch.func`, under modes that record operators, and
     while a tracer runs.
     """
-    if is_compiling() or torch._C._len_torch_dispatch_stack() or _is_traced():
+    if is_compiling() or torch._C._len_torch_dispatch_stack() or is_traced():
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     for x in tensors:  # not `all`: this is asked at every read of a masked weight
@@ -149,6 +149,12 @@ def register_node(
 def transforming() -> bool:
     """Whether `torch.func` (vmap, grad, jvp) is transforming the caller."""
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def as_kind(tensor: Tensor, kind: type[Tensor]) -> Tensor:
+    """The same values as a tensor of a class; no function mode sees it done."""
+    with torch._C.DisableTorchFunction():
+        return tensor.as_subclass(kind)
 
 
 def aoti_package(program: torch.export.ExportedProgram, path: str) -> str:

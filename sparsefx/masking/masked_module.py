@@ -16,6 +16,12 @@ from typing import Any, Protocol
 from torch import Tensor, fx, nn
 
 from sparsefx.errors import MaskError
+from sparsefx.masking.layer_weight import (
+    LATENT,
+    latent_of,
+    layer_weight,
+    masked_of,
+)
 from sparsefx.masking.state_keys import CHILD
 from sparsefx.torch_internals import is_compiling
 
@@ -115,7 +121,7 @@ def restore(root: nn.Module) -> None:
             raw._flat_weights = [
                 getattr(raw, name, None) for name in raw._flat_weights_names
             ]
-        for name in (_INDEX, _PROGRAM, _MASKS, CHILD):
+        for name in (_INDEX, _PROGRAM, _MASKS, LATENT, CHILD):
             module.__dict__.pop(name, None)
     root._modules.pop(CHILD, None)
 
@@ -154,6 +160,8 @@ def _subclass(
         "__deepcopy__": _deepcopy,
         "__copy__": _shallow_copy,
         "__reduce_ex__": _refuse_pickle,
+        "get_parameter": _get_parameter(cls),
+        "register_parameter": _register_parameter(cls),
     }
     for name in names:
         body[name] = _masked_property(name)
@@ -171,7 +179,8 @@ def _subclass(
 
 def _flat_weights(self: Any) -> list[Tensor | None]:
     """The list that recurrent layers compute with, of masked weights."""
-    return [getattr(self, name, None) for name in self._flat_weights_names]
+    names = self._flat_weights_names
+    return [masked_of(getattr(self, name, None)) for name in names]
 
 
 def _ignore(self: nn.Module, value: Any) -> None:
@@ -181,19 +190,53 @@ def _ignore(self: nn.Module, value: Any) -> None:
 def _masked_property(name: str) -> property:
     def get(self: nn.Module) -> Tensor | None:
         weight = self._parameters[name]
-        if weight is None:
-            return None
+        if weight is None or LATENT in self.__dict__:
+            return weight
         masks: Masks = self.__dict__[_MASKS]
-        return masks.masked(weight, self.__dict__[_INDEX][name])
+        masked = masks.masked(weight, self.__dict__[_INDEX][name])
+        return layer_weight(masked, weight)
 
     return property(get)
+
+
+def _get_parameter(cls: type[nn.Module]) -> Any:
+    @functools.wraps(cls.get_parameter)
+    def get_parameter(self: nn.Module, target: str) -> nn.Parameter:
+        found: nn.Parameter = latent_of(cls.get_parameter(self, target))
+        return found
+
+    return get_parameter
+
+
+def _register_parameter(cls: type[nn.Module]) -> Any:
+    """Parameters are registered, not what layers show of them."""
+
+    @functools.wraps(cls.register_parameter)
+    def register_parameter(
+        self: nn.Module, name: str, param: nn.Parameter | None
+    ) -> None:
+        known, own = self.__dict__[_INDEX], latent_of(param)
+        taken = [n for n in known if n != name and self._parameters.get(n) is own]
+        if own is not None and name not in known and taken:
+            raise MaskError(
+                f"{taken[0]!r} of this {cls.__name__} is masked, and cannot become "
+                f"{name!r} as well; prune, normalise or parametrize it before "
+                "sparsefx.transform, or the model that sparsefx.finalize returns"
+            )
+        cls.register_parameter(self, name, own)
+
+    return register_parameter
 
 
 def _forward(cls: type[nn.Module]) -> Any:
     @functools.wraps(cls.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if not is_compiling():  # compilers read the Python, masked by the properties
-            done, out = self.__dict__[_PROGRAM].run(self, args, kwargs)
+        program = self.__dict__.get(_PROGRAM)
+        if program is None:  # finalized, but a wrapper has kept this method
+            return type(self).forward(self, *args, **kwargs)
+        # compilers read the Python, masked by the properties
+        if not is_compiling() and LATENT not in self.__dict__:
+            done, out = program.run(self, args, kwargs)
             if done:
                 return out
         return cls.forward(self, *args, **kwargs)
