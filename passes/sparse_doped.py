@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import fx
 
-from sparsefx.errors import PolicyError
 from sparsefx.passes.iso_flop.factor_pair import FACTORS, factor_calls, factor_shapes
 from sparsefx.passes.iso_flop.initial_weights import drawn, energy_of, moments
 from sparsefx.passes.iso_flop.layer_rewrite import LayerRewrite
-from sparsefx.passes.iso_flop.record import check_density
 from sparsefx.passes.iso_flop.replaceable_layers import (
     LayerSite,
     is_batch_norm,
     tail_of,
 )
-from sparsefx.settings.rules import choice
+from sparsefx.settings.fields import keep_rules
+from sparsefx.settings.kinds import Count, Fraction, Select
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +68,15 @@ class SparseDoped:
         {'1.weight': 2048}
     """
 
-    density: float = 0.5
-    select: str | Sequence[str] = "inner"
-    round_to: int = 1
+    density: Fraction = 0.5
+    select: Select = "inner"
+    round_to: Count = 1
     activation: Literal["branch", "sum"] = "branch"
     init: Literal["redraw", "keep"] = "redraw"
     iso: Literal["layer", "model"] = "layer"
 
     def __post_init__(self) -> None:
-        check_density(self.density)
-        choice(("layer", "model")).read("iso", self.iso)
-        choice(("branch", "sum")).read("activation", self.activation)
-        choice(("redraw", "keep")).read("init", self.init)
-        if self.round_to < 1:
-            raise PolicyError(f"round_to is {self.round_to}; give a rank of 1 or more")
+        keep_rules(self)
 
     def rank(self, inputs: int, outputs: int, positions: int = 1) -> int:
         """The rank of the dense part.

@@ -10,18 +10,18 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from sparsefx.errors import PolicyError
 from sparsefx.passes.graphs.weight_sources import argument
 from sparsefx.passes.iso_flop.factor_pair import FACTORS, factor_calls, factor_shapes
 from sparsefx.passes.iso_flop.initial_weights import drawn, energy_of, moments, resized
 from sparsefx.passes.iso_flop.layer_rewrite import LayerRewrite
-from sparsefx.passes.iso_flop.record import check_density, shared
+from sparsefx.passes.iso_flop.record import shared
 from sparsefx.passes.iso_flop.replaceable_layers import (
     LayerSite,
     is_batch_norm,
     tail_of,
 )
-from sparsefx.settings.rules import choice
+from sparsefx.settings.fields import keep_rules
+from sparsefx.settings.kinds import Count, Fraction, Select
 
 Between = Literal["follow", "relu", "gelu", "silu", "tanh", "linear"]
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -77,20 +77,15 @@ class SparseFactorized:
         {'1.factor_in.weight': 2731, '1.factor_out.weight': 5461}
     """
 
-    density: float = 0.5
-    select: str | Sequence[str] = "inner"
-    round_to: int = 1
+    density: Fraction = 0.5
+    select: Select = "inner"
+    round_to: Count = 1
     activation: Between = "follow"
     init: Literal["redraw"] = "redraw"
     iso: Literal["layer", "model"] = "layer"
 
     def __post_init__(self) -> None:
-        check_density(self.density)
-        choice(("layer", "model")).read("iso", self.iso)
-        choice(("follow", "linear", *_FUNCTIONS)).read("activation", self.activation)
-        choice(("redraw",)).read("init", self.init)
-        if self.round_to < 1:
-            raise PolicyError(f"round_to is {self.round_to}; give a width of 1 or more")
+        keep_rules(self)
 
     def width(self, inputs: int, outputs: int, positions: int = 1) -> int:
         """The width between the factors.

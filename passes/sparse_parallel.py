@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from sparsefx.errors import PolicyError
 from sparsefx.passes.graphs.weight_sources import argument
 from sparsefx.passes.iso_flop.initial_weights import drawn, energy_of
 from sparsefx.passes.iso_flop.layer_rewrite import LayerRewrite
-from sparsefx.passes.iso_flop.record import check_density, shared
+from sparsefx.passes.iso_flop.record import shared
 from sparsefx.passes.iso_flop.replaceable_layers import (
     LayerSite,
     is_activation,
     tail_of,
 )
-from sparsefx.settings.rules import choice
+from sparsefx.settings.fields import keep_rules
+from sparsefx.settings.kinds import Count, Fraction, Select
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +71,15 @@ class SparseParallel:
         2048
     """
 
-    density: float = 0.5
-    select: str | Sequence[str] = "inner"
-    round_to: int = 1
+    density: Fraction = 0.5
+    select: Select = "inner"
+    round_to: Count = 1
     activation: Literal["branch", "sum", "always"] = "branch"
     init: Literal["redraw", "keep"] = "redraw"
     iso: Literal["layer", "model"] = "layer"
 
     def __post_init__(self) -> None:
-        check_density(self.density)
-        choice(("layer", "model")).read("iso", self.iso)
-        choice(("branch", "sum", "always")).read("activation", self.activation)
-        choice(("redraw", "keep")).read("init", self.init)
-        if self.round_to < 1:
-            raise PolicyError(f"round_to is {self.round_to}; give 1 or more branches")
+        keep_rules(self)
 
     @property
     def branches(self) -> int:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import fx
 
-from sparsefx.errors import CaptureError, PolicyError
+from sparsefx.errors import CaptureError
 from sparsefx.passes.graphs.owned_graph import NodeError, own_graph
-from sparsefx.passes.iso_flop.record import check_density
 from sparsefx.passes.split_attention import SplitAttention
 from sparsefx.passes.widths.widen_graph import Widened
-from sparsefx.settings.rules import choice
+from sparsefx.settings.fields import keep_rules
+from sparsefx.settings.kinds import Count, Fraction, Select
 
 _ATTEMPTS = 12  # nodes that turn out not to run on new sizes, one a time
 
@@ -72,21 +71,16 @@ class SparseWide:
         {'0.weight': 512, '2.weight': 8192, '3.weight': 512}
     """
 
-    density: float = 0.5
-    select: str | Sequence[str] = "all"
-    round_to: int = 1
+    density: Fraction = 0.5
+    select: Select = "all"
+    round_to: Count = 1
     heads: Literal["auto", "size", "count"] = "auto"
     iso: Literal["layer", "maskable", "model"] = "layer"
     init: Literal["redraw", "keep"] = "redraw"
     strict: bool = False
 
     def __post_init__(self) -> None:
-        check_density(self.density)
-        choice(("auto", "size", "count")).read("heads", self.heads)
-        choice(("layer", "maskable", "model")).read("iso", self.iso)
-        choice(("redraw", "keep")).read("init", self.init)
-        if self.round_to < 1:
-            raise PolicyError(f"round_to is {self.round_to}; give a width of 1 or more")
+        keep_rules(self)
 
     def width(self, size: int) -> int:
         """The new width of so many channels: nearest, never below the old one.

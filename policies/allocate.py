@@ -12,7 +12,7 @@ from sparsefx.policies import function_of
 from sparsefx.policies.allocation import Allocation, planned, prices
 from sparsefx.policies.load_policy import PolicySource, load_policy
 from sparsefx.policies.policy import Policy
-from sparsefx.policies.policy_function import PolicyFunction, accepted
+from sparsefx.policies.policy_function import PolicyFunction, accepted, check_call
 from sparsefx.policies.site_costs import with_costs
 from sparsefx.policies.unit_bounds import density_bounds
 from sparsefx.settings.budget import parse_budget
@@ -92,6 +92,7 @@ def run(
         10.0
     """
     asks = function_of(policy.allocation) if function is None else function
+    check_call(asks, policy.name)
     cost, limit = next(iter(budgets.items()))
     known = {"cost": cost, "normalize": policy.normalize, "budgets": dict(budgets)}
     known = {**known, "densities": policy.densities}

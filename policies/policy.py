@@ -17,7 +17,13 @@ from sparsefx.policies.combinations import refuse_contradictions, unused
 from sparsefx.policies.magnitude_worths import Normalize
 from sparsefx.policies.policy_function import PolicyFunction
 from sparsefx.policies.storage import Storage
-from sparsefx.settings.fields import Unless, attributes_of, rule_of, settings_of
+from sparsefx.settings.fields import (
+    Unless,
+    attributes_of,
+    keep_rules,
+    rule_of,
+    settings_of,
+)
 from sparsefx.settings.kinds import (
     Amount,
     Count,
@@ -155,8 +161,7 @@ class Policy:
     """Optimizer steps the schedule spans; None is at the target at once."""
 
     def __post_init__(self) -> None:
-        for name, value in rule_of(Policy).read("", fields_of(self)).items():
-            object.__setattr__(self, name, value)
+        keep_rules(self)
         known = settings_of(Policy)
         refuse_contradictions(self, known)
         for message in unused(self, known):

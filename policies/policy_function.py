@@ -17,6 +17,7 @@ name. It takes by name what it wants of ``cost``, ``budgets`` (all of them, by c
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation
 from sparsefx.policies.latency_line import Line
 from sparsefx.settings.budget import Budget
+
+_OFFERED = dict.fromkeys(("cost", "budgets", "normalize", "densities"))
 
 PolicyFunction = Callable[..., Allocation | Mapping[str, float]]
 
@@ -64,10 +67,23 @@ def prepared(
         context: what else is known.
 
     Raises:
-        PolicyError: ``prepare`` returns something that cannot be called.
+        PolicyError: calibration or loss alone is given, or ``prepare`` returns
+            something that cannot be called.
     """
+    if bool(context.calibration) != (context.loss is not None):
+        raise PolicyError(
+            "calibration= and loss= go together: give batches of (input, target), and "
+            "the loss of output and target; or neither"
+        )
     prepare = getattr(function, "prepare", None)
     if prepare is None:
+        if context.calibration:
+            warnings.warn(
+                "calibration has no effect with this policy, which measures nothing; "
+                "it is for policies such as sensitivity",
+                UserWarning,
+                stacklevel=5,
+            )
         return function
     found: PolicyFunction = prepare(model, sites, context)
     if not callable(found):
@@ -105,5 +121,24 @@ def accepted(
         >>> accepted(lambda sites, budget, cost: None, {"cost": "macs", "seed": 1})
         {'cost': 'macs'}
     """
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of classes and functions in C
+        return {}
     return {name: value for name, value in known.items() if name in parameters}
+
+
+def check_call(function: PolicyFunction, name: str) -> None:
+    """Refuses what cannot be called with sites and a budget.
+
+    Raises:
+        PolicyError: it cannot, or does not say how it is called.
+    """
+    try:
+        inspect.signature(function).bind((), 1.0, **accepted(function, _OFFERED))
+    except (TypeError, ValueError) as error:
+        raise PolicyError(
+            f"policy {name!r} cannot be called as function(sites, budget): {error}; "
+            "give a function of these two, and if it likes of "
+            f"{', '.join(_OFFERED)}"
+        ) from None

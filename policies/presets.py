@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from sparsefx.errors import PolicyError
+from sparsefx.settings.rules import shown
 
 
 def preset_names() -> tuple[str, ...]:
@@ -44,9 +45,11 @@ def read_file(path: str | Path) -> dict[str, object]:
     """
     try:
         text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"policy file '{path}' cannot be read: {error}") from None
-    return parse(text, f"policy file '{path}'")
+    except (OSError, ValueError) as error:  # a name, or bytes, that are no text
+        raise PolicyError(
+            f"policy file {str(path)!r} cannot be read: {error}"
+        ) from None
+    return parse(text, f"policy file {str(path)!r}")
 
 
 def parse(text: str, origin: str) -> dict[str, object]:
@@ -65,14 +68,16 @@ def parse(text: str, origin: str) -> dict[str, object]:
     """
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
+    except PolicyError:
+        raise
+    except Exception as error:  # of the parser, its constructors or its recursion
         raise PolicyError(f"{origin} is not valid YAML: {error}") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise PolicyError(
-            f"{origin} holds {data!r}; write one 'field: value' a line, for example "
-            "'allocation: cost_budget'"
+            f"{origin} holds {shown(data)}; write one 'field: value' a line, for "
+            "example 'allocation: cost_budget'"
         )
     return data
 
@@ -85,6 +90,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     ) -> dict[object, object]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise PolicyError(
+                    "a key is a list or a mapping (line "
+                    f"{key.start_mark.line + 1}); write a name"
+                )
             if key.value in seen:
                 raise PolicyError(
                     f"{key.value!r} is given twice in the same mapping (line "

@@ -58,9 +58,9 @@ def stored(site: Site, storage: str, itemsize: int) -> Stored:
                 raise _unfit(site, storage, 'granularity "2:4"')
             return Stored(itemsize + 0.25, 0)
         case "bsr":
-            if not kind.startswith("block:"):
+            if site.granularity.kind != "block":
                 raise _unfit(site, storage, 'a granularity such as "block:4x4"')
-            height, width = map(int, kind.removeprefix("block:").split("x"))
+            height, width = site.granularity.sizes
             rows = math.ceil(site.shape[0] / height)
             return Stored(itemsize + _INDEX / (height * width), _INDEX * (rows + 1))
     raise PolicyError(

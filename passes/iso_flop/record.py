@@ -56,21 +56,6 @@ def record_of(graph_module: fx.GraphModule) -> IsoFlop:
     return found
 
 
-def check_density(density: float) -> float:
-    """The density of a rewrite, in (0, 1].
-
-    Example:
-        >>> check_density(0.25)
-        0.25
-    """
-    if isinstance(density, bool) or not 0 < density <= 1:
-        raise PolicyError(
-            f"density is {density!r}; it is the kept fraction of the larger layers, "
-            "above 0 and at most 1"
-        )
-    return float(density)
-
-
 def shared(total: int, sizes: Sequence[int]) -> list[int]:
     """``total`` entries in proportion to ``sizes``, the remainder by largest fraction.
 

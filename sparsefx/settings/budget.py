@@ -11,6 +11,7 @@ from numbers import Real
 
 from sparsefx.errors import BudgetError
 from sparsefx.settings.cost_expression import is_expression, parse_expression
+from sparsefx.settings.rules import shown
 
 COSTS = ("macs", "params", "bytes")
 _NAMES = (*COSTS, "flops", "latency_ms")
@@ -118,8 +119,8 @@ def parse_budget(
         one = _parse_one(value, cost, True, own)
         if one.cost in found:
             raise BudgetError(
-                f"budget {dict(budget)!r} limits {one.cost} twice (flops are macs); "
-                "keep one"
+                f"budget {shown(dict(budget))} limits {one.cost} twice (flops are "
+                "macs); keep one"
             )
         found[one.cost] = one
     return tuple(found.values())
@@ -128,29 +129,35 @@ def parse_budget(
 def _parse_one(
     value: object, cost: object, named: bool, own: Collection[str]
 ) -> Budget:
-    given = {cost: value} if named else value
+    given = shown({cost: value} if named else value)
     names = (*_NAMES, *own)
     mixed = isinstance(cost, str) and is_expression(cost)
     if isinstance(cost, str) and mixed:
         parse_expression(cost, (*COSTS, *own))
-    elif cost not in names or not isinstance(cost, str):
-        near = difflib.get_close_matches(str(cost).lower(), names, n=1, cutoff=0.5)
+    elif not isinstance(cost, str) or cost not in names:
+        word = cost.lower() if isinstance(cost, str) else ""
+        near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         known = ", ".join((*_NAMES, *own))
-        raise BudgetError(f"budget cost {cost!r} is not known; known: {known}{hint}")
+        raise BudgetError(
+            f"budget cost {shown(cost)} is not known; known: {known}{hint}"
+        )
     if isinstance(value, str):
         if mixed or cost in own:
             return _parse_own(value, cost, given, mixed)
         return _parse_text(value, cost, named, given)
     if isinstance(value, Real) and not isinstance(value, bool):
-        return _fraction(float(value), cost, given)
-    raise BudgetError(f"budget {given!r} is not understood; give {_FORMS}")
+        try:
+            return _fraction(float(value), cost, given)
+        except OverflowError:
+            return _fraction(math.inf, cost, given)
+    raise BudgetError(f"budget {given} is not understood; give {_FORMS}")
 
 
-def _parse_text(text: str, cost: str, named: bool, given: object) -> Budget:
+def _parse_text(text: str, cost: str, named: bool, given: str) -> Budget:
     match = _NUMBER.fullmatch("".join(text.lower().split()))
     if match is None:
-        raise BudgetError(f"budget {given!r} is not understood; give {_FORMS}")
+        raise BudgetError(f"budget {given} is not understood; give {_FORMS}")
     number, unit = float(match[1]), match[2]
     if not unit:
         return _fraction(number, cost, given)
@@ -159,12 +166,12 @@ def _parse_text(text: str, cost: str, named: bool, given: object) -> Budget:
     scale, of = _read_unit(unit, given)
     if named and {of, cost} - {"macs", "flops"} and of != cost:
         raise BudgetError(
-            f"budget {given!r} limits {cost} but its unit is of {of}; write "
+            f"budget {given} limits {cost} but its unit is of {of}; write "
             f"{{{of!r}: {text!r}}}, or an amount of {cost}"
         )
-    if not math.isfinite(number) or number <= 0:
+    if not 0 < number * scale < math.inf:
         raise BudgetError(
-            f"budget {given!r} is not positive and finite; give an amount such as "
+            f"budget {given} is not positive and finite; give an amount such as "
             f'"{_EXAMPLES[of]}"'
         )
     if of == "flops":
@@ -172,7 +179,7 @@ def _parse_text(text: str, cost: str, named: bool, given: object) -> Budget:
     return Budget(of, number * scale, absolute=True)
 
 
-def _parse_own(text: str, cost: str, given: object, mixed: bool) -> Budget:
+def _parse_own(text: str, cost: str, given: str, mixed: bool) -> Budget:
     """An amount of a cost that has no unit but its name, or none at all."""
     match = _NUMBER.fullmatch("".join(text.lower().split()))
     number, unit = (float(match[1]), match[2]) if match else (math.nan, "")
@@ -180,19 +187,23 @@ def _parse_own(text: str, cost: str, given: object, mixed: bool) -> Budget:
         return _fraction(number / 100 if unit else number, cost, given)
     if mixed:
         raise BudgetError(
-            f"budget {given!r} is an amount of a mixture of costs, which has no unit; "
+            f"budget {given} is an amount of a mixture of costs, which has no unit; "
             "give a fraction of the dense cost in (0, 1], for example 0.1"
         )
     prefix = unit.removesuffix(cost.lower())
-    if prefix == unit or prefix not in _SCALES or not 0 < number < math.inf:
+    if (
+        prefix == unit
+        or prefix not in _SCALES
+        or not (0 < number * _SCALES[prefix] < math.inf)
+    ):
         raise BudgetError(
-            f"budget {given!r} is not understood; give a fraction in (0, 1], a "
+            f"budget {given} is not understood; give a fraction in (0, 1], a "
             f'percentage, or an amount with the cost\'s name, such as "12 k {cost}"'
         )
     return Budget(cost, number * _SCALES[prefix], absolute=True)
 
 
-def _read_unit(unit: str, given: object) -> tuple[float, str]:
+def _read_unit(unit: str, given: str) -> tuple[float, str]:
     if unit in _TIMES:
         return _TIMES[unit], "latency_ms"
     for word, cost in _WORDS.items():
@@ -203,22 +214,22 @@ def _read_unit(unit: str, given: object) -> tuple[float, str]:
         if prefix in scales:
             return scales[prefix], cost
     raise BudgetError(
-        f"budget {given!r} has the unknown unit {unit!r}; known: MACs, FLOPs, params "
+        f"budget {given} has the unknown unit {unit!r}; known: MACs, FLOPs, params "
         "and B after k, M, G or T, KiB, MiB, GiB, TiB, and s, ms, us"
     )
 
 
-def _fraction(number: float, cost: str, given: object) -> Budget:
+def _fraction(number: float, cost: str, given: str) -> Budget:
     if math.isnan(number):
-        raise BudgetError(f"budget {given!r} is not a number; give {_FORMS}")
+        raise BudgetError(f"budget {given} is not a number; give {_FORMS}")
     if number <= 0:
         raise BudgetError(
-            f"budget {given!r} is not positive; give a fraction of the dense cost in "
+            f"budget {given} is not positive; give a fraction of the dense cost in "
             "(0, 1], for example 0.1"
         )
     if number > 1:
         raise BudgetError(
-            f"budget {given!r} is above 1; a number is a fraction of the dense cost, "
+            f"budget {given} is above 1; a number is a fraction of the dense cost, "
             "in (0, 1]; for an amount write a string with its unit, such as "
             f'"{_EXAMPLES.get(cost, "12 k " + cost)}"'
         )

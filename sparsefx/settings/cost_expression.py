@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Sizes that a coefficient may be made of, beside those given as sizes=.
 SIZES = ("batch", "tokens", "height", "width", "depth", "length", "heads", "positions")
 _LONGEST = 500
+_DEGREE = 8
+_GREATEST = 1e100
 
 
 def is_expression(text: str) -> bool:
@@ -107,46 +109,57 @@ def _tree(text: str, names: Collection[str]) -> sympy.Expr:
             "such as 0.7*macs + 0.3*params"
         )
 
-    def read(node: ast.expr) -> sympy.Expr:
+    def read(node: ast.expr) -> tuple[sympy.Expr, int]:
+        """An expression, and a bound of its degree."""
         match node:
             case ast.Constant(value=bool()):
                 pass
             case ast.Constant(value=int() | float() as number):
-                return sympy.Integer(number) if isinstance(number, int) else (
-                    sympy.Float(number))  # fmt: skip
+                if not abs(number) < _GREATEST:
+                    raise refuse("a number that is too large")
+                return sympy.nsimplify(number) if isinstance(number, int) else (
+                    sympy.Float(number)), 0  # fmt: skip
             case ast.Name(id=name):
                 if name in names:
-                    return sympy.Symbol(name)
+                    return sympy.Symbol(name), 1
                 near = difflib.get_close_matches(name, sorted(names), n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise PolicyError(
                     f"cost {text!r} has the name {name!r}, which is not known{hint}; "
                     f"known: {', '.join(sorted(names))}"
                 )
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -read(operand)
-            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-                return read(operand)
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
+                value, degree = read(operand)
+                return (-value if isinstance(sign, ast.USub) else value), degree
             case ast.BinOp(left=left, op=operator, right=right):
-                a, b = read(left), read(right)
+                (a, high), (b, low) = read(left), read(right)
                 match operator:
                     case ast.Add():
-                        return a + b
+                        return bounded(a + b, max(high, low))
                     case ast.Sub():
-                        return a - b
+                        return bounded(a - b, max(high, low))
                     case ast.Mult():
-                        return a * b
+                        return bounded(a * b, high + low)
                     case ast.Div():
                         if b.is_zero:
                             raise refuse("a division by 0")
-                        return a / b
+                        return bounded(a / b, high + low)
                     case ast.Pow():
-                        if not (b.is_Integer and abs(int(b)) <= 8):
+                        if not (b.is_Integer and abs(int(b)) <= _DEGREE):
                             raise refuse(f"the power {b}, which is no small integer")
-                        return a**b
+                        if a.is_zero and b < 0:
+                            raise refuse("a division by 0")
+                        return bounded(a**b, high * abs(int(b)))
             case _:
                 pass
         raise refuse(f"{ast.unparse(node)!r}, which is not understood")
+
+    def bounded(value: sympy.Expr, degree: int) -> tuple[sympy.Expr, int]:
+        if degree > _DEGREE:
+            raise refuse(f"a product of more than {_DEGREE} names")
+        if value.is_number and not abs(value) < _GREATEST:
+            raise refuse("a number that is too large")
+        return value, degree
 
     if len(text) > _LONGEST:
         raise PolicyError(
@@ -154,6 +167,6 @@ def _tree(text: str, names: Collection[str]) -> sympy.Expr:
         )
     try:
         tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return read(tree.body)[0]
+    except (SyntaxError, UnicodeError, MemoryError, RecursionError):
         raise refuse("a mistake in its syntax") from None
-    return read(tree.body)

@@ -75,6 +75,18 @@ def rule_of(owner: Any, kind: str = "policy field") -> Rule:
     return entries(rules, kind)
 
 
+def keep_rules(instance: Any) -> None:
+    """Checks a frozen dataclass that has just been made; keeps values as rules do.
+
+    Raises:
+        PolicyError: a value is not allowed.
+    """
+    owner: Any = type(instance)
+    for name, setting in settings_of(owner).items():
+        value = setting.rule.read(name, getattr(instance, name))
+        object.__setattr__(instance, name, value)
+
+
 def without_effect(
     known: Mapping[str, Setting], values: Mapping[str, Any]
 ) -> list[str]:

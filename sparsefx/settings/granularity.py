@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass
 
 from sparsefx.errors import PolicyError
+from sparsefx.settings.rules import shown
 
 FORMS = (
     'unstructured, "block:HxW" (as "block:16x16"; "block:16x16:pad" lets a layer end '
     'inside a block), "N:M" (as "2:4"), channel, kernel'
 )
-_BLOCK = re.compile(r"block:(\d+)x(\d+)(:pad)?")
-_N_OF_M = re.compile(r"(\d+):(\d+)")
+_BLOCK = re.compile(r"block:([0-9]{1,9})x([0-9]{1,9})(:pad)?")
+_N_OF_M = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 _LARGEST = 64  # of M in N:M: beyond it a block or no structure serves better
 
 
@@ -45,7 +46,7 @@ class Granularity:
         Raises:
             PolicyError: the text is none of them; the message lists those that are.
         """
-        plain = "".join(text.lower().split())
+        plain = "".join(text.lower().split()) if isinstance(text, str) else ""
         if plain in ("unstructured", "channel", "kernel"):
             return cls(plain)
         block, n_of_m = _BLOCK.fullmatch(plain), _N_OF_M.fullmatch(plain)
@@ -66,7 +67,7 @@ class Granularity:
                     f"be at least 1 and below M, and M at most {_LARGEST}, as in 2:4"
                 )
             return cls("n_of_m", (kept, of))
-        raise PolicyError(f"granularity {text!r} is not known; allowed: {FORMS}")
+        raise PolicyError(f"granularity {shown(text)} is not known; allowed: {FORMS}")
 
     def __str__(self) -> str:
         if self.kind == "block":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from sparsefx.settings.granularity import Granularity
@@ -87,6 +87,7 @@ TEXT = Rule(_text, {"type": "string", "minLength": 1})
 _DENSITY = number("a kept fraction in [0, 1]", 0, 1)
 _COUNT = whole(1)
 _GRANULARITY = Rule(_granularity, TEXT.schema)
+_PATTERNS = several("a list of patterns of module names", TEXT, "a pattern in {}")
 _PRICE = number("the cost of a kept weight, a number from 0 on", 0, math.inf)
 _AMOUNT = {"anyOf": [{"type": "number"}, TEXT.schema]}
 _AMOUNTS = {"type": "object", "minProperties": 1, "additionalProperties": _AMOUNT}
@@ -109,9 +110,15 @@ Amount = Annotated[
     float | str | Mapping[str, float | str],
     Rule(_budget, {"anyOf": [*_AMOUNT["anyOf"], _AMOUNTS]}),
 ]
-Patterns = Annotated[
-    tuple[str, ...],
-    several("a list of patterns of module names", TEXT, "a pattern in {}"),
+Patterns = Annotated[tuple[str, ...], _PATTERNS]
+Select = Annotated[
+    str | Sequence[str],
+    Rule(
+        lambda field, value: (
+            value if isinstance(value, str) and value else _PATTERNS.read(field, value)
+        ),
+        _PATTERNS.schema,
+    ),
 ]
 Densities = Annotated[Mapping[str, float], _by_pattern("kept fractions", _DENSITY)]
 Sizes = Annotated[

@@ -146,7 +146,7 @@ def _matches(pattern: str, name: str, module: str) -> bool:
 def _regex(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern.removeprefix("re:"))
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise PolicyError(
             f"pattern {pattern!r} is not a regular expression: {error}; mend it, or "
             "drop 're:' to use a glob"

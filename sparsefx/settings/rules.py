@@ -96,11 +96,10 @@ def number(allowed: str, low: float, high: float, *, above: bool = False) -> Rul
     """
 
     def read(field: str, value: object) -> float:
-        if not (is_number(value) and low <= value <= high and value < math.inf):
+        inside = is_number(value) and low <= value <= min(high, sys.float_info.max)
+        if not inside or (above and value == low):
             refuse(field, value, allowed)
-        if above and value == low:
-            refuse(field, value, allowed)
-        return float(value)
+        return float(value)  # type: ignore[arg-type]
 
     schema = {"type": "number", "exclusiveMinimum" if above else "minimum": low}
     return Rule(read, schema if high == math.inf else {**schema, "maximum": high})

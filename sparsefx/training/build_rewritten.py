@@ -18,6 +18,7 @@ from sparsefx.passes.sparse_factorized import SparseFactorized
 from sparsefx.passes.sparse_parallel import SparseParallel
 from sparsefx.passes.sparse_wide import SparseWide
 from sparsefx.policies.policy import Policy
+from sparsefx.settings.fields import rule_of
 from sparsefx.tracing.offered_inputs import offered
 from sparsefx.training.build import build
 from sparsefx.training.life import life_of
@@ -84,8 +85,7 @@ def restructured(model: nn.Module, policy: Policy, example_inputs: Any) -> Restr
         CaptureError: the model is not one graph, which a rewrite needs.
         PolicyError: the rewrite does not know an option, or a setting contradicts it.
     """
-    member = MEMBERS[policy.rewrite]
-    options = dict(policy.rewrite_options)
+    rewrite = rewrite_of(policy)
     if policy.budget != Policy().budget:
         warnings.warn(
             f"budget {policy.budget!r} has no effect with rewrite {policy.rewrite!r}, "
@@ -93,18 +93,12 @@ def restructured(model: nn.Module, policy: Policy, example_inputs: Any) -> Restr
             UserWarning,
             stacklevel=4,
         )
-    if policy.include:
-        options["select"] = policy.include
     for name in ("exclude", "layers"):
         if getattr(policy, name):
             raise PolicyError(
                 f"{name} has no effect with rewrite {policy.rewrite!r}, which decides "
                 "how much of each layer is kept; name the layers to rewrite by include"
             )
-    try:
-        rewrite = member(density=policy.density, **options)
-    except TypeError as error:
-        raise PolicyError(f"rewrite_options of {policy.rewrite}: {error}") from None
     graph, totals = whole_graph(model, example_inputs)
     made = rewrite(graph)
     record = record_of(made)
@@ -119,6 +113,19 @@ def restructured(model: nn.Module, policy: Policy, example_inputs: Any) -> Restr
     )
     original = {cost: float(total["maskable"]) for cost, total in totals.items()}
     return Restructured(made, settled, original)
+
+
+def rewrite_of(policy: Policy) -> Any:
+    """The pass that a policy asks for, with its options.
+
+    Raises:
+        PolicyError: an option is not known, or has a value that is not allowed.
+    """
+    member = MEMBERS[policy.rewrite]
+    given = {"density": policy.density, **policy.rewrite_options}
+    if policy.include:
+        given["select"] = policy.include
+    return member(**rule_of(member, "entry of {}").read("rewrite_options", given))
 
 
 def calibrate(root: nn.Module) -> None:
