@@ -17,7 +17,6 @@ name. It takes by name what it wants of ``cost``, ``budgets`` (all of them, by c
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,23 +66,10 @@ def prepared(
         context: what else is known.
 
     Raises:
-        PolicyError: calibration or loss alone is given, or ``prepare`` returns
-            something that cannot be called.
+        PolicyError: ``prepare`` returns something that cannot be called.
     """
-    if bool(context.calibration) != (context.loss is not None):
-        raise PolicyError(
-            "calibration= and loss= go together: give batches of (input, target), and "
-            "the loss of output and target; or neither"
-        )
     prepare = getattr(function, "prepare", None)
     if prepare is None:
-        if context.calibration:
-            warnings.warn(
-                "calibration has no effect with this policy, which measures nothing; "
-                "it is for policies such as sensitivity",
-                UserWarning,
-                stacklevel=5,
-            )
         return function
     found: PolicyFunction = prepare(model, sites, context)
     if not callable(found):

@@ -344,7 +344,7 @@ def test_a_traced_graph_after_shape_prop() -> None:
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    ({"density": 0}, "above 0"), ({"density": 1.5}, "at most 1"),
+    ({"density": 0}, r"in \(0, 1\]"), ({"density": 1.5}, "density is 1.5"),
     ({"activation": "none"}, "activation"), ({"init": "old"}, "init"),
     ({"round_to": 0}, "round_to"), ({"iso": "maskable"}, "iso"),
 ])  # fmt: skip

@@ -186,5 +186,5 @@ def test_needs_inputs_and_one_graph() -> None:
         )
     with pytest.raises(sparsefx.CaptureError, match="example_inputs"):
         sparsefx.transform(ResNet((1, 1)), "sparse_wide")
-    with pytest.warns(UserWarning, match="without a rewrite"):
+    with pytest.warns(UserWarning, match="no effect with rewrite 'none'"):
         sparsefx.load_policy("uniform", density=0.25)
