@@ -70,8 +70,13 @@ def hard_topk(v: Array, c: Array, k: float) -> NDArray[np.bool_]:
     return mask
 
 
-def greedy(blocks: Sequence[Block], budget: float) -> list[NDArray[np.bool_]]:
-    """Hard masks: lower bounds first, then one entry after another."""
+def greedy(
+    blocks: Sequence[Block], budget: float, skipping: bool = False
+) -> list[NDArray[np.bool_]]:
+    """Hard masks: lower bounds first, then one entry after another.
+
+    The first that does not fit is the last that is tried; ``skipping`` it, all are.
+    """
     masks = [np.zeros(len(b.magnitude), bool) for b in blocks]
     queue = []
     for layer, block in enumerate(blocks):
@@ -85,9 +90,12 @@ def greedy(blocks: Sequence[Block], budget: float) -> list[NDArray[np.bool_]]:
     for _, layer, i in queue:
         counts[layer] += 1
         cost = sum(b.price * n for b, n in zip(blocks, counts, strict=True))
-        if cost > budget * (1 + 1e-12):
+        if cost <= budget * (1 + 1e-12):
+            masks[layer][i] = True
+        elif skipping:
+            counts[layer] -= 1
+        else:
             break
-        masks[layer][i] = True
     return masks
 
 

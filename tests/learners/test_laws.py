@@ -6,16 +6,20 @@ How a life of training goes under each of them, `tests/training/test_laws.py` sa
 import copy
 import math
 from dataclasses import fields, replace
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparsefx.errors import SparsefxError
-from sparsefx.learners import Learner, Situation
+from sparsefx.errors import MaskError
+from sparsefx.learners import LEARNERS, Decision, Learner, Situation
 from sparsefx.learners.choose_entries import affordable
+from sparsefx.learners.units import even_counts
 from tests.learners.situations import (
     ASKED,
     BY_VALUE,
@@ -25,7 +29,7 @@ from tests.learners.situations import (
     decided,
     updates,
 )
-from tests.reference import Block, greedy
+from tests.reference import Block, greedy, soft_topk
 
 SLACK = 1 + 1e-9
 every = pytest.mark.parametrize("learner", ASKED, ids=lambda a: a.name)
@@ -39,6 +43,20 @@ def same(one: object, other: object) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return one == other
+
+
+def rows_of(situation: Situation) -> list[tuple[Any, ...]]:
+    """Magnitudes, price, worth and limits of each site, for the references."""
+    return [
+        (value.abs().double().numpy(), price, worth, *limits)
+        for value, price, worth, limits in zip(
+            situation.values,
+            situation.prices,
+            situation.worths,
+            situation.limits,
+            strict=True,
+        )
+    ]
 
 
 @every
@@ -113,27 +131,52 @@ def test_it_buys_what_is_worth_most_per_cost(
     learner: Learner, situation: Situation
 ) -> None:
     """The greedy reference; learners of units go on to what still fits."""
-    blocks = [
-        Block(v.abs().double().numpy(), p, w, low, high)
-        for v, p, w, (low, high) in zip(
-            situation.values,
-            situation.prices,
-            situation.worths,
-            situation.limits,
-            strict=True,
-        )
-    ]
-    wanted = [torch.from_numpy(m) for m in greedy(blocks, situation.budget)]
-    found = decided(learner, situation)
-    if learner.part == "weights":
-        assert same(found, wanted)
+    blocks = [Block(*row) for row in rows_of(situation)]
+    wanted = greedy(blocks, situation.budget, skipping=learner.part == "units")
+    assert same(decided(learner, situation), [torch.from_numpy(m) for m in wanted])
+
+
+@given(beginnings())
+def test_soft_gates_are_the_soft_top_k(situation: Situation) -> None:
+    answer = LEARNERS["units_soft_topk"].answer(situation)
+    rows = rows_of(situation)
+    value = np.concatenate([size * worth for size, _, worth, *_ in rows])
+    price = np.concatenate([np.full(len(size), p) for size, p, *_ in rows])
+    if situation.budget >= price.sum():
         return
-    assert all((f | ~w).all() for f, w in zip(found, wanted, strict=True))
-    left = situation.budget - situation.cost(counts(found))
-    for mask, price, (_, high) in zip(
-        found, situation.prices, situation.limits, strict=True
-    ):
-        assert price > left or int(mask.count_nonzero()) == high
+    mask, _ = soft_topk(value, price, situation.budget, situation.beta)
+    hard = torch.cat(list(answer.masks))
+    wanted = torch.from_numpy(mask).where(hard, 0.0)
+    assert answer.gates is not None
+    gates = torch.cat(list(answer.gates)).double()
+    torch.testing.assert_close(gates, wanted, atol=1e-6, rtol=1e-5)
+
+
+@by_value
+def test_what_costs_nothing_is_kept(learner: Learner) -> None:
+    free = Situation(
+        names=["a", "b"], values=[torch.ones(3), torch.ones(3)], prices=[0.0, 1.0],
+        worths=[1.0, 1.0], limits=[(1, 3), (1, 3)], budget=2.0,
+    )  # fmt: skip
+    if learner.part == "weights":
+        assert counts(decided(learner, free)) == [3, 2]
+
+
+@given(beginnings())
+def test_even_counts_are_the_densest_that_the_budget_pays(situation: Situation) -> None:
+    sizes = [value.numel() for value in situation.values]
+
+    def clipped(density: Fraction) -> list[int]:
+        pairs = zip(sizes, situation.limits, strict=True)
+        return [min(max(int(density * n), low), high) for n, (low, high) in pairs]
+
+    densities = {Fraction(k, n) for n in sizes for k in range(n + 1)}
+    paid = (
+        density
+        for density in sorted(densities, reverse=True)
+        if situation.cost(clipped(density)) <= situation.budget * (1 + 1e-12)
+    )
+    assert even_counts(situation) == clipped(next(paid))
 
 
 @pytest.mark.parametrize("learner", [a for a in ASKED if a.drawn], ids=lambda a: a.name)
@@ -241,13 +284,11 @@ def test_what_comes_with_the_masks(learner: Learner, situation: Situation) -> No
             assert same(answer.reach, [a | b for a, b in rows])
 
 
-@every
-@given(beginnings())
-def test_what_cannot_be_paid_is_refused(learner: Learner, situation: Situation) -> None:
-    least = situation.cost([low for low, _ in situation.limits])
-    poor = replace(situation, budget=0.5 * least, starts=[1] * len(situation.values))
-    try:
-        found = decided(learner, poor)
-    except SparsefxError:
-        return
-    assert situation.cost(counts(found)) <= poor.budget * SLACK
+@pytest.mark.parametrize("wrong", [torch.ones(3), torch.ones(1, 3) > 0, [True] * 3])
+def test_answers_are_flat_bools(wrong: object) -> None:
+    one = Situation(
+        names=["w"], values=[torch.ones(3)], prices=[1.0], worths=[1.0],
+        limits=[(0, 3)], budget=3.0,
+    )  # fmt: skip
+    with pytest.raises(MaskError, match="wrong answers masks that are not one flat"):
+        Learner(name="wrong", decide=lambda _: Decision([wrong])).answer(one)

@@ -51,9 +51,9 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
         self.coverage.switch_context(item.nodeid)
-        begin = time.perf_counter()
+        begin = time.process_time()
         done = yield
-        self.seconds[item.nodeid] = round(time.perf_counter() - begin, 3)
+        self.seconds[item.nodeid] = round(time.process_time() - begin, 3)
         self.coverage.switch_context("")
         return done
 
