@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, fx
 
 from sparsefx.passes.units.owners import Owners, present, slab_dim
-from sparsefx.passes.units.tag_interpreter import Tags, called, interpret
-from sparsefx.passes.units.tag_rules import MOVES
+from sparsefx.passes.units.size_literals import by_place
+from sparsefx.passes.units.tag_interpreter import Tags, interpret
 from sparsefx.passes.units.tags import STUCK, Ledger, compact
 from sparsefx.passes.units.unit_costs import unit_costs
 from sparsefx.passes.units.unit_map import Kind, Share, UnitGroup, UnitMap
+from sparsefx.tracing.operations import kind_of
 
 _ROW, _COLUMN, _BOUND = range(3)
 
@@ -97,7 +98,7 @@ class _Solver:
                 used = (found.variables >= 0) & (line >= 0)
                 ledger.join(found.variables, line)
                 alone = used & ((found.variables == 0) != (line == 0))
-                ledger.stick(torch.maximum(found.variables, line)[alone], found.node)
+                ledger.stick(torch.maximum(found.variables, line)[alone])
 
     def _draft(self) -> None:
         """Classes that own the same dimensions of the same tensors make one group."""
@@ -132,9 +133,8 @@ class _Solver:
     def _spread(self) -> None:
         """How units divide each value of the graph; refuses groups that do not."""
         for node, tags in self.tags.items():
-            if node.op == "get_attr" and not any(
-                called(u) in MOVES for u in node.users
-            ):
+            moved = any(kind_of(u) in ("moves", "joins") for u in node.users)
+            if node.op == "get_attr" and not moved:
                 continue  # only what takes a weight apart needs its layout
             parts = tags if isinstance(tags, (tuple, list)) else [tags]
             dims = [
@@ -143,6 +143,10 @@ class _Solver:
             ]
             if any(dims):
                 self.layout[node.name] = dims
+            for dim in by_place(node):
+                held = self.layout.get(str(node.args[0]), [{}])[0].get(dim)
+                for index in present(held[0]) if held else ():
+                    self.drafts[index].why = f"{node.name} reads them by their places"
 
     def _divide(self, tags: Tensor, where: str) -> dict[int, tuple[Tensor, Tensor]]:
         found, lost = self.owners.divide(tags)
@@ -215,7 +219,7 @@ class _Solver:
 
     def _result(self) -> UnitMap:
         groups: dict[str, UnitGroup] = {}
-        refused: dict[str, str] = {}
+        refused = self.ledger.unknown()
         renumber: dict[int, str] = {}
         costs = unit_costs(self.module, self.drafts, self.layout)
         for index, draft in enumerate(self.drafts):

@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 
 from sparsefx.passes.find_units import find_units
 from sparsefx.passes.graphs.node_writer import Writer
-from sparsefx.passes.units.tag_interpreter import called
 from sparsefx.passes.units.unit_map import Share, UnitMap
 from sparsefx.passes.units.unit_scores import growth, taylor
+from sparsefx.tracing.operations import called
 
 PATH = "_units"
 _SAME = frozenset("view reshape flatten transpose permute contiguous clone".split())

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from sparsefx.errors import CaptureError
-from sparsefx.tracing.zero_preserving_ops import KEEPING, SCALING
+from sparsefx.tracing.operations import KEEPING, SCALING, called
 
 Size = int | torch.SymInt
 
@@ -55,7 +55,7 @@ class Scope:
                     return None
                 wide = value.ndim >= 2 and value.is_floating_point()
                 return node if wide else None
-            label = node.args[1] if node.target is getattr else label_of(node)
+            label = called(node)
             if label in SCALING:
                 return self._scaled(node)
             if label not in KEEPING:

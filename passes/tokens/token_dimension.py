@@ -11,9 +11,10 @@ from torch import Tensor, fx
 from sparsefx.errors import CaptureError
 from sparsefx.passes.tokens.token_scorer import select_tokens
 from sparsefx.passes.units.owners import slab_dim
-from sparsefx.passes.units.tag_interpreter import called
-from sparsefx.passes.units.tag_rules import JOINS, KEEPS, MOVES, NORMALIZES, REDUCES
+from sparsefx.passes.units.size_literals import by_place
 from sparsefx.torch_internals import hint
+from sparsefx.tracing.error_location import cause_of
+from sparsefx.tracing.operations import called, kind_of
 
 Probes = list[Tensor]
 _SIZED = ("view", "reshape", "expand", "broadcast_to")
@@ -60,31 +61,32 @@ def _refuse(node: fx.Node, why: str) -> CaptureError:
 def _follow(
     node: fx.Node, probes: dict[fx.Node, Any], count: fx.Node, tokens: int
 ) -> Any:
-    name, first = called(node), node.args[0]
+    name, kind, first = called(node), kind_of(node), node.args[0]
     own = probes.get(first) if isinstance(first, fx.Node) else None
     if node.op == "call_module":
         return own
-    if name == "size" or not _value_shapes(node):
-        return None
-    if name in ("scaled_dot_product_attention",):
-        return _attention(node, probes, tokens)
-    if name in ("matmul", "__matmul__", "bmm"):
-        return _matmul(node, probes)
+    if kind in ("makes", "reduces") or not _value_shapes(node):
+        return None  # sums: over the tokens, or over features behind which is a norm
+    if kind in ("casts", "first", "mixes") or name in ("layer_norm", "rms_norm"):
+        return own
+    if kind == "joins":
+        raise _refuse(node, "joins the tokens with others")
+    try:
+        if kind == "each":
+            return _joined(node, probes, tokens)
+        if kind == "moves":
+            return _moved(node, probes, count, tokens)
+        if name == "scaled_dot_product_attention":
+            return _attention(node, probes, tokens)
+        if name in ("matmul", "bmm"):
+            return _matmul(node, probes)
+    except (RuntimeError, IndexError, TypeError, AssertionError) as error:
+        raise _refuse(node, f"does not move tokens ({cause_of(error)})") from error
     if name == "linear":
         if own and slab_dim(own[0]) == own[0].ndim - 1:
             raise _refuse(node, "multiplies the tokens by a weight")
         out = _shape(node)
         return [p[..., :1].expand(out) for p in own or ()]
-    if name == "layer_norm" or name in KEEPS or name in NORMALIZES:
-        return own
-    if name in REDUCES:
-        return None  # over the tokens, or over the features behind which is a norm
-    if name in JOINS:
-        return _joined(node, probes, tokens)
-    if name in ("cat", "concat"):
-        raise _refuse(node, "joins the tokens with others")
-    if name in MOVES:
-        return _moved(node, probes, count, tokens)
     raise _refuse(node, "is not known to work for another number of tokens")
 
 
@@ -147,6 +149,8 @@ def _moved(
         return [p[at] for p in probes[source]]
     found: Probes = []
     for probe in probes[source]:
+        if slab_dim(probe) in by_place(node) and called(node) != "roll":
+            raise _refuse(node, "picks tokens by their places")
         moved = _run(node, probe)
         if isinstance(moved, Tensor):
             dim = slab_dim(moved)

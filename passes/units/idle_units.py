@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sparsefx.passes.units.tag_interpreter import called
 from sparsefx.passes.units.unit_map import Share, UnitGroup, UnitMap
 from sparsefx.torch_internals import hint
 from sparsefx.tracing.gradient_regions import closed_on_error
+from sparsefx.tracing.operations import called
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -74,7 +74,7 @@ def weigh(
             columns(step, source, x, dim, weight_lines(ledger, weight, dims[1]))
         name, row_dim, index = weight_lines(ledger, weight, dims[0])
     except LookupError:
-        ledger.stick(x, step.node)
+        ledger.stick(x)
         ledger.freeze(weight)
         return torch.zeros(weight.shape[dims[0]], dtype=torch.int64)
     return ledger.row_variables(name, row_dim)[index]
@@ -131,8 +131,8 @@ def _sdpa(step: Step) -> Tensor:
     ledger, node = step.ledger, step.node
     if q.ndim < 3:
         return step.stuck()
-    q = ledger.merge(q, (-2, -1), node)
-    k, v = ledger.merge(k, (-2, -1), node), ledger.merge(v, (-2,), node)
+    q = ledger.merge(q, (-2, -1))
+    k, v = ledger.merge(k, (-2, -1)), ledger.merge(v, (-2,))
     groups = q.shape[-3] // k.shape[-3]
     if groups > 1:
         k, v = (x.repeat_interleave(groups, -3) for x in (k, v))
@@ -152,7 +152,7 @@ def _sdpa(step: Step) -> Tensor:
 
 def _matmul(step: Step) -> Tensor:
     a, b = step.args[:2]
-    if step.name == "__rmatmul__":
+    if step.name == "rmatmul":
         a, b = b, a
     return _product(step, a, b, 0)
 
@@ -220,7 +220,7 @@ def contract(
     ledger = step.ledger
     parts = []
     for tags, own in ((a, la), (b, lb)):
-        line = ledger.merge(tags, tuple(own.index(c) for c in summed), step.node)
+        line = ledger.merge(tags, tuple(own.index(c) for c in summed))
         line = line.squeeze(tuple(own.index(c) for c in summed))
         kept = [c for c in own if c not in summed]
         order = [kept.index(c) for c in out if c in kept]
@@ -241,7 +241,7 @@ PRODUCTS: Mapping[str, Callable[[Step], Tensor]] = {
     **{f"conv_transpose{n}d": _conv for n in (1, 2, 3)},
     "embedding": _embedding,
     "scaled_dot_product_attention": _sdpa,
-    **dict.fromkeys(("matmul", "bmm", "__matmul__", "__rmatmul__", "mm"), _matmul),
+    **dict.fromkeys(("matmul", "rmatmul", "bmm", "mm"), _matmul),
     "addmm": _addmm,
     "baddbmm": _addmm,
     "einsum": _einsum,

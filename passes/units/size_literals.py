@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from sparsefx.errors import CaptureError
-from sparsefx.passes.units.tag_interpreter import called
+from sparsefx.passes.graphs.weight_sources import argument
+from sparsefx.tracing.operations import called
 
 Layout = Mapping[str, list[Mapping[int, tuple[Tensor, Tensor]]]]
 
@@ -52,8 +53,79 @@ def resize(old: fx.Node, new: fx.Node, lines: Lines) -> None:
         CaptureError: a size is used in a way that cannot be followed.
     """
     rule = _RULES.get(called(old))
-    if rule is not None:
+    if rule is None:
+        return
+    try:
         rule(old, new, lines)
+    except (IndexError, KeyError, TypeError, AssertionError) as error:
+        raise CaptureError(
+            f"{old.name} writes its sizes in a way that is not known; this graph "
+            "cannot be shrunk"
+        ) from error
+
+
+def by_place(node: fx.Node) -> frozenset[int]:
+    """Dimensions of a call's input whose entries it picks or turns one by one.
+
+    What units divide there cannot be cut: where each entry is found would change.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> x = graph.placeholder("x")
+        >>> x.meta["val"] = torch.ones(4, 3)
+        >>> by_place(graph.call_method("index_select", (x, 1, torch.tensor([2, 0, 1]))))
+        frozenset({1})
+    """
+    name, source = called(node), node.args[0] if node.args else None
+    value = source.meta.get("val") if isinstance(source, fx.Node) else None
+    if not isinstance(value, Tensor):
+        return frozenset()
+    if name == "getitem":
+        given = _indexed(node.args[1], value.ndim)
+        return frozenset(dim for _, dim, item in given if not _is_plain(item))
+    if name == "index_select":
+        found = argument(node, 1, "dim")
+    elif name == "roll":
+        found = argument(node, 2, "dims")
+    elif name == "repeat_interleave" and type(argument(node, 1, "repeats")) is not int:
+        found = argument(node, 2, "dim")
+    else:
+        return frozenset()
+    dims: Any = range(value.ndim) if found is None else found
+    dims = (dims,) if isinstance(dims, int) else dims
+    return frozenset(dim % value.ndim for dim in dims)
+
+
+def _indexed(index: Any, ndim: int) -> list[tuple[int, int, Any]]:
+    """Place, dimension and item of what an index says of each dimension."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    found, dim = [], 0
+    taken = sum(_depth(item) for item in items)
+    for place, item in enumerate(items):
+        if item is Ellipsis:
+            dim += ndim - taken
+        else:
+            found += [(place, dim + i, item) for i in range(_depth(item))]
+            dim += _depth(item)
+    return found
+
+
+def _depth(item: Any) -> int:
+    """How many dimensions an item of an index speaks of."""
+    if item is None or item is Ellipsis:
+        return 0
+    value = item.meta.get("val") if isinstance(item, fx.Node) else item
+    if isinstance(value, Tensor) and value.dtype == torch.bool:
+        return value.ndim
+    return 1
+
+
+def _is_plain(item: Any) -> bool:
+    """A number, or a slice of neighbours that begins and ends at numbers."""
+    if isinstance(item, slice):
+        nodes = isinstance(item.start, fx.Node) or isinstance(item.stop, fx.Node)
+        return item == slice(None) or (item.step in (None, 1) and not nodes)
+    return type(item) is int
 
 
 def _sizes(old: fx.Node, new: fx.Node, lines: Lines) -> None:
@@ -123,38 +195,27 @@ def _split(old: fx.Node, new: fx.Node, lines: Lines) -> None:
 def _narrow(old: fx.Node, new: fx.Node, lines: Lines) -> None:
     source = old.args[0]
     assert isinstance(source, fx.Node)
-    given: tuple[Any, ...] = old.args
-    dim = int(given[1]) % old.meta["val"].ndim
+    names = enumerate(("dim", "start", "length"), 1)
+    dim, start, length = (int(str(argument(old, i, name))) for i, name in names)
+    dim %= old.meta["val"].ndim
     stay = lines.stays(source).get(dim)
     if stay is not None:
-        start, length = old.args[2:4]
-        assert isinstance(start, int)
-        assert isinstance(length, int)
+        start, stop, _ = slice(start, start + length).indices(stay.numel())
         first = int(stay[:start].sum())
-        count = int(stay[start : start + length].sum())
-        new.args = (new.args[0], dim, first, count)
+        new.args = (new.args[0], dim, first, int(stay[start:stop].sum()))
+        new.kwargs = {}
 
 
 def _getitem(old: fx.Node, new: fx.Node, lines: Lines) -> None:
     source, index = old.args[0], new.args[1]
     assert isinstance(source, fx.Node)
-    if not isinstance(source.meta.get("val"), Tensor):
-        return
     stays = lines.stays(source)
-    if not stays:
+    if not stays or not isinstance(source.meta.get("val"), Tensor):
         return
     items = list(index) if isinstance(index, tuple) else [index]
-    taken = sum(1 for item in items if item is not None and item is not Ellipsis)
-    dim = 0
-    for place, item in enumerate(items):
-        if item is None:
-            continue
-        if item is Ellipsis:
-            dim += source.meta["val"].ndim - taken
-            continue
+    for place, dim, item in _indexed(index, source.meta["val"].ndim):
         if dim in stays:
             items[place] = _index(new, item, stays[dim])
-        dim += 1
     new.args = (new.args[0], tuple(items) if isinstance(index, tuple) else items[0])
 
 
@@ -163,28 +224,24 @@ def _index(new: fx.Node, item: Any, stay: Tensor) -> Any:
         if not bool(stay[item]):
             raise CaptureError(f"{new.name} reads index {item}, whose unit is removed")
         return int(stay[: item % stay.numel()].sum())
-    plain = isinstance(item, slice) and item.step in (None, 1)
-    if not plain or any(isinstance(x, fx.Node) for x in (item.start, item.stop)):
-        raise CaptureError(
-            f"{new.name} picks {item} out of a dimension that units divide; this "
-            "graph cannot be shrunk"
-        )
     start, stop, _ = item.indices(stay.numel())
     first = int(stay[:start].sum())
     return slice(first, first + int(stay[start:stop].sum()))
 
 
 def _groups(old: fx.Node, new: fx.Node, lines: Lines) -> None:
-    """A depthwise convolution has as many groups as channels."""
-    stay = lines.stays(old).get(1)
-    groups = old.args[6] if len(old.args) > 6 else old.kwargs.get("groups", 1)
-    if stay is None or groups == 1:
+    """Depthwise convolutions and group norms: as many groups as there are channels
+    left, over as many as a group has."""
+    place, name = (1, "num_groups") if called(old) == "group_norm" else (6, "groups")
+    stay, groups = lines.stays(old).get(1), argument(old, place, name)
+    if stay is None or groups in (None, 1):
         return
-    count = int(stay.sum())
-    if len(old.args) > 6:
-        new.args = (*new.args[:6], count, *new.args[7:])
+    assert isinstance(groups, int)
+    count = int(stay.sum()) * groups // stay.numel()
+    if len(old.args) > place:
+        new.args = (*new.args[:place], count, *new.args[place + 1 :])
     else:
-        new.kwargs = {**new.kwargs, "groups": count}
+        new.kwargs = {**new.kwargs, name: count}
 
 
 _RULES: Mapping[str, Callable[[fx.Node, fx.Node, Lines], None]] = {
@@ -192,6 +249,7 @@ _RULES: Mapping[str, Callable[[fx.Node, fx.Node, Lines], None]] = {
     "unflatten": _unflatten,
     **dict.fromkeys(("split", "chunk", "split_with_sizes", "tensor_split"), _split),
     "narrow": _narrow,
-    **dict.fromkeys(("getitem", "__getitem__"), _getitem),
+    "getitem": _getitem,
     **{f"conv{n}d": _groups for n in (1, 2, 3)},
+    "group_norm": _groups,
 }

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.errors import CaptureError
-from sparsefx.passes.graphs.weight_sources import label_of
-from sparsefx.passes.units.tag_rules import follow, norm_module
+from sparsefx.passes.units.tag_rules import by_channel, follow
 from sparsefx.passes.units.tag_step import Step
 from sparsefx.passes.units.tags import Ledger
 from sparsefx.torch_internals import hint
+from sparsefx.tracing.error_location import cause_of
 from sparsefx.tracing.gradient_regions import closed_on_error
+from sparsefx.tracing.operations import called
 
 Tags = dict[fx.Node, Any]
 
@@ -38,9 +40,17 @@ def interpret(graph_module: fx.GraphModule) -> tuple[Ledger, Tags]:
             if node.op == "output":
                 for used in node.all_input_nodes:
                     if isinstance(tags[used], Tensor):
-                        ledger.stick(tags[used], node)
+                        ledger.stick(tags[used])
                 break
-            values[node] = _value(graph_module, node, values)
+            try:
+                values[node] = _value(graph_module, node, values)
+            except CaptureError:
+                raise
+            except Exception as error:
+                raise CaptureError(
+                    f"{node.name} of {node.meta.get('module') or 'the root module'!r} "
+                    f"does not run on zeros of the example's sizes: {cause_of(error)}"
+                ) from error
             tags[node] = _tags(graph_module, node, values, tags, ledger)
             for done in last.get(node, ()):
                 values[done] = None
@@ -69,7 +79,8 @@ def _value(graph_module: fx.GraphModule, node: fx.Node, values: dict[Any, Any]) 
         sizes = [hint(size) for size in example.shape]
         return torch.zeros(sizes, dtype=example.dtype, device=_device(example))
     if node.op == "get_attr":
-        return _attribute(graph_module, str(node.target))
+        found = attrgetter(str(node.target))(graph_module)
+        return found.detach() if isinstance(found, Tensor) else found
     args = fx.node.map_arg(node.args, lambda n: values[n])
     kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n])
     if node.op == "call_module":
@@ -82,13 +93,6 @@ def _value(graph_module: fx.GraphModule, node: fx.Node, values: dict[Any, Any]) 
 
 def _device(example: Tensor) -> torch.device:
     return torch.device(getattr(example, "fake_device", example.device))
-
-
-def _attribute(graph_module: fx.GraphModule, target: str) -> Any:
-    found: Any = graph_module
-    for part in target.split("."):
-        found = getattr(found, part)
-    return found.detach() if isinstance(found, Tensor) else found
 
 
 def _tags(
@@ -121,6 +125,7 @@ def _tags(
         fx.node.map_arg(node.args, tagged),
         fx.node.map_arg(node.kwargs, tagged),
         fx.node.map_arg(node.args, plain),
+        fx.node.map_arg(node.kwargs, plain),
         shape,
         ledger,
     )
@@ -147,12 +152,6 @@ def _holds_tensor(value: Any) -> bool:
     return any(isinstance(item, Tensor) for item in items)
 
 
-def called(node: fx.Node) -> str:
-    """The name of what a node calls, without the mark of in-place methods."""
-    name = "getattr" if node.target is getattr else label_of(node)
-    return name if name.startswith("__") else name.strip("_")
-
-
 def _module(graph_module: fx.GraphModule, step: Step) -> Any:
     path = str(step.node.target)
     module = graph_module.get_submodule(path)
@@ -162,7 +161,7 @@ def _module(graph_module: fx.GraphModule, step: Step) -> Any:
             for name, value in (*module._parameters.items(), *module._buffers.items())
             if isinstance(value, Tensor) and value.ndim == 1
         ]
-        return norm_module(step, owned)
+        return by_channel(step, owned)
     if any(True for _ in module.parameters()):
-        return step.stuck()
+        return step.stuck(f"{path} is a module that is not recorded down to weights")
     return step.args[0]

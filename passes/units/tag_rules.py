@@ -6,124 +6,179 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sparsefx.passes.units.product_rules import PRODUCTS
 from sparsefx.passes.units.tag_step import Step, join_all
+from sparsefx.tracing.operations import OPERATIONS, Kind
 
-MOVES = frozenset(
-    "view reshape permute transpose t flatten unflatten squeeze unsqueeze expand "
-    "expand_as broadcast_to getitem __getitem__ select narrow chunk split tensor_split "
-    "split_with_sizes unbind tile repeat repeat_interleave flip roll cat concat stack "
-    "movedim moveaxis swapaxes swapdims adjoint index_select view_as reshape_as".split()
-)
-KEEPS = frozenset(
-    "contiguous clone detach to type type_as float half bfloat16 double neg abs exp "
-    "log log1p expm1 sqrt rsqrt square reciprocal sigmoid tanh relu relu6 gelu silu "
-    "mish hardswish hardsigmoid hardtanh elu celu selu leaky_relu softplus erf "
-    "softsign sin cos clamp clip dropout dropout1d dropout2d dropout3d "
-    "alpha_dropout requires_grad nan_to_num masked_weight gated scored data "
-    "logsigmoid threshold".split()
-)
-JOINS = frozenset(
-    "add sub rsub mul div truediv pow where masked_fill maximum minimum lerp addcmul "
-    "and or xor eq ne lt le gt ge prelu fmod remainder radd rmul rtruediv rpow "
-    "iadd isub imul itruediv __and__ __or__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ "
-    "__radd__ __rsub__ __rmul__ __rtruediv__ __rpow__ __iadd__ __imul__ logical_and "
-    "__add__ __sub__ __mul__ __truediv__ __pow__".split()
-)
-REDUCES = frozenset("mean sum amax amin var std norm prod logsumexp all any".split())
-NORMALIZES = frozenset("softmax log_softmax normalize cumsum".split())
-MAKES = frozenset(
-    "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones "
-    "new_full new_empty size dim numel".split()
-)
-POOLS = frozenset(
-    [f"{kind}_pool{n}d" for n in (1, 2, 3) for kind in ("max", "avg")]
-    + [f"adaptive_{kind}_pool{n}d" for n in (1, 2, 3) for kind in ("max", "avg")]
-    + ["interpolate", "upsample"]
-)
+_ATTRIBUTES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    **dict.fromkeys("TH", lambda x: x.permute(*range(x.ndim)[::-1])),
+    **dict.fromkeys(("mT", "mH"), lambda x: x.mT),
+}
 
 
 def follow(step: Step) -> Any:
-    """The tags of a call's result."""
-    name = step.name
-    if name in RULES:
-        return RULES[name](step)
-    if name in MOVES:
-        return _move(step)
-    if name in KEEPS and step.tensors():
-        first = step.args[0]
-        return first if isinstance(first, Tensor) else step.free()
-    if name in JOINS:
-        return join_all(step, step.tensors())
-    if name in REDUCES or name in NORMALIZES:
-        return _reduce(step)
-    if name in POOLS:
-        tags = step.args[0]
-        line = step.ledger.merge(tags, tuple(range(2, tags.ndim)), step.node)
-        return line.expand(step.shape)
-    return step.free() if name in MAKES else step.stuck()
+    """The tags of a call's result.
+
+    What no rule knows, or uses a rule's operation in a way that the rule does not
+    know, holds everything that it reads, with the reason.
+    """
+    rule = rule_of(step.name)
+    if rule is None:
+        return step.stuck(f"no rule says what {step.name} does to units")
+    try:
+        found = rule(step)
+    except Exception:  # rules are written for the usual ways to call
+        return step.stuck()
+    whole = isinstance(found, (tuple, list)) or found.shape == step.shape
+    return found if whole else step.stuck()
+
+
+def rule_of(name: str) -> Callable[[Step], Any] | None:
+    """The rule of an operation of the table, or None."""
+    kind = OPERATIONS.get(name)
+    return None if kind is None else RULES.get(name) or KINDS[kind]
 
 
 def _move(step: Step) -> Any:
-    args = step.args
-    if step.name in ("getitem", "__getitem__", "index_select"):
-        if isinstance(args[0], (tuple, list)):
-            return args[0][args[1]]
-        args = (args[0], *step.real[1:])
+    first = step.args[0]
+    if isinstance(first, (tuple, list)):
+        return first[step.args[1]]
+    if step.name in _ATTRIBUTES:
+        return _ATTRIBUTES[step.name](first)
     target: Any = step.node.target
-    if step.name == "view" or target is torch.Tensor.view:
-        target = "reshape"  # tags may be laid out in another way
+    if step.name in ("view", "view_as"):
+        target = step.name.replace("view", "reshape")  # tags are laid out as they are
     if isinstance(target, str):
-        return getattr(args[0], target)(*args[1:], **step.kwargs)
-    return target(*args, **step.kwargs)
+        return getattr(first, target)(*step.real[1:], **step.named)
+    return target(first, *step.real[1:], **step.named)
 
 
-def _attribute(step: Step) -> Any:
-    moved = {"T": lambda x: x.mT if x.ndim == 2 else x.permute(*range(x.ndim)[::-1])}
-    moved |= {"mT": lambda x: x.mT, "data": lambda x: x}
-    name = str(step.args[1])
-    return moved[name](step.args[0]) if name in moved else step.free()
+def _join(step: Step) -> Any:
+    target: Any = step.node.target
+    return target(*step.args, **step.kwargs)
+
+
+def _first(step: Step) -> Tensor:
+    found = step.args[0]
+    return found if isinstance(found, Tensor) else step.free()
+
+
+def _each(step: Step) -> Tensor:
+    return join_all(step, step.tensors())
 
 
 def _reduce(step: Step) -> Tensor:
+    """Sums and the like; a softmax keeps its input's shape."""
     tags = step.args[0]
     position = 2 if step.name in ("norm", "normalize") else 1
     dims = step.get(position, "dim")
+    if step.name == "local_response_norm":
+        dims = 1
     if dims is None or isinstance(dims, bool):
         dims = tuple(range(tags.ndim))
     dims = (dims,) if isinstance(dims, int) else tuple(dims)
-    line = step.ledger.merge(tags, dims, step.node)
-    return tags if step.name in NORMALIZES else line.reshape(step.shape)
+    line = step.ledger.merge(tags, dims)
+    return tags if OPERATIONS[step.name] == "mixes" else line.reshape(step.shape)
 
 
-def _layer_norm(step: Step) -> Tensor:
+def _resample(step: Step) -> Tensor:
     tags = step.args[0]
-    dims = tuple(range(tags.ndim - len(step.args[1]), tags.ndim))
-    step.ledger.merge(tags, dims, step.node)
-    affine = [step.get(2, "weight"), step.get(3, "bias")]
-    return join_all(step, [tags, *(x for x in affine if isinstance(x, Tensor))])
+    depth = next((int(c) for c in step.name if c.isdigit()), tags.ndim - 2)
+    dims = tuple(range(tags.ndim - depth, tags.ndim))
+    return step.ledger.merge(tags, dims).expand(step.shape)
 
 
 def _pad(step: Step) -> Tensor:
     tags, pads = step.args[0], step.args[1]
     padded = [-1 - i // 2 for i, width in enumerate(pads) if width]
-    line = step.ledger.merge(tags, tuple(set(padded)), step.node)
+    line = step.ledger.merge(tags, tuple(set(padded)))
     return line.expand(step.shape)
 
 
-def norm_module(step: Step, tensors: Sequence[Tensor]) -> Tensor:
-    """A batch norm: its tensors belong to the channels."""
+def _layer_norm(step: Step) -> Tensor:
+    tags = step.args[0]
+    dims = tuple(range(tags.ndim - len(step.args[1]), tags.ndim))
+    step.ledger.merge(tags, dims)
+    affine = [step.get(2, "weight"), step.get(3, "bias")]
+    return join_all(step, [tags, *(x for x in affine if isinstance(x, Tensor))])
+
+
+def _group_norm(step: Step) -> Tensor:
+    """The channels of a group stand or fall together."""
+    tags = step.args[0]
+    grouped = tags.unflatten(1, (step.get(1, "num_groups"), -1))
+    step.ledger.merge(grouped, tuple(range(2, grouped.ndim)))
+    return by_channel(step, [step.get(2, "weight"), step.get(3, "bias")])
+
+
+def _batch_norm(step: Step) -> Tensor:
+    names = ("running_mean", "running_var", "weight", "bias")
+    return by_channel(step, [step.get(i, name) for i, name in enumerate(names, 1)])
+
+
+def _prelu(step: Step) -> Tensor:
+    slopes = step.get(1, "weight")
+    if slopes.numel() == 1:
+        return join_all(step, [step.args[0], slopes])
+    return by_channel(step, [slopes], mixes=False)
+
+
+def by_channel(step: Step, vectors: Sequence[Any], *, mixes: bool = True) -> Tensor:
+    """Vectors with an entry a channel, dimension 1, meet the channels.
+
+    Args:
+        step: the call.
+        vectors: tags of its parameters and buffers; others are passed over.
+        mixes: entries of a channel are combined, as statistics are.
+    """
     tags = step.args[0]
     unit = (1,) * (tags.ndim - 2)
-    return join_all(step, [tags, *(x.reshape(-1, *unit) for x in tensors)])
+    if mixes:
+        step.ledger.merge(tags, tuple(range(2, tags.ndim)))
+    own = [x.reshape(-1, *unit) for x in vectors if isinstance(x, Tensor)]
+    return join_all(step, [tags, *own])
 
+
+def _glu(step: Step) -> Tensor:
+    """Each entry of the first half is multiplied by one of the second."""
+    return join_all(step, step.args[0].chunk(2, step.get(1, "dim", -1)))
+
+
+def _shuffle(step: Step) -> Tensor:
+    factor = int(step.get(1, "upscale_factor", step.kwargs.get("downscale_factor")))
+    call = F.pixel_shuffle if step.name == "pixel_shuffle" else F.pixel_unshuffle
+    # floats hold whole numbers up to 2^53, and the shuffle takes no integers everywhere
+    return call(step.args[0].double(), factor).to(torch.int64)
+
+
+KINDS: Mapping[Kind, Callable[[Step], Any]] = {
+    "moves": _move,
+    "joins": _join,
+    "casts": _first,
+    "first": _first,
+    "each": _each,
+    "mixes": _reduce,
+    "reduces": _reduce,
+    "resamples": _resample,
+    "makes": Step.free,
+}
 
 RULES: Mapping[str, Callable[[Step], Any]] = {
-    "getattr": _attribute,
+    "pad": _pad,
     "layer_norm": _layer_norm,
     "rms_norm": _layer_norm,
-    "pad": _pad,
+    "group_norm": _group_norm,
+    "batch_norm": _batch_norm,
+    "instance_norm": _batch_norm,
+    "prelu": _prelu,
+    "glu": _glu,
+    "pixel_shuffle": _shuffle,
+    "pixel_unshuffle": _shuffle,
+    "multi_head_attention_forward": lambda step: step.stuck(
+        "attention is one call, which SplitAttention takes apart"
+    ),
     **PRODUCTS,
 }

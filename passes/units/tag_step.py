@@ -14,13 +14,14 @@ from sparsefx.passes.units.tags import FREE, Aligned, Ledger, compact, pairs
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One call: its arguments as tags (and as values, for indices), its result."""
+    """One call: its arguments as tags, and as values for indices; its result."""
 
     node: fx.Node
     name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     real: tuple[Any, ...]
+    named: Mapping[str, Any]
     shape: torch.Size
     ledger: Ledger
 
@@ -50,16 +51,19 @@ class Step:
         """A result that belongs to nobody."""
         return torch.zeros((), dtype=torch.int64).expand(self.shape)
 
-    def stuck(self) -> Tensor:
+    def stuck(self, why: str = "") -> Tensor:
         """An operation that nothing is known of: none of its inputs can be removed."""
+        why = why or f"{self.name} is used in a way no rule for units knows"
         for tags in self.tensors():
-            self.ledger.stick(tags, self.node)
+            self.ledger.stick(tags, f"{self.node.name}: {why}")
         return self.free()
 
 
 def join_all(step: Step, parts: Sequence[Tensor]) -> Tensor:
     """Entries that one operation combines: their variables are joined."""
     ledger, out = step.ledger, step.free()
+    if len(parts) == 1 and parts[0].shape == step.shape:
+        return parts[0]
     spread = [part.expand(step.shape) for part in parts]
     for tags in spread:  # a variable speaks before a parameter, that before none
         better = (out == FREE) | ((out < 0) & (tags > 0))

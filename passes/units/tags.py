@@ -114,13 +114,13 @@ class Ledger:
         if found.numel():
             self.edges.append(found)
 
-    def stick(self, tags: Tensor, node: fx.Node) -> None:
+    def stick(self, tags: Tensor, why: str = "") -> None:
         """Nothing in ``tags`` can be removed by itself."""
         found = torch.unique(tags[tags > STUCK])
         if found.numel():
             self.edges.append(torch.stack([found, torch.full_like(found, STUCK)]))
-            for variable in found.tolist():
-                self.reasons.setdefault(variable, node.name)
+            for variable in found.tolist() if why else ():
+                self.reasons.setdefault(variable, why)
         self.freeze(tags)
 
     def freeze(self, tags: Tensor) -> None:
@@ -129,7 +129,17 @@ class Ledger:
         if found.numel():
             self.frozen.append(torch.unique(found))
 
-    def merge(self, tags: Tensor, dims: tuple[int, ...], node: fx.Node) -> Tensor:
+    def unknown(self) -> dict[str, str]:
+        """Parameters whose rows meet what no rule knows, and the reason."""
+        found = {}
+        for (name, dim), base in self.rows.items() if self.reasons else ():
+            own = range(base, base + self.shapes[name][1][dim])
+            why = next((self.reasons[v] for v in own if v in self.reasons), None)
+            if why is not None:
+                found[name] = why
+        return found
+
+    def merge(self, tags: Tensor, dims: tuple[int, ...]) -> Tensor:
         """Joins entries along dimensions; returns one tag for each line of them."""
         if not dims or tags.ndim == 0:
             return tags
@@ -137,7 +147,7 @@ class Ledger:
         self.join(tags, line)
         mixed = (tags == FREE) & (line > 0)
         if bool(mixed.any()):
-            self.stick(line.expand_as(tags)[mixed], node)
+            self.stick(line.expand_as(tags)[mixed])
         if bool((tags < 0).any()):
             self.freeze(tags)
             line = line.clamp(min=FREE)

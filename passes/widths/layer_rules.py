@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,9 +12,8 @@ from torch import fx
 from sparsefx.passes.graphs.weight_sources import argument, label_of
 from sparsefx.passes.iso_flop.replaceable_layers import TRANSPOSED
 from sparsefx.passes.widths.axes import FIXED, Axis
-from sparsefx.passes.widths.width_flow import Value, Widths
-
-Rule = Callable[[Widths, fx.Node], Any]
+from sparsefx.passes.widths.width_flow import Rule, Value, Widths
+from sparsefx.tracing.operations import called
 
 
 def place_of(node: fx.Node, position: int, name: str) -> tuple[Any, ...]:
@@ -121,9 +119,9 @@ def _prelu(flow: Widths, node: fx.Node) -> Value:
 
 
 def _matmul(flow: Widths, node: fx.Node) -> Any:
-    first = 1 if label_of(node) in ("addmm", "baddbmm") else 0
+    first = 1 if called(node) in ("addmm", "baddbmm") else 0
     operands = list(node.args[first : first + 2])
-    if label_of(node) == "__rmatmul__":
+    if called(node) == "rmatmul":
         operands.reverse()
     a, b = map(flow.of, operands)
     if min(len(a), len(b)) < 2:
@@ -198,7 +196,7 @@ LAYERS: dict[str, Rule] = {
     "instance_norm": _batch_norm,
     "prelu": _prelu,
     **dict.fromkeys(
-        ("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm"),
+        ("matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm"),
         _matmul,
     ),
     "einsum": _einsum,

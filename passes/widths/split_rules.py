@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import fx
 
-from sparsefx.passes.graphs.weight_sources import argument, label_of
+from sparsefx.passes.graphs.weight_sources import argument
 from sparsefx.passes.widths.axes import FIXED, Axis
-from sparsefx.passes.widths.layer_rules import Rule, place_of
-from sparsefx.passes.widths.width_flow import Value, Widths, number
+from sparsefx.passes.widths.layer_rules import place_of
+from sparsefx.passes.widths.width_flow import Rule, Value, Widths, number
+from sparsefx.tracing.operations import called
 
 
 def _cat(flow: Widths, node: fx.Node) -> Value:
@@ -37,12 +38,14 @@ def _stack(flow: Widths, node: fx.Node) -> Value:
 
 
 def _split(flow: Widths, node: fx.Node) -> Any:
-    x, label = flow.first(node), label_of(node)
+    x, label = flow.first(node), called(node)
     dim = int(str(argument(node, 2, "dim") or 0)) % len(x)
     axis, given = x[dim], node.args[1] if len(node.args) > 1 else None
     size = flow.axes.size(axis)
     sizes = [flow_size[dim] for flow_size in _part_sizes(node)]
-    if label in ("chunk", "split") and not isinstance(given, list | tuple):
+    if label in ("chunk", "split", "tensor_split") and not isinstance(
+        given, list | tuple
+    ):
         if len(set(sizes)) > 1:
             flow.axes.hold(axis, f"a {label} whose last part is smaller")
         parts = (
@@ -155,6 +158,38 @@ def _patch_bound(
         flow.patch(node, where, axis)
 
 
+def _narrow(flow: Widths, node: fx.Node) -> Any:
+    x, axes = flow.first(node), flow.axes
+    names = ("dim", "start", "length")
+    given = [argument(node, i, name) for i, name in enumerate(names, 1)]
+    if not all(isinstance(number, int) for number in given):
+        return flow.give_up(node, "it is cut at a place that is computed")
+    dim, start, length = (int(str(number)) for number in given)
+    whole = x[dim]
+    if start < 0:
+        axes.hold(whole, "it is cut counting from its end")
+        start += axes.size(whole)
+    x[dim] = axes.between(whole, start, start + length)
+    flow.patch(node, place_of(node, 2, "start"), axes.between(whole, 0, start))
+    flow.patch(node, place_of(node, 3, "length"), x[dim])
+    return x
+
+
+def _select(flow: Widths, node: fx.Node) -> Value:
+    x = flow.first(node)
+    dim = int(str(argument(node, 1, "dim"))) % len(x)
+    flow.axes.hold(x.pop(dim), "one entry of it is taken")
+    return x
+
+
+def _index_select(flow: Widths, node: fx.Node) -> Value:
+    x = flow.first(node)
+    dim = int(str(argument(node, 1, "dim"))) % len(x)
+    flow.axes.hold(x[dim], "its entries are picked by their places")
+    x[dim] = ((FIXED, flow.size(node)[dim]),)
+    return x
+
+
 def _glu(flow: Widths, node: fx.Node) -> Value:
     x = flow.first(node)
     dim = int(str(argument(node, 1, "dim") or -1))
@@ -168,5 +203,8 @@ PIECES: dict[str, Rule] = {
     **dict.fromkeys(("split", "chunk", "split_with_sizes", "tensor_split"), _split),
     "unbind": _unbind,
     operator.getitem.__name__: _getitem,
+    "narrow": _narrow,
+    "select": _select,
+    "index_select": _index_select,
     "glu": _glu,
 }

@@ -8,18 +8,21 @@ from typing import Any
 
 from torch import fx
 
-from sparsefx.passes.graphs.weight_sources import argument, label_of
+from sparsefx.passes.graphs.weight_sources import argument
 from sparsefx.passes.widths.axes import FIXED
-from sparsefx.passes.widths.layer_rules import Rule, place_of
-from sparsefx.passes.widths.width_flow import Value, Widths
+from sparsefx.passes.widths.layer_rules import place_of
+from sparsefx.passes.widths.width_flow import Rule, Value, Widths
+from sparsefx.tracing.operations import called
 
 
 def _reshape(flow: Widths, node: fx.Node) -> Any:
     x, sizes = flow.first(node), flow.size(node)
     out = _regroup(flow, node, x, sizes)
     literals, place = _literals(node)
+    if called(node) in ("view_as", "reshape_as"):
+        out = flow.broadcast([out, flow.of(argument(node, 1, "other"))])
     if literals is not None:
-        if label_of(node) == "unflatten":
+        if called(node) == "unflatten":
             dim = int(str(argument(node, 1, "dim"))) % len(x)
             out_of = out[dim : dim + len(literals)]
         else:
@@ -33,8 +36,8 @@ def _reshape(flow: Widths, node: fx.Node) -> Any:
 
 def _literals(node: fx.Node) -> tuple[Sequence[Any] | None, tuple[Any, ...]]:
     """The sizes a call spells out, and where; an empty place: as arguments."""
-    label = label_of(node)
-    if label in ("view", "reshape", "expand"):
+    label = called(node)
+    if label in ("view", "reshape", "expand", "broadcast_to"):
         name = "shape" if "shape" in node.kwargs else "size"
         sizes = argument(node, 1, name)
         if isinstance(sizes, list | tuple):
@@ -80,7 +83,7 @@ def _squeeze(flow: Widths, node: fx.Node) -> Any:
 
 
 def _permute(flow: Widths, node: fx.Node) -> Value:
-    x, label = flow.first(node), label_of(node)
+    x, label = flow.first(node), called(node)
     if label == "permute":
         dims: Any = argument(node, 1, "dims")
         dims = dims if isinstance(dims, list | tuple) else node.args[1:]
@@ -96,8 +99,8 @@ def _permute(flow: Widths, node: fx.Node) -> Value:
             order.insert(to, of)
         return [x[i] for i in order]
     last = len(x) - 1
-    if node.target is getattr:
-        swap = (last - 1, last) if node.args[1] in ("mT", "mH") else (0, last)
+    if label in ("T", "H", "mT", "mH", "adjoint"):
+        swap = (0, last) if label in "TH" else (last - 1, last)
     elif label == "t":
         swap = (0, last)
     else:
@@ -119,6 +122,22 @@ def _expand(flow: Widths, node: fx.Node) -> Value:
         if kept and literals is not None:
             flow.patch(node, (*place, index) if place else (0, index + 1), axis)
     return out
+
+
+def _expand_as(flow: Widths, node: fx.Node) -> Value:
+    """Axes of size 1 stretch to the other's, the rest are the other's."""
+    return flow.broadcast([flow.first(node), flow.of(argument(node, 1, "other"))])
+
+
+def _turned(flow: Widths, node: fx.Node) -> Value:
+    """What is turned around grows at its other end."""
+    x, roll = flow.first(node), called(node) == "roll"
+    dims: Any = argument(node, 2 if roll else 1, "dims")
+    if isinstance(dims, int):
+        dims = (dims,) if roll else node.args[1:]
+    for dim in range(len(x)) if dims is None else dims:
+        flow.axes.hold(x[dim], "its order is turned")
+    return x
 
 
 def _repeat(flow: Widths, node: fx.Node) -> Any:
@@ -143,21 +162,29 @@ def _interleave(flow: Widths, node: fx.Node) -> Any:
 
 def _pixel_shuffle(flow: Widths, node: fx.Node) -> Value:
     x, sizes = flow.first(node), flow.size(node)
-    factor = int(str(argument(node, 1, "upscale_factor")))
-    x[-3] = flow.axes.gathered(x[-3], factor**2)
+    down = called(node) == "pixel_unshuffle"
+    name = "downscale_factor" if down else "upscale_factor"
+    many = int(str(argument(node, 1, name))) ** 2
+    for axis in x[-2:]:
+        flow.axes.hold(axis, "a grid is resampled")
+    x[-3] = flow.axes.spread(x[-3], many) if down else flow.axes.gathered(x[-3], many)
     return [*x[:-2], *(((FIXED, size),) for size in sizes[-2:])]
 
 
 VIEWS: dict[str, Rule] = {
-    **dict.fromkeys(("view", "reshape", "unflatten"), _reshape),
+    **dict.fromkeys(
+        ("view", "reshape", "unflatten", "view_as", "reshape_as"), _reshape
+    ),
     **dict.fromkeys(("flatten", "squeeze", "unsqueeze", "ravel"), _squeeze),
     **dict.fromkeys(
         ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t"),
         _permute,
     ),
-    **dict.fromkeys(("T", "mT", "H", "mH"), _permute),
-    "expand": _expand,
+    **dict.fromkeys(("T", "mT", "H", "mH", "adjoint"), _permute),
+    **dict.fromkeys(("expand", "broadcast_to"), _expand),
+    "expand_as": _expand_as,
+    **dict.fromkeys(("flip", "roll"), _turned),
     **dict.fromkeys(("repeat", "tile"), _repeat),
     "repeat_interleave": _interleave,
-    "pixel_shuffle": _pixel_shuffle,
+    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _pixel_shuffle),
 }

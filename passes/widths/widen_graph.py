@@ -18,7 +18,7 @@ from sparsefx.passes.iso_flop.record import KEY, IsoFlop, shared_by_price
 from sparsefx.passes.iso_flop.replaceable_layers import inner_layers
 from sparsefx.passes.widths.attention_scales import rescale
 from sparsefx.passes.widths.axes import FIXED, Axis
-from sparsefx.passes.widths.rule_table import RULES
+from sparsefx.passes.widths.rule_table import rule_of
 from sparsefx.passes.widths.width_flow import Widths
 from sparsefx.settings.patterns import select
 
@@ -67,7 +67,7 @@ class Widened:
         """
         flow = Widths(root, held, by_count)
         flow.axes.ordered = options.init == "keep"
-        flow.follow(RULES)
+        flow.follow(rule_of)
         made = cls(flow, options)
         made._leave_unselected()
         axes = flow.axes

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from sparsefx.passes.graphs.weight_sources import label_of
 from sparsefx.passes.iso_flop.replaceable_layers import is_batch_norm
 from sparsefx.passes.widths.axes import FIXED, Axes, Axis
+from sparsefx.tracing.operations import called
 
 _BATCH = 10_007  # what a symbolic size counts as: no channel is as many
 Value = list[Axis]
+Rule = Callable[["Widths", fx.Node], Any]
 
 
 class Widths:
@@ -51,11 +53,11 @@ class Widths:
             for name, value in (*root.named_buffers(), *root.named_parameters())
         }
 
-    def follow(self, rules: Mapping[str, Callable[[Widths, fx.Node], Any]]) -> None:
+    def follow(self, rule_of: Callable[[str], Rule | None]) -> None:
         """Goes through the graph once.
 
         Args:
-            rules: what a call does to axes, by the name of the function or method.
+            rule_of: what a call does to axes, by the name of its operation.
         """
         for node in self.root.graph.nodes:
             self.axes.where = node.name
@@ -71,35 +73,32 @@ class Widths:
             elif node.op == "call_module":
                 self.values[node] = self._module(node)
             else:
-                self.values[node] = self._call(node, rules)
+                self.values[node] = self._call(node, rule_of)
         self.axes.where = ""
 
-    def _call(
-        self,
-        node: fx.Node,
-        rules: Mapping[str, Callable[[Widths, fx.Node], Any]],
-    ) -> Any:
+    def _call(self, node: fx.Node, rule_of: Callable[[str], Rule | None]) -> Any:
         if not _has_tensor(node.meta.get("val")):
             return None
-        label = str(node.args[1]) if node.target is getattr else label_of(node)
         if node.name in self._held:
             return self.give_up(node, self._held[node.name])
-        rule = rules.get(label)
+        name = called(node)
+        rule = rule_of(name)
         if rule is None:
-            return self.give_up(node, f"no rule says what {label} does to widths")
-        found = rule(self, node)
+            return self.give_up(node, f"no rule says what {name} does to widths")
+        try:
+            found = rule(self, node)
+        except Exception:  # rules are written for the usual ways to call
+            return self.give_up(node, f"{name} is used in a way no rule knows")
         value = node.meta["val"]
         if isinstance(value, Tensor):
             sizes = [self.axes.size(axis) for axis in found]
             wanted = [number(size) for size in value.shape]
             if sizes != wanted:
-                return self.give_up(node, f"{label} is used in a way no rule knows")
+                return self.give_up(node, f"{name} is used in a way no rule knows")
         return found
 
     def _read(self, node: fx.Node) -> Any:
-        value: Any = self.root
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
+        value = attrgetter(str(node.target))(self.root)
         if not isinstance(value, Tensor):
             return None
         if isinstance(value, nn.Parameter):
@@ -115,9 +114,7 @@ class Widths:
     def own_buffer(self, node: object) -> None:
         """Lets a buffer take on new sizes, such as a functional norm's statistics."""
         if isinstance(node, fx.Node) and node.op == "get_attr":
-            value: Any = self.root
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
+            value = attrgetter(str(node.target))(self.root)
             self.values[node] = self._own(value)
 
     def _module(self, node: fx.Node) -> Any:

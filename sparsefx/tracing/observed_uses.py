@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsefx.torch_internals import TorchFunctionMode, tree_flatten
-from sparsefx.tracing.zero_preserving_ops import KEEPING, SCALING
+from sparsefx.tracing.operations import KEEPING, SCALING, plain
 
 # position of the weight, and of what it is multiplied with
 _PRODUCTS: Mapping[str, tuple[int, int]] = {
@@ -72,9 +72,9 @@ class WeightWatch(TorchFunctionMode):
             name = getattr(getattr(func, "__self__", None), "__name__", "")
         given = [*args, *(kwargs or {}).values()]
         source = self._names.get(id(given[0])) if given else None
-        if name in KEEPING and source:
+        if plain(name) in KEEPING and source:
             self._follow(out, source)
-        elif name in SCALING and isinstance(out, Tensor):
+        elif plain(name) in SCALING and isinstance(out, Tensor):
             for part in given:
                 weight = self._names.get(id(part))
                 if weight and part.shape == out.shape:
