@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from sparsefx.errors import MaskError
+from sparsefx.errors import CaptureError, MaskError
 from sparsefx.passes.find_units import find_units
 from sparsefx.passes.gate_units import UnitGates, gated, scored
 from sparsefx.passes.graphs.standalone_graph import plain_graph
+from sparsefx.passes.graphs.weight_sources import argument
 from sparsefx.passes.units.idle_units import Idle, idle_units
 from sparsefx.passes.units.size_literals import Lines, resize
-from sparsefx.passes.units.tag_interpreter import interpret
+from sparsefx.passes.units.tag_interpreter import Values, run_on_zeros
 from sparsefx.passes.units.unit_map import Share, UnitGroup, UnitMap, kept_indices
+from sparsefx.torch_internals import hint
+from sparsefx.tracing.graph_module import place
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +69,25 @@ class ShrinkUnits:
         graph_module.graph.lint()
         units = find_units(graph_module) if self.units is None else self.units
         gates = _gates(graph_module, units)
-        idle = idle_units(graph_module, units)
-        groups = list(units.groups.values())
-        keeps = [self._kept(g, gates.get(g.name), idle) for g in groups]
         given = (self.keep or {}).keys() - units.groups.keys()
         if given:
             raise MaskError(
                 f"keep names {sorted(given)}; the groups of this graph are "
                 f"{', '.join(units.groups)}"
             )
+        idle = idle_units(graph_module, units, {*gates, *(self.keep or {})})
+        groups = list(units.groups.values())
+        keeps = [self._kept(g, gates.get(g.name), idle) for g in groups]
         pairs = zip(groups, keeps, strict=True)
         cuts = _Cuts({g.name: (g, kept) for g, kept in pairs}, gates, idle)
-        graph = _copied(graph_module, Lines(units.layout, [k for k, _ in keeps]))
+        lines = Lines(units.layout, [k for k, _ in keeps])
+        graph, twin = _copied(graph_module, lines)
         small = plain_graph(graph, graph_module, cuts.value, "Small")
-        _check_shapes(small)
+        for call, constant in cuts.constants.items():
+            if argument(call, 2, "bias") is None and bool((constant != 0).any()):
+                _add_bias(small, twin[call], cuts.rows(call, constant))
+        small.recompile()
+        _check(small, {twin[node]: _size(node, lines) for node in twin})
         return small
 
     def _kept(
@@ -118,6 +126,18 @@ class _Cuts:
     ) -> None:
         self.groups, self.gates, self.idle = groups, gates, idle
 
+        self.constants: dict[fx.Node, Tensor] = {}
+        for group, (stays, silent) in groups.values():
+            gone = (~stays | silent) & idle[group.name].units
+            for call, part in idle[group.name].folds.items():
+                more = part[:, gone.to(part.device)].sum(1)
+                self.constants[call] = self.constants.get(call, 0) + more
+        self.biases = {
+            str(bias.target): constant
+            for call, constant in self.constants.items()
+            if isinstance(bias := argument(call, 2, "bias"), fx.Node)
+        }
+
     def shares(self, name: str) -> Iterator[tuple[Share, UnitGroup, Tensor, Tensor]]:
         for group, (stays, silent) in self.groups.values():
             for share in group.tensors:
@@ -126,11 +146,8 @@ class _Cuts:
 
     def value(self, name: str, value: Tensor) -> Tensor:
         """A tensor without the indices of removed units."""
-        for group, (stays, silent) in self.groups.values():
-            gone = (~stays | silent) & self.idle[group.name].units
-            constants = self.idle[group.name].folds.get(name)
-            if constants is not None and group.name not in self.gates:
-                value = value + constants[:, gone.to(constants.device)].sum(1).to(value)
+        if name in self.biases:
+            value = value + self.biases[name].to(value)
         for share, group, _, silent in self.shares(name):
             if name in group.consumers and share.dim not in group.row_dims.get(
                 name, ()
@@ -140,6 +157,16 @@ class _Cuts:
             index = kept_indices(share, stays).to(value.device)
             value = value.index_select(share.dim, index)
         return value
+
+    def rows(self, call: fx.Node, constant: Tensor) -> Tensor:
+        """What a call adds to its outputs, without those that are removed."""
+        weight = argument(call, 1, "weight")
+        assert isinstance(weight, fx.Node)
+        for share, group, stays, _ in self.shares(str(weight.target)):
+            if share.dim == 0 and share.dim in group.row_dims.get(share.name, ()):
+                index = kept_indices(share, stays).to(constant.device)
+                constant = constant.index_select(0, index)
+        return constant
 
     def _columns(
         self, share: Share, group: UnitGroup, silent: Tensor, value: Tensor
@@ -163,8 +190,10 @@ def _gates(graph_module: fx.GraphModule, units: UnitMap) -> dict[str, Tensor]:
     return {name: gates[name].detach() for name in gates.names if name in units.groups}
 
 
-def _copied(graph_module: fx.GraphModule, lines: Lines) -> fx.Graph:
-    """The graph without its gates, with its sizes rewritten."""
+def _copied(
+    graph_module: fx.GraphModule, lines: Lines
+) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """The graph without its gates, with its sizes rewritten; its nodes by the old."""
     graph = fx.Graph()
     twin: dict[Any, Any] = {}
     for node in graph_module.graph.nodes:
@@ -173,13 +202,46 @@ def _copied(graph_module: fx.GraphModule, lines: Lines) -> fx.Graph:
             continue
         twin[node] = graph.node_copy(node, lambda n: twin[n])
         resize(node, twin[node], lines)
-    for node in reversed(list(graph.nodes)):
-        if node.op == "get_attr" and not node.users:
-            graph.erase_node(node)
-    graph.lint()
-    return graph
+    return graph, twin
 
 
-def _check_shapes(after: fx.GraphModule) -> None:
-    """Runs the new graph once on zeros."""
-    interpret(after)
+def _add_bias(small: fx.GraphModule, call: fx.Node, value: Tensor) -> None:
+    """Gives a layer without a bias the constant of the units in front of it."""
+    weight = argument(call, 1, "weight")
+    assert isinstance(weight, fx.Node)
+    path, _, leaf = str(weight.target).rpartition(".")
+    free = leaf == "weight" and path and not hasattr(small.get_submodule(path), "bias")
+    name = f"{path}.bias" if free else f"{weight.target}_constant"
+    place(small, name, nn.Parameter(value))
+    with small.graph.inserting_before(call):
+        read = small.graph.get_attr(name)
+    read.meta["module"] = path
+    if len(call.args) > 2:
+        call.args = (*call.args[:2], read, *call.args[3:])
+    else:
+        call.kwargs = {**call.kwargs, "bias": read}
+
+
+def _size(node: fx.Node, lines: Lines) -> tuple[int, ...] | None:
+    """What a node's value is to be, where units divide it."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or not lines.layout.get(node.name):
+        return None
+    sizes = [hint(size) for size in value.shape]
+    for dim, stay in lines.stays(node).items():
+        sizes[dim] = int(stay.sum())
+    return tuple(sizes)
+
+
+def _check(small: fx.GraphModule, sizes: Mapping[fx.Node, Any]) -> None:
+    """Runs the new graph once: each value is of the size that was planned."""
+
+    def visit(node: fx.Node, values: Values) -> None:
+        wanted, value = sizes.get(node), values[node]
+        if wanted is not None and isinstance(value, Tensor) and value.shape != wanted:
+            raise CaptureError(
+                f"{node.name} would be of shape {tuple(value.shape)} where {wanted} is "
+                "left of it; this graph cannot be shrunk"
+            )
+
+    run_on_zeros(small, visit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from sparsefx.torch_internals import (
     tree_unflatten,
 )
 from sparsefx.tracing.capture import capture
+from sparsefx.tracing.graph_module import assembled, held_by
 from sparsefx.tracing.preserve import in_eval
 from sparsefx.tracing.recorder import is_leaf
 
@@ -57,47 +58,15 @@ def own_graph(graph_module: fx.GraphModule) -> fx.GraphModule:
     """
     graph_module.graph.lint()
     graph_module = _recorded(graph_module)
-    graph = copy.deepcopy(graph_module.graph)
-    root = nn.Module()
     memo: dict[int, Any] = {}
-    for node in graph.nodes:
-        if node.op in ("get_attr", "call_module"):
-            value = _resolve(graph_module, str(node.target))
-            if isinstance(value, Tensor) and id(value) not in memo:
-                memo[id(value)] = _clone(value)
-            elif isinstance(value, nn.Module) and id(value) not in memo:
-                memo[id(value)] = copy.deepcopy(value, memo)
-            _place(root, str(node.target), memo.get(id(value), value))
-    return made_of(root, graph)
-
-
-def made_of(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """A graph module of what ``graph`` reads from ``root``, and nothing else."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # get_attr of a flag is intended
-        made = fx.GraphModule(root, graph)
-        made.graph.lint()
-    made.train(getattr(root, "training", True))
-    return made
-
-
-def add_parameter(root: nn.Module, name: str, value: Tensor) -> nn.Parameter:
-    """Puts a new parameter under a dotted name and returns it.
-
-    Example:
-        >>> root = nn.Module()
-        >>> _ = add_parameter(root, "a.weight", torch.ones(2))
-        >>> [name for name, _ in root.named_parameters()]
-        ['a.weight']
-    """
-    parameter = nn.Parameter(value)
-    _place(root, name, parameter)
-    return parameter
-
-
-def add_module(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Puts a module under a dotted name."""
-    _place(root, name, module)
+    held = held_by(graph_module)
+    for name, value in held.items():
+        if isinstance(value, Tensor) and id(value) not in memo:
+            memo[id(value)] = _clone(value)
+        elif isinstance(value, nn.Module) and id(value) not in memo:
+            memo[id(value)] = copy.deepcopy(value, memo)
+        held[name] = memo.get(id(value), value)
+    return assembled(copy.deepcopy(graph_module.graph), held, graph_module)
 
 
 def settle_sizes(graph_module: fx.GraphModule) -> None:
@@ -142,7 +111,7 @@ def note_values(graph_module: fx.GraphModule) -> None:
 
     for node in graph_module.graph.nodes:
         if node.op == "get_attr":
-            node.meta["val"] = fake(_resolve(graph_module, str(node.target)))
+            node.meta["val"] = fake(attrgetter(str(node.target))(graph_module))
             if not isinstance(node.meta["val"], Tensor):
                 del node.meta["val"]
         elif node.op in ("call_function", "call_method", "call_module"):
@@ -208,34 +177,8 @@ def _recorded(graph_module: fx.GraphModule) -> fx.GraphModule:
     return found.graphs[""]
 
 
-def _resolve(graph_module: nn.Module, target: str) -> Any:
-    value: Any = graph_module
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
-
-
 def _clone(value: Tensor) -> Tensor:
     copied = value.detach().clone()
     if isinstance(value, nn.Parameter):
         return nn.Parameter(copied, requires_grad=value.requires_grad)
     return copied
-
-
-def _place(root: nn.Module, target: str, value: Any) -> None:
-    *path, leaf = target.split(".")
-    owner = root
-    for part in path:
-        if part not in owner._modules:
-            owner.add_module(part, nn.Module())
-        child = owner._modules[part]
-        assert child is not None
-        owner = child
-    if isinstance(value, nn.Module):
-        owner._modules[leaf] = value
-    elif isinstance(value, nn.Parameter):
-        owner._parameters[leaf] = value
-    elif isinstance(value, Tensor):
-        owner.register_buffer(leaf, value)
-    else:
-        setattr(owner, leaf, value)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import operator
-import warnings
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from sparsefx.errors import CaptureError
 from sparsefx.tracing.gradient_regions import enter_region, leave_region
+from sparsefx.tracing.graph_module import assembled, held_by
 from sparsefx.tracing.merge_modes import by_mode
 
 Slice = Callable[[str, Tensor], Tensor]
@@ -41,64 +42,15 @@ def plain_graph(
     """
     _choose_by_flag(graph)
     _drop_regions(graph, source)
-    _drop_unread(graph)
-    root = nn.Module()
     made: dict[int, Any] = {}
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            path, _, leaf = str(node.target).rpartition(".")
-            owner = _container(root, source, path)
-            value = _found(source, str(node.target))
-            if not isinstance(value, Tensor):
-                if leaf != "training":  # the container has that flag of its own
-                    setattr(owner, leaf, value)
-                continue
-            if id(value) not in made:
-                made[id(value)] = _own(value, sliced(str(node.target), value.detach()))
-            new = made[id(value)]
-            if isinstance(new, nn.Parameter):
-                owner.register_parameter(leaf, new)
-            elif leaf not in owner._buffers:
-                persistent = _persistent(source, path, leaf)
-                owner.register_buffer(leaf, new, persistent=persistent)
-        elif node.op == "call_module":
-            path, _, leaf = str(node.target).rpartition(".")
-            owner = _container(root, source, path)
-            if leaf not in owner._modules:
-                module = source.get_submodule(str(node.target))
-                owner._modules[leaf] = _resized(module, str(node.target), sliced)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # get_attr of a flag is intended
-        module = fx.GraphModule(root, graph, name)
-    module.training = source.training
-    return module
-
-
-def _found(source: nn.Module, target: str) -> Any:
-    found: Any = source
-    for part in target.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def _container(root: nn.Module, source: nn.Module, path: str) -> nn.Module:
-    """The module at a path of the new tree, made with its mode where it is missing."""
-    for part in path.split(".") if path else ():
-        source = getattr(source, part)
-        if part not in root._modules:
-            child = nn.Module()
-            child.training = source.training
-            root.add_module(part, child)
-        root = root.get_submodule(part)
-    return root
-
-
-def _persistent(source: nn.Module, path: str, leaf: str) -> bool:
-    owner: Any = source
-    for part in path.split(".") if path else ():
-        owner = getattr(owner, part)
-    real = owner.__dict__.get("_real", owner)
-    return leaf in real._buffers and leaf not in real._non_persistent_buffers_set
+    held = held_by(source, graph)
+    for path, value in held.items():
+        if isinstance(value, Tensor) and id(value) not in made:
+            made[id(value)] = _own(value, sliced(path, value.detach()))
+        elif isinstance(value, nn.Module) and id(value) not in made:
+            made[id(value)] = _resized(value, path, sliced)
+        held[path] = made.get(id(value), value)
+    return assembled(graph, held, source, name)
 
 
 def _own(value: Tensor, data: Tensor) -> Tensor:
@@ -135,7 +87,7 @@ def _drop_regions(graph: fx.Graph, source: nn.Module) -> None:
     entered: list[fx.Node] = []
     for node in list(graph.nodes):
         if node.op == "get_attr":
-            value = _found(source, str(node.target))
+            value = attrgetter(str(node.target))(source)
             if isinstance(value, Tensor) and value.requires_grad:
                 learns.add(node)
         elif node.target is enter_region:
@@ -146,13 +98,6 @@ def _drop_regions(graph: fx.Graph, source: nn.Module) -> None:
             learns.add(node)
     for node in reversed(list(graph.nodes)):
         if node.target in (leave_region, enter_region):
-            graph.erase_node(node)
-
-
-def _drop_unread(graph: fx.Graph) -> None:
-    """Copies made only while training, and flags, that nothing reads any more."""
-    for node in reversed(list(graph.nodes)):
-        if not node.users and (node.op == "get_attr" or node.target == "clone"):
             graph.erase_node(node)
 
 

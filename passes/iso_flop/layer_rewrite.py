@@ -8,16 +8,11 @@ from dataclasses import dataclass, field
 from torch import Tensor, fx, nn
 
 from sparsefx.passes.costs.graph_costs import Prices, macs_of
-from sparsefx.passes.graphs.owned_graph import (
-    add_module,
-    add_parameter,
-    made_of,
-    note_values,
-    own_graph,
-)
+from sparsefx.passes.graphs.owned_graph import note_values, own_graph
 from sparsefx.passes.iso_flop.initial_weights import energy_of
 from sparsefx.passes.iso_flop.record import KEY, IsoFlop, paid
 from sparsefx.passes.iso_flop.replaceable_layers import LayerSite, as_linear, sites_of
+from sparsefx.tracing.graph_module import assembled, held_by, place
 
 
 @dataclass(slots=True)
@@ -92,13 +87,13 @@ class LayerRewrite:
     def share_as(self, name: str, value: Tensor) -> str:
         """A new parameter under a full name, made once."""
         if name not in dict(self.root.named_parameters(remove_duplicate=False)):
-            add_parameter(self.root, name, value.detach().clone())
+            place(self.root, name, nn.Parameter(value.detach().clone()))
         return name
 
     def share_module(self, path: str, module: nn.Module) -> str:
         """A new submodule, made once."""
         if path not in dict(self.root.named_modules()):
-            add_module(self.root, path, module)
+            place(self.root, path, module)
         return path
 
     def read(self, name: str, near: fx.Node) -> fx.Node:
@@ -122,13 +117,9 @@ class LayerRewrite:
 
     def finish(self) -> fx.GraphModule:
         """The new graph module, with its record."""
-        for node in reversed(self.graph.nodes):
-            unused = not node.users and node.op not in ("placeholder", "output")
-            if unused and not _has_effect(node):
-                self.graph.erase_node(node)
         for node in self.graph.nodes:
             node.meta.setdefault("module", "")
-        made = made_of(self.root, self.graph)
+        made = assembled(self.graph, held_by(self.root), self.root)
         note_values(made)
         after = Prices.of(made)
         if self.whole:
@@ -140,11 +131,3 @@ class LayerRewrite:
         macs = macs_of(self.before, after, self.kept)
         made.meta[KEY] = IsoFlop(self.member, self.kept, self.energies, self.left, macs)
         return made
-
-
-def _has_effect(node: fx.Node) -> bool:
-    """Calls that are made for what they do, such as the end of a region."""
-    name = getattr(node.target, "__name__", str(node.target))
-    return name in ("enter_region", "leave_region", "setitem") or (
-        name.endswith("_") and not name.startswith("_")
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -18,6 +19,7 @@ from sparsefx.tracing.gradient_regions import closed_on_error
 from sparsefx.tracing.operations import called
 
 Tags = dict[fx.Node, Any]
+Values = dict[Any, Any]
 
 
 def interpret(graph_module: fx.GraphModule) -> tuple[Ledger, Tags]:
@@ -33,14 +35,34 @@ def interpret(graph_module: fx.GraphModule) -> tuple[Ledger, Tags]:
     """
     ledger = Ledger()
     tags: Tags = {}
-    values: dict[Any, Any] = {}
+
+    def visit(node: fx.Node, values: Values) -> None:
+        tags[node] = _tags(graph_module, node, values, tags, ledger)
+
+    run_on_zeros(graph_module, visit)
+    for used in graph_module.graph.output_node().all_input_nodes:
+        if isinstance(tags[used], Tensor):
+            ledger.stick(tags[used])
+    return ledger, tags
+
+
+def run_on_zeros(
+    graph_module: fx.GraphModule, visit: Callable[[fx.Node, Values], None]
+) -> None:
+    """Runs a graph on zeros of the recorded sizes.
+
+    Args:
+        graph_module: the graph.
+        visit: is told each node and the values that are still in use, with its own.
+
+    Raises:
+        CaptureError: an input carries no recorded value, or a node does not run.
+    """
+    values: Values = {}
     last = _last_uses(graph_module.graph)
     with torch.no_grad(), closed_on_error():
         for node in graph_module.graph.nodes:
             if node.op == "output":
-                for used in node.all_input_nodes:
-                    if isinstance(tags[used], Tensor):
-                        ledger.stick(tags[used])
                 break
             try:
                 values[node] = _value(graph_module, node, values)
@@ -51,10 +73,9 @@ def interpret(graph_module: fx.GraphModule) -> tuple[Ledger, Tags]:
                     f"{node.name} of {node.meta.get('module') or 'the root module'!r} "
                     f"does not run on zeros of the example's sizes: {cause_of(error)}"
                 ) from error
-            tags[node] = _tags(graph_module, node, values, tags, ledger)
+            visit(node, values)
             for done in last.get(node, ()):
                 values[done] = None
-    return ledger, tags
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
@@ -68,7 +89,7 @@ def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     return found
 
 
-def _value(graph_module: fx.GraphModule, node: fx.Node, values: dict[Any, Any]) -> Any:
+def _value(graph_module: fx.GraphModule, node: fx.Node, values: Values) -> Any:
     if node.op == "placeholder":
         example = node.meta.get("val")
         if not isinstance(example, Tensor):
@@ -98,7 +119,7 @@ def _device(example: Tensor) -> torch.device:
 def _tags(
     graph_module: fx.GraphModule,
     node: fx.Node,
-    values: dict[Any, Any],
+    values: Values,
     tags: Tags,
     ledger: Ledger,
 ) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from sparsefx.errors import PolicyError
 from sparsefx.passes.costs.graph_costs import Prices, macs_of
-from sparsefx.passes.graphs.owned_graph import add_module, made_of, note_values
+from sparsefx.passes.graphs.owned_graph import note_values
 from sparsefx.passes.iso_flop.initial_weights import drawn, energy_of, resized
 from sparsefx.passes.iso_flop.record import KEY, IsoFlop, shared_by_price
 from sparsefx.passes.iso_flop.replaceable_layers import inner_layers
@@ -21,6 +21,7 @@ from sparsefx.passes.widths.axes import FIXED, Axis
 from sparsefx.passes.widths.rule_table import rule_of
 from sparsefx.passes.widths.width_flow import Widths
 from sparsefx.settings.patterns import select
+from sparsefx.tracing.graph_module import assembled, held_by, place
 
 
 class Options(Protocol):
@@ -126,11 +127,11 @@ class Widened:
                 _put(root, name, torch.empty(size, dtype=old[name].dtype))
         for path, axis in flow.norms.items():
             sizes = flow.axes.size(axis), flow.axes.width(axis, self.widths)
-            add_module(root, path, resized(root.get_submodule(path), *sizes))
+            place(root, path, resized(root.get_submodule(path), *sizes))
         for patch in flow.patches:
             patch(self.widths)
         rescale(flow, self.widths)
-        made = made_of(root, root.graph)
+        made = assembled(root.graph, held_by(root), root)
         note_values(made)
         got = [n.meta["val"].shape for n in _outputs(made)]
         assert list(map(str, got)) == list(map(str, wanted)), (got, wanted)

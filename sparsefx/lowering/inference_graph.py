@@ -8,7 +8,9 @@ neither the model nor sparsefx's guards.
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from sparsefx.passes.shrink_units import ShrinkUnits
 from sparsefx.torch_internals import TreeSpec, tree_flatten, tree_unflatten
 from sparsefx.tracing.capture import capture
 from sparsefx.tracing.example_calls import Call, as_call
-from sparsefx.tracing.node_values import attribute
+from sparsefx.tracing.graph_module import assembled
 from sparsefx.tracing.object_trees import unbox
 from sparsefx.tracing.preserve import in_eval
 from sparsefx.tracing.program import Program
@@ -96,23 +98,22 @@ def _plain(
     program: Program, root: nn.Module, example: Call, shrink: bool
 ) -> tuple[fx.GraphModule, Signature]:
     part = list(program.parts())[-1][1]
+    bound = part.module(root)
     if shrink and any(map(_has_zero_line, root.parameters())):
-        bound = _shrunk(part.module(root))
-        root, graph = bound, copy.deepcopy(bound.graph)
-    else:
-        graph = copy.deepcopy(part.graph)
+        bound = _shrunk(bound)
+    graph = copy.deepcopy(bound.graph)
     held: dict[str, Any] = {}
     for node in list(graph.nodes):
         node.meta = {"module": node.meta.get("module", "")}
         if node.op == "get_attr":
-            value = _value(root, node.target)
+            value = attrgetter(node.target)(bound)
             if isinstance(value, Tensor):
                 held[node.target] = value.detach()
             else:
                 _written_in(node, value)
                 graph.erase_node(node)
         elif node.op == "call_module":
-            module = root.get_submodule(node.target)
+            module = bound.get_submodule(node.target)
             if isinstance(module, _DROPOUTS):
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
@@ -125,44 +126,7 @@ def _plain(
         None if part.output is None else _numbered(part.output),
         tuple(map(_leaf, leaves)),
     )
-    return assembled(graph, held), signature
-
-
-def assembled(graph: fx.Graph, held: dict[str, Any]) -> fx.GraphModule:
-    """A graph module of ``graph`` that holds what its nodes name, and no more.
-
-    Example:
-        >>> layer = nn.Linear(2, 2)
-        >>> made = assembled(fx.symbolic_trace(layer).graph, {"weight": layer.weight,
-        ...                                                   "bias": layer.bias})
-        >>> sorted(made.state_dict())
-        ['bias', 'weight']
-    """
-    for node in reversed(graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            graph.erase_node(node)
-    named = {n.target for n in graph.nodes if n.op in ("get_attr", "call_module")}
-    holder = {name: held[name] for name in sorted(named)}
-    made = fx.GraphModule(holder, graph, "Lowered")
-    made.eval()
-    made.graph.lint()
-    return made
-
-
-def held_by(module: fx.GraphModule) -> dict[str, Any]:
-    """The tensors and modules that a graph module's nodes name.
-
-    Example:
-        >>> sorted(held_by(fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2)))))
-        ['0']
-    """
-    found: dict[str, Any] = {}
-    for node in module.graph.nodes:
-        if node.op == "get_attr":
-            found[node.target] = _value(module, node.target)
-        elif node.op == "call_module":
-            found[node.target] = module.get_submodule(node.target)
-    return found
+    return assembled(graph, held, name="Lowered").eval(), signature
 
 
 def _has_zero_line(weight: Tensor) -> bool:
@@ -175,21 +139,18 @@ def _has_zero_line(weight: Tensor) -> bool:
 
 
 def _shrunk(module: fx.GraphModule) -> fx.GraphModule:
+    """The graph without idle units; where that fails, as it is, and the reason."""
     try:
         return ShrinkUnits()(module)
-    except Exception:  # a graph it cannot follow keeps its units; chains are cut still
+    except SparsefxError as error:
+        told = f"no heads, neurons or channels are cut out of the graph: {error}"
+        warnings.warn(told, stacklevel=2)
         return module
 
 
 def _numbered(spec: TreeSpec) -> Any:
     """A tree of that form: unlike its description, it can be pickled."""
     return tree_unflatten(range(spec.num_leaves), spec)
-
-
-def _value(root: nn.Module, target: str) -> Any:
-    path, _, leaf = target.rpartition(".")
-    owner = root.get_submodule(path)
-    return attribute(owner, leaf) if "[" in leaf else getattr(owner, leaf)
 
 
 def _written_in(node: fx.Node, value: Any) -> None:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from sparsefx.lowering.cut_chains import cut_chains
 from sparsefx.lowering.feature_major_attention import feature_major_attention, is_faster
 from sparsefx.lowering.graph_layers import layer_at
-from sparsefx.lowering.inference_graph import assembled, held_by
 from sparsefx.lowering.layer_forms import CompressedLayer
 from sparsefx.lowering.layer_trial import Trial, against_uncut, try_layer
+from sparsefx.tracing.graph_module import assembled, held_by
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -52,15 +51,12 @@ def lower_graph(
         ('csr', True)
     """
     dense = {**held_by(module), **(original or {})}
-    if target in ("auto", "removal"):
-        module, _ = cut_chains(module)
-    else:
-        module = assembled(copy.deepcopy(module.graph), held_by(module))
     before = {
         name: tuple(dense[name].shape)
         for name, value in held_by(module).items()
         if isinstance(value, Tensor) and value.shape != dense[name].shape
     }
+    module = assembled(copy.deepcopy(module.graph), held_by(module), module)
     search = _Search(module, target, rounds, fused, {k: dense[k] for k in before})
     with torch.no_grad():
         search.run(*inputs)
@@ -123,4 +119,4 @@ class _Search(fx.Interpreter):
         compressed = any(isinstance(x[2], CompressedLayer) for x in self.nodes)
         for node in self.attentions if compressed else ():
             node.target = feature_major_attention
-        return assembled(graph, held)
+        return assembled(graph, held, name="Lowered").eval()

@@ -1,108 +1,22 @@
-"""A recorded graph bound to the module it stands for, with its guards.
-
-The graph is compiled into a `torch.fx.GraphModule` whose parameter and buffer
-dictionaries *are* those of the original modules, so it sees every later `.to()`,
-in-place update or re-binding, while masked modules' properties stay out of its way.
-"""
+"""A recorded graph bound to the module it stands for, with its guards."""
 
 from __future__ import annotations
 
 import copy
-import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.torch_internals import TreeSpec, set_hints, tree_flatten, tree_unflatten
 from sparsefx.tracing.gradient_regions import closed_on_error
+from sparsefx.tracing.graph_module import bind
 from sparsefx.tracing.guards import Guards, Noted
-from sparsefx.tracing.node_values import attribute
 from sparsefx.tracing.object_trees import unbox
 
 if TYPE_CHECKING:
     import sympy
-
-
-class _View(nn.Module):
-    """One level of the module tree as graphs see it: raw tensors, live flags."""
-
-    def __init__(self, real: nn.Module) -> None:
-        super().__init__()
-        self.__dict__["_real"] = real
-        self.__dict__["_parameters"] = real._parameters
-        self.__dict__["_buffers"] = real._buffers
-
-    def __getattr__(self, name: str) -> Any:
-        return _raw(self, self.__dict__["_real"], name)
-
-
-def _raw(view: nn.Module, real: nn.Module, name: str) -> Any:
-    """A raw tensor, a submodule, or a plain attribute as it is now."""
-    try:
-        return nn.Module.__getattr__(view, name)
-    except AttributeError:
-        if name.startswith("__"):
-            raise
-        found = attribute(real, name) if "[" in name else getattr(real, name, None)
-        # a cache that is not made yet: the guards keep the graph from reading it
-        return torch.empty(0) if found is None else found
-
-
-def _follow(real: nn.Module) -> property:
-    return property(lambda _: real.training, lambda _, flag: None)
-
-
-def _view(root: nn.Module, targets: Sequence[tuple[str, str]]) -> _View:
-    """A tree of views that resolves ``(op, target)`` pairs on ``root``."""
-
-    def make(real: nn.Module) -> _View:
-        kind = type("View", (_View,), {"training": _follow(real)})
-        view: _View = kind(real)
-        return view
-
-    top = make(root)
-    for op, target in targets:
-        *path, leaf = target.split(".")
-        view, real = top, root
-        for part in path:
-            real = real.get_submodule(part)
-            if part not in view._modules:
-                view._modules[part] = make(real)
-            child = view._modules[part]
-            assert isinstance(child, _View)
-            view = child
-        if op == "call_module":
-            view._modules[leaf] = real.get_submodule(leaf)
-    return top
-
-
-def bind(graph: fx.Graph, root: nn.Module) -> fx.GraphModule:
-    """Compiles ``graph`` over the live tensors of ``root``.
-
-    Example:
-        >>> from torch import fx
-        >>> layer = nn.Linear(2, 2)
-        >>> bound = bind(fx.symbolic_trace(layer).graph, layer)
-        >>> bound.weight is layer.weight
-        True
-    """
-    nodes = [n for n in graph.nodes if n.op in ("get_attr", "call_module")]
-    view = _view(root, [(n.op, n.target) for n in nodes])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # get_attr of a flag is intended
-        bound = fx.GraphModule(view, graph, type(root).__name__)
-    bound.__dict__["_parameters"] = view._parameters
-    bound.__dict__["_buffers"] = view._buffers
-    bound.__dict__["_modules"] = view._modules
-    kind: Any = type(bound)
-    for name in ("training", *(n.target for n in nodes if "." not in n.target)):
-        bound.__dict__.pop(name, None)  # what GraphModule copied: it must stay live
-    kind.training = _follow(root)
-    kind.__getattr__ = lambda self, name: _raw(self, root, name)
-    return bound
 
 
 def _kind(root: nn.Module) -> tuple[Any, ...]:

@@ -23,13 +23,14 @@ from torch import fx, nn
 from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.learners import learner_of
 from sparsefx.passes.annotate_costs import cost_table
-from sparsefx.passes.graphs.owned_graph import made_of, settle_sizes
+from sparsefx.passes.graphs.owned_graph import settle_sizes
 from sparsefx.passes.select_tokens import SelectTokens, anchor_of
 from sparsefx.passes.tokens.token_scorer import TokenChoice, scorers
 from sparsefx.policies.policy import Policy
 from sparsefx.settings.budget import parse_budget
 from sparsefx.settings.token_options import Place, TokenOptions, parse_tokens
 from sparsefx.torch_internals import hint
+from sparsefx.tracing.graph_module import assembled, held_by
 from sparsefx.tracing.offered_inputs import offered
 from sparsefx.training.build import build
 from sparsefx.training.build_units import build_units
@@ -276,7 +277,7 @@ def _made(
     base: fx.GraphModule, places: Sequence[str], keeps: Sequence[Keep], prefix: int
 ) -> tuple[fx.GraphModule, list[Totals]]:
     """The graph with selections, and what it costs with the first, the second ..."""
-    made = made_of(base, copy.deepcopy(base.graph))
+    made = assembled(copy.deepcopy(base.graph), held_by(base), base)
     totals: list[Totals] = []
     for place, keep in zip(places, keeps, strict=True):
         SelectTokens(place, keep, prefix)(made)
