@@ -71,7 +71,7 @@ class Problem:
     """The layers' masks as functions of a multiplier; remembers what it evaluated.
 
     ``m = sigmoid(slope * (magnitude - half) + nu)``, with multipliers nu counted from
-    the cutoff, or from the middle of a layer alone: mu may be huge, and then coarse.
+    the cutoff, or from the threshold of a layer alone: mu may be huge, and then coarse.
     """
 
     def __init__(  # noqa: D107
@@ -103,8 +103,14 @@ class Problem:
         return max(Counter(i for i, _, _ in self.states).values(), default=0)
 
     def half(self, i: int, alone: bool) -> float:
-        """Magnitude in layer i from which multipliers are counted."""
-        return 0.5 * sum(self.ranges[i]) if alone else self.halves[i]
+        """Magnitude in layer i from which multipliers are counted.
+
+        Alone, the threshold of the hard mask: there the soft one is about 1/2, however
+        sharp it is, so that its multiplier is small and fine.
+        """
+        low, high = self.ranges[i]
+        own = min(max(self.rules[i].threshold, low), high)
+        return own if alone else self.halves[i]
 
     def ends(self, i: int, alone: bool = False) -> tuple[float, float]:
         """Least and greatest exponent of layer i at multiplier 0."""

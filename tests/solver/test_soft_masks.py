@@ -255,3 +255,15 @@ def test_several_chunks_and_any_layout() -> None:
     warm = softly(layers, budget, 20.02, warm=Warm(dual=soft.mu, beta=20.0))
     assert warm.sweeps <= 3
     assert torch.equal(w, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("beta", [1e3, 1e7, 1e11, 1e15])
+def test_a_layer_held_among_ties_is_met_however_sharp(
+    beta: float, dtype: torch.dtype
+) -> None:
+    """Its multiplier is counted from its threshold, so that rounding cannot move it."""
+    ties = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0], dtype=dtype)
+    layers = [Layer(ties, 1.0, 1.0, 1, 6), Layer(ties / 9, 1.0, 1.0, 3, 3)]
+    masks = softly(layers, 4.0, beta)
+    assert masks.kept == pytest.approx((1.0, 3.0), rel=RTOL)
