@@ -50,6 +50,11 @@ class Life(nn.Module):
         if part.state is not None:
             self.add_module(part.name, part.state)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is masked: every key of a checkpoint is an attribute, as some ask."""
+        return tuple(site.name for site in self.plan.sites)
+
     def forward(self, value: Any) -> Any:
         """Returns ``value``: containers that call all their children stay right."""
         return value
@@ -167,7 +172,7 @@ class Life(nn.Module):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        names = "\n".join(site.name for site in self.plan.sites).encode()
+        names = "\n".join(self.names).encode()
         curve = torch.full((_HISTORY, 4), torch.nan, dtype=torch.float64)
         points = [[p.step, p.limit, p.soft, p.hard] for p in self.history]
         curve[: len(points)] = torch.tensor(points, dtype=curve.dtype).view(-1, 4)
@@ -198,8 +203,8 @@ class Life(nn.Module):
         self.history = [HistoryPoint(int(number), *costs) for number, *costs in rows]
 
     def _check_names(self, theirs: Sequence[str]) -> None:
-        ours = [site.name for site in self.plan.sites]
-        if list(theirs) != (ours or [""]):
+        ours = self.names
+        if tuple(theirs) != (ours or ("",)):
             odd = sorted(set(theirs) ^ set(ours))[:5] or ["their order"]
             raise MaskError(
                 f"the checkpoint masks {len(theirs)} weights, this model {len(ours)}; "
