@@ -96,8 +96,9 @@ class SparseState(nn.Module):
         self.register_buffer("dual", dual)
         zeros = torch.zeros(budgets, count, dtype=torch.float64, device=device)
         self.register_buffer("binding", zeros)
-        unknown = torch.full((2, budgets), math.nan, dtype=torch.float64, device=device)
-        self.register_buffer("multipliers", unknown)
+        first = math.nan if budgets > 1 and not stored else 0.0  # of several: not known
+        shared = torch.full((2, budgets), first, dtype=torch.float64, device=device)
+        self.register_buffer("multipliers", shared)
         self.kept = KeptMasks(self.weights(), wide) if stored else None
         self.units: Any = None  # a module that is `Around`
         self._arm()

@@ -47,7 +47,7 @@ class Solution:
         soft_costs: ``sum cost m`` over all sites, in each budget.
         dual: the shared multiplier, uncentred.
         sweeps: passes over the weights the solver took.
-        multipliers: of each budget, for hard and for soft masks, in shares of it; NaN
+        multipliers: of each budget, for hard and for soft masks, in shares of it; 0
             where one budget stands alone, whose multiplier is `dual`.
         binding: what several budgets that are spent ask of each site, one row a budget;
             see `sparsefx.masking.budget_gradient`. 0 where one budget stands alone: the

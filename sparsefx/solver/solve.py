@@ -125,8 +125,7 @@ def solve(request: Request, warm: Warm | None = None) -> Solution:
 
 def _nothing(limits: Limits) -> _Decided:
     """Where no site is open."""
-    own = math.nan if len(limits.amounts) == 1 else 0.0
-    x = (own,) * len(limits.amounts)
+    x = (0.0,) * len(limits.amounts)
     hard, soft = HardMasks((), (), 0.0), SoftMasks((), (), math.inf, 0)
     return _Decided((), hard, soft, (x, x), ((),) * len(x))
 
@@ -139,8 +138,8 @@ def _alone(open_: _Open) -> _Decided:
     hard = solve_hard(layers, budget, names=open_.names, survey=seen)
     extra = _extra(layers, limits)
     soft = solve_soft(layers, budget, beta, hard, survey=seen, warm=warm, extra=extra)
-    unknown = (math.nan,)
-    return _Decided(layers, hard, soft, (unknown, unknown), ((0.0,) * len(layers),))
+    none = (0.0,)
+    return _Decided(layers, hard, soft, (none, none), ((0.0,) * len(layers),))
 
 
 def _together(open_: _Open) -> _Decided:

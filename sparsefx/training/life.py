@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ class Life(nn.Module):
 
     Attributes:
         plan: what was asked for.
+        recipe: the same as JSON, for checkpoints (`sparsefx.training.recipe`).
         parts: weights, units, tokens; the last one spends the plan's budgets.
         step: optimizer steps taken.
         frozen: masks no longer move.
@@ -36,6 +37,7 @@ class Life(nn.Module):
     def __init__(self, plan: Plan) -> None:  # noqa: D107
         super().__init__()
         self.plan = plan
+        self.recipe: Mapping[str, Any] = {}
         self.parts: list[Part] = []
         self.step = 0
         self.frozen = False
@@ -167,13 +169,28 @@ class Life(nn.Module):
             history=tuple(self.history),
         )
 
+    def resume(self, *, anew: bool) -> None:
+        """After its tensors have been read; `anew` finds the masks by magnitudes."""
+        if anew:
+            self.begin(drawn=False)
+        for part in self.parts:
+            part.reload(self._moment(self.step))
+
+    def within(self) -> bool:
+        """Whether masks cost no more than the budgets of the moment allow."""
+        phase = self.plan.policy.schedule().at(self.step)
+        allowed = self.plan.allowed(phase.budget_progress)
+        kept = [self.report().budgets[t.cost].kept for t in self.plan.targets]
+        rows = zip(kept, allowed, strict=True)
+        return all(cost <= limit * (1 + 1e-12) for cost, limit in rows)
+
     # -- checkpoints -----------------------------------------------------------------
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         names = "\n".join(self.names).encode()
-        curve = torch.full((_HISTORY, 4), torch.nan, dtype=torch.float64)
+        curve = torch.full((_HISTORY, 4), -1.0, dtype=torch.float64)
         points = [[p.step, p.limit, p.soft, p.hard] for p in self.history]
         curve[: len(points)] = torch.tensor(points, dtype=curve.dtype).view(-1, 4)
         destination[f"{prefix}step"] = torch.tensor(self.step)
@@ -199,7 +216,7 @@ class Life(nn.Module):
         if step is None or frozen is None or curve is None:
             return
         self.step, self.frozen = int(step), bool(frozen)
-        rows = [row for row in curve.tolist() if row[0] == row[0]]
+        rows = [row for row in curve.tolist() if row[0] >= 0]
         self.history = [HistoryPoint(int(number), *costs) for number, *costs in rows]
 
     def _check_names(self, theirs: Sequence[str]) -> None:
@@ -268,7 +285,4 @@ def _point(report: StepReport) -> HistoryPoint:
 
 def _loaded(life: Life, _: Any) -> None:
     """Runs when the parts below have been loaded too."""
-    if life._dense:
-        life.begin(drawn=False)
-    for part in life.parts:
-        part.reload(life._moment(life.step))
+    life.resume(anew=life._dense)

@@ -23,6 +23,7 @@ from sparsefx.training.build_rewritten import rebuild
 from sparsefx.training.build_tokens import build_tokens
 from sparsefx.training.build_units import build_units
 from sparsefx.training.life import Life, life_of
+from sparsefx.training.recipe import recipe_of
 from sparsefx.training.step_report import StepReport
 
 
@@ -83,13 +84,17 @@ def transform(
     _check_data(settings, calibration, loss)
     options: dict[str, Any] = {"inplace": inplace, "strict": strict}
     if settings.tokens:
-        return build_tokens(model, settings, example_inputs, **options)
-    if learner_of(settings.learner).part == "units":
-        return build_units(model, settings, example_inputs, **options)
-    if settings.rewrite != "none":
-        return rebuild(model, settings, example_inputs, **options)
-    known: dict[str, Any] = {"calibration": calibration, "loss": loss}
-    return build(model, settings, example_inputs, **known, **options)
+        sparse = build_tokens(model, settings, example_inputs, **options)
+    elif learner_of(settings.learner).part == "units":
+        sparse = build_units(model, settings, example_inputs, **options)
+    elif settings.rewrite != "none":
+        sparse = rebuild(model, settings, example_inputs, **options)
+    else:
+        known: dict[str, Any] = {"calibration": calibration, "loss": loss}
+        sparse = build(model, settings, example_inputs, **known, **options)
+    life = life_of(sparse, "transform")
+    life.recipe = recipe_of(settings, example_inputs, life.plan)
+    return sparse
 
 
 def step(

@@ -1,13 +1,12 @@
 """Saving and resuming: training goes on as if it had never stopped."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.optim import AdamW
 
 import sparsefx
@@ -148,44 +147,14 @@ def test_finalized_and_dense_models(tmp_path: Path) -> None:
         assert not (~mask & (plain.get_parameter(name) != 0)).any()
 
 
-def test_a_sparse_file_needs_a_sparse_model(tmp_path: Path) -> None:
-    sparsefx.save(fresh(), tmp_path / "a.safetensors")
-    with pytest.raises(sparsefx.MaskError, match=r"holds a sparse model in training"):
-        sparsefx.load(models.mlp(), tmp_path / "a.safetensors")
-
-
 def test_another_selection_is_refused(tmp_path: Path) -> None:
     sparsefx.save(fresh(), tmp_path / "a.safetensors")
     other = fresh(budget=0.9, exclude=("0",))
-    message = r"masks 2 weights, this model 1; they differ in 0\.weight; transform the"
+    message = r"masks 2 weights, this model 1; they differ in 0\.weight"
     with pytest.raises(sparsefx.MaskError, match=message):
         sparsefx.load(other, tmp_path / "a.safetensors")
     with pytest.raises(sparsefx.MaskError, match=message):
         other.load_state_dict(fresh().state_dict())
-
-
-def test_damaged_files(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    sparsefx.save(fresh(total_steps=None), path)
-    whole = path.read_bytes()
-    tensors = load_file(path)
-    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
-    tensors["sparsefx.mask/0.weight"][0] ^= 255
-    save_file(tensors, path, header["__metadata__"])
-    with pytest.raises(sparsefx.MaskError, match=r"masks of '0\.weight'.*damaged"):
-        sparsefx.load(fresh(total_steps=None), path)
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(
-        sparsefx.SparsefxError, match=r"cannot be read as a safetensors"
-    ):
-        sparsefx.load(fresh(), path)
-    path.write_bytes(b"something else")
-    with pytest.raises(
-        sparsefx.SparsefxError, match=r"cannot be read as a safetensors"
-    ):
-        sparsefx.load(fresh(), path)
-    with pytest.raises(FileNotFoundError):
-        sparsefx.load(fresh(), tmp_path / "missing")
 
 
 def test_what_safetensors_cannot_hold(tmp_path: Path) -> None:
