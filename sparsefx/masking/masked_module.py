@@ -91,6 +91,11 @@ def run_graph(module: nn.Module, program: Any, state: nn.Module) -> None:
     _reclass(module)
 
 
+def masked_names(module: nn.Module) -> tuple[str, ...]:
+    """The attributes of a module that are masked weights of its own."""
+    return tuple(module.__dict__.get(_INDEX, {}))
+
+
 def program_of(module: nn.Module) -> Any:
     """The recorded graph of a module, or None."""
     return module.__dict__.get(_PROGRAM)
@@ -189,6 +194,8 @@ def _ignore(self: nn.Module, value: Any) -> None:
 
 def _masked_property(name: str) -> property:
     def get(self: nn.Module) -> Tensor | None:
+        if name not in self._parameters:  # taken away, see `masking.places`
+            raise AttributeError(f"{type(self).__name__} has no parameter {name!r}")
         weight = self._parameters[name]
         if weight is None or LATENT in self.__dict__:
             return weight

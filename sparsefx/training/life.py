@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
 from sparsefx.masking.masked_module import unwrapped
+from sparsefx.masking.places import Places
 from sparsefx.masking.state_keys import CHILD, of_dense
 from sparsefx.reports.report import BudgetReport, HistoryPoint, Report, Total
 from sparsefx.settings.budget import COSTS
@@ -43,6 +44,7 @@ class Life(nn.Module):
         self.frozen = False
         self.history: list[HistoryPoint] = []
         self.finalized = False
+        self.places: Places | None = None  # where the weights stood at first
         self._dense = False  # the checkpoint being read is a dense model's
         self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
 
@@ -234,7 +236,8 @@ def life_of(module: nn.Module, verb: str) -> Life:
     """What `sparsefx.transform` left in a model.
 
     Raises:
-        MaskError: it is not there, or what ``verb`` says is not for finalized models.
+        MaskError: it is not there, what ``verb`` says is not for finalized models, or
+            a masked layer was replaced.
     """
     root = unwrapped(module)
     life = root._modules.get(CHILD)
@@ -244,6 +247,9 @@ def life_of(module: nn.Module, verb: str) -> Life:
             f"{type(root).__name__} has no masks (it was never transformed, or is "
             "already finalized)"
         )
+    if life.places is None:
+        life.places = Places(root)
+    life.places.check(root)
     if life.finalized and verb in ("step", "finalize"):
         raise MaskError(
             f"{verb} after finalize: this model has been finalized and its masks are "

@@ -92,7 +92,7 @@ def transform(
     else:
         known: dict[str, Any] = {"calibration": calibration, "loss": loss}
         sparse = build(model, settings, example_inputs, **known, **options)
-    life = life_of(sparse, "transform")
+    life = life_of(sparse, "transform")  # remembers where the weights stand
     life.recipe = recipe_of(settings, example_inputs, life.plan)
     return sparse
 
