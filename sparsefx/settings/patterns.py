@@ -39,6 +39,7 @@ def select(
     exclude: Sequence[str] = (),
     layers: Mapping[str, Mapping[str, float | str]] | None = None,
     *,
+    apart: Mapping[str, str] | None = None,
     min_density: float = 0.0,
     max_density: float = 1.0,
     granularity: str = "unstructured",
@@ -58,6 +59,7 @@ def select(
         exclude: patterns of the modules that stay dense; they win over ``include``.
         layers: settings by pattern: ``min_density``, ``max_density``, ``density``
             (both bounds at once), ``granularity``, ``round_to``.
+        apart: by parameter name, why a weight stays dense unless ``include`` names it.
         min_density: least kept fraction where no pattern says otherwise.
         max_density: greatest kept fraction where no pattern says otherwise.
         granularity: unit kept or dropped where no pattern says otherwise.
@@ -97,6 +99,8 @@ def select(
     chosen = {}
     for name, module in pairs:
         reason = why_not(name, module, include, exclude)
+        if not reason and not include:
+            reason = (apart or {}).get(name, "")
         matching = [p for p in ranked if not reason and _matches(p, name, module)]
         chosen[name] = (
             Selection(False, reason)
@@ -224,9 +228,10 @@ def _check_used(
     settings: Mapping[str, Mapping[str, float | str]],
 ) -> None:
     if pairs and not any(choice.selected for choice in chosen.values()):
+        name, choice = next(iter(chosen.items()))
         raise PolicyError(
             "include and exclude leave no weight to mask; shorten exclude or widen "
-            "include"
+            f"include ({name}: {choice.reason})"
         )
     for pattern in settings:
         if not any(

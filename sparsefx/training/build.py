@@ -37,7 +37,7 @@ from sparsefx.training.soft_weights import SoftWeights
 from sparsefx.training.stored_weights import StoredWeights, keeps_masks, wide
 from sparsefx.training.token_part import token_part
 from sparsefx.training.units_around import maps_of, units_around
-from sparsefx.training.weight_coverage import check_coverage, coverage_of
+from sparsefx.training.weight_coverage import check_coverage, coverage_of, left_apart
 
 
 def build(
@@ -67,6 +67,7 @@ def build(
         policy.include,
         policy.exclude,
         policy.layers,
+        apart=left_apart(parameters),
         min_density=policy.min_density,
         max_density=policy.max_density,
         granularity=policy.granularity,

@@ -15,6 +15,25 @@ from sparsefx.reports.report import Coverage
 from sparsefx.settings.patterns import Selection
 from sparsefx.tracing.capture import Capture
 
+FROZEN = "frozen (requires_grad=False); include it to mask it"
+ADAPTER = "a part of an adapter (lora_*); include it to mask it"
+
+
+def left_apart(parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
+    """Weights that stay dense unless the user includes them, and why.
+
+    Example:
+        >>> left_apart({"a.lora_A.default.weight": nn.Parameter(torch.ones(2, 2))})
+        {'a.lora_A.default.weight': 'a part of an adapter (lora_*); include...'}
+    """
+    frozen = {n: FROZEN for n, p in parameters.items() if not p.requires_grad}
+    adapters = {
+        name: ADAPTER
+        for name in parameters
+        if any(part.startswith("lora_") for part in name.split("."))
+    }
+    return frozen | adapters
+
 
 def coverage_of(
     model: nn.Module,
@@ -82,7 +101,8 @@ def check_coverage(
 
 def _looks_like_weight(row: Coverage, model: nn.Module) -> bool:
     """Whether a user would call it a weight that was missed."""
-    if row.reason.startswith(("excluded by", "not matched by include")):
+    said = ("excluded by", "not matched by include", FROZEN, ADAPTER)
+    if row.reason.startswith(said):
         return False  # the user said so
     if model.get_parameter(row.parameter).ndim < 2:
         return False
