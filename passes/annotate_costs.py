@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import fx, nn
@@ -11,6 +12,7 @@ from torch import fx, nn
 from sparsefx.passes.costs.cost_table import CostRow, CostTable, Use
 from sparsefx.passes.costs.node_costs import price
 from sparsefx.passes.costs.symbolic_size import Amount, integer
+from sparsefx.passes.graphs.graph_pass import Pass
 from sparsefx.passes.graphs.weight_sources import Scope, label_of
 from sparsefx.torch_internals import hint
 from sparsefx.tracing.observed_uses import Observed
@@ -39,7 +41,7 @@ def _owner(module: nn.Module, attribute: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class AnnotateCosts:
+class AnnotateCosts(Pass):
     """Writes ``node.meta["sparsefx"]`` on nodes that use weights or cost MACs.
 
     Changes nothing else. The keys it writes: ``"uses"``, a tuple of `Use`, and
@@ -63,9 +65,10 @@ class AnnotateCosts:
         [('weight', 'batch')]
     """
 
-    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+    in_place: ClassVar[bool] = True
+
+    def rewrite(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """Annotates in place and returns the same module."""
-        graph_module.graph.lint()
         names = dict(graph_module.named_parameters(remove_duplicate=False))
         scope = Scope.of(graph_module.graph, dict(zip(names, names, strict=True)))
         for node in graph_module.graph.nodes:
@@ -73,7 +76,6 @@ class AnnotateCosts:
             if priced.uses or priced.fixed is not None:
                 note = {"uses": priced.uses, "fixed_macs": priced.fixed}
                 node.meta["sparsefx"] = {**node.meta.get("sparsefx", {}), **note}
-        graph_module.graph.lint()
         return graph_module
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.passes.find_units import find_units
+from sparsefx.passes.graphs.graph_pass import Pass
 from sparsefx.passes.graphs.node_writer import Writer
 from sparsefx.passes.units.unit_map import Share, UnitMap
 from sparsefx.passes.units.unit_scores import growth, taylor
@@ -132,7 +133,7 @@ def scored(
 
 
 @dataclass(frozen=True, slots=True)
-class GateUnits:
+class GateUnits(Pass):
     """Multiplies what units compute by their gates, wherever it is used.
 
     Before, and after::
@@ -154,7 +155,7 @@ class GateUnits:
         >>> from sparsefx.tracing.capture import capture
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> graph = GateUnits()(capture(net, (torch.ones(3, 4),)).graphs[""])
-        >>> gates_of(graph).names
+        >>> graph.get_submodule("_units").names
         ('2.neurons',)
     """
 
@@ -163,10 +164,11 @@ class GateUnits:
     gates: UnitGates | None = None
     path: str = PATH
 
-    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
-        """Rewrites in place, recompiles, and returns the same module."""
+    in_place: ClassVar[bool] = True
+
+    def rewrite(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+        """Rewrites in place and returns the same module."""
         graph = graph_module.graph
-        graph.lint()
         units = find_units(graph_module) if self.units is None else self.units
         chosen = [g for g in units.groups.values() if g.kind in self.kinds]
         gates = self.gates
@@ -192,15 +194,7 @@ class GateUnits:
                 with graph.inserting_before(start):
                     owner = _read(graph, name, gates, self.path)
                 _insert(by_name[share.name], found, owner, share.dim)
-        graph.lint()
-        graph_module.recompile()
         return graph_module
-
-
-def gates_of(graph_module: fx.GraphModule) -> UnitGates:
-    """The gates that `GateUnits` has put into a graph."""
-    found = [m for m in graph_module._modules.values() if isinstance(m, UnitGates)]
-    return found[0]
 
 
 def _read(graph: fx.Graph, name: str, gates: UnitGates, path: str) -> fx.Node:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, fx, nn
 
@@ -14,10 +14,11 @@ from sparsefx.masking.masked_groups import masked_groups
 from sparsefx.masking.masked_weight import masked_weight
 from sparsefx.masking.sparse_state import SparseState
 from sparsefx.masking.state_keys import CHILD
+from sparsefx.passes.graphs.graph_pass import Pass
 
 
 @dataclass(frozen=True, slots=True)
-class InsertMasks:
+class InsertMasks(Pass):
     """Rewrites ``weight -> layer`` to ``weight -> masked_weight -> layer``.
 
     Before, and after (mask parameters are read once, at the top)::
@@ -44,17 +45,13 @@ class InsertMasks:
     root: nn.Module
     path: str = f"{CHILD}.weights"
 
-    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
-        """Rewrites in place, recompiles, and returns the same module."""
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # modules' flags are attributes, not tensors
-            graph_module._modules.setdefault(self.path.partition(".")[0], self.root)
-            rules, kept = self.state.rules, self.state.kept
-            insert(graph_module.graph, self.sites, self.path, rules, kept)
-            graph_module.graph.lint()
-            graph_module.recompile()
+    in_place: ClassVar[bool] = True
+
+    def rewrite(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+        """Rewrites in place and returns the same module."""
+        graph_module._modules.setdefault(self.path.partition(".")[0], self.root)
+        rules, kept = self.state.rules, self.state.kept
+        insert(graph_module.graph, self.sites, self.path, rules, kept)
         return graph_module
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sparsefx.errors import CaptureError, MaskError
+from sparsefx.passes.graphs.graph_pass import Pass
 from sparsefx.passes.graphs.node_writer import note_value
 from sparsefx.passes.tokens.token_dimension import free_tokens
 from sparsefx.passes.tokens.token_scorer import TokenScorer, select_tokens
@@ -17,7 +19,7 @@ from sparsefx.torch_internals import FakeTensor, hint
 
 
 @dataclass(frozen=True, slots=True)
-class SelectTokens:
+class SelectTokens(Pass):
     """Keeps the best tokens in front of a module; everything behind has fewer.
 
     Before, and after (each selection has a scorer of its own)::
@@ -54,10 +56,11 @@ class SelectTokens:
     keep: int | float
     prefix: int = 1
 
-    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
-        """Rewrites in place, recompiles, and returns the same module."""
+    in_place: ClassVar[bool] = True
+
+    def rewrite(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+        """Rewrites in place and returns the same module."""
         graph = graph_module.graph
-        graph.lint()
         anchor, first = anchor_of(graph, self.before)
         tokens, width = (hint(s) for s in anchor.meta["val"].shape[1:])
         count = self._count(tokens - self.prefix)
@@ -92,8 +95,6 @@ class SelectTokens:
         kept.meta["val"] = anchor.meta["val"]
         free_tokens(kept, size, tokens)
         _note(graph)
-        graph.lint()
-        graph_module.recompile()
         return graph_module
 
     def _count(self, others: int) -> int:

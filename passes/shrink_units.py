@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from sparsefx.errors import CaptureError, MaskError
 from sparsefx.passes.find_units import find_units
 from sparsefx.passes.gate_units import UnitGates, gated, scored
+from sparsefx.passes.graphs.graph_pass import Pass
 from sparsefx.passes.graphs.standalone_graph import plain_graph
 from sparsefx.passes.graphs.weight_sources import argument
 from sparsefx.passes.units.idle_units import Idle, idle_units
@@ -23,7 +24,7 @@ from sparsefx.tracing.graph_module import place
 
 
 @dataclass(frozen=True, slots=True)
-class ShrinkUnits:
+class ShrinkUnits(Pass):
     """Cuts units out of the weights, and their sizes out of the graph.
 
     Before, and after half of the heads and of the neurons are cut::
@@ -64,9 +65,8 @@ class ShrinkUnits:
     round_to: int = 1
     units: UnitMap | None = None
 
-    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+    def rewrite(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """Returns a new module; the one given is left as it is."""
-        graph_module.graph.lint()
         units = find_units(graph_module) if self.units is None else self.units
         gates = _gates(graph_module, units)
         given = (self.keep or {}).keys() - units.groups.keys()

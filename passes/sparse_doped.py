@@ -12,18 +12,17 @@ from torch import fx
 
 from sparsefx.passes.iso_flop.factor_pair import FACTORS, factor_calls, factor_shapes
 from sparsefx.passes.iso_flop.initial_weights import drawn, energy_of, moments
+from sparsefx.passes.iso_flop.iso_flop_pass import IsoFlopPass
 from sparsefx.passes.iso_flop.layer_rewrite import LayerRewrite
 from sparsefx.passes.iso_flop.replaceable_layers import (
     LayerSite,
     is_batch_norm,
     tail_of,
 )
-from sparsefx.settings.fields import keep_rules
-from sparsefx.settings.kinds import Count, Fraction, Select
 
 
 @dataclass(frozen=True, slots=True)
-class SparseDoped:
+class SparseDoped(IsoFlopPass):
     """Adds dense low-rank factors to a layer and thins its weight out for them.
 
     With ``K`` kernel positions the rank is
@@ -37,19 +36,17 @@ class SparseDoped:
         y = F.linear(x, w, b)     s = torch.relu(F.linear(x, w, b))
         y = torch.relu(y)         y = s + F.linear(F.linear(x, w_in), w_out)
 
+    Beside the options of `IsoFlopPass`:
+
     Attributes:
         density: kept fraction of the weight, in (0, 1]; the rounding of the rank makes
             it a little higher.
-        select: ``"inner"``, ``"all"`` or patterns of module paths; see `sites_of`.
         round_to: the rank is a multiple of it.
         activation: ``"branch"``: norm and activation that follow the layer are on the
             sparse branch alone, as in the paper (only where there is an activation);
             ``"sum"``: they come after the sum, as in the authors' code.
         init: ``"redraw"``: new weights; ``"keep"``: the dense weight as it is, and a
             low-rank part that starts at 0.
-        iso: what keeps its cost. ``"layer"``: each layer, exactly. ``"model"``: the
-            whole model; the sparse weights also pay for norms that it has more of, at
-            one multiplication each for an entry.
 
     Raises:
         PolicyError: an option is not allowed, or no layer is left to replace.
@@ -68,15 +65,8 @@ class SparseDoped:
         {'1.weight': 2048}
     """
 
-    density: Fraction = 0.5
-    select: Select = "inner"
-    round_to: Count = 1
-    activation: Literal["branch", "sum"] = "branch"
-    init: Literal["redraw", "keep"] = "redraw"
     iso: Literal["layer", "model"] = "layer"
-
-    def __post_init__(self) -> None:
-        keep_rules(self)
+    activation: Literal["branch", "sum"] = "branch"
 
     def rank(self, inputs: int, outputs: int, positions: int = 1) -> int:
         """The rank of the dense part.
@@ -94,7 +84,7 @@ class SparseDoped:
         ideal = (1 - self.density) * dense / (positions * inputs + outputs)
         return math.floor(ideal / self.round_to + 1e-9) * self.round_to
 
-    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+    def rewrite(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """A new graph module with tensors of its own; ``graph_module`` stays."""
         work = LayerRewrite.of(graph_module, "sparse_doped", self.select, self.iso)
         for site in work.sites:

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from sparsefx.passes.graphs.weight_sources import argument
 from sparsefx.passes.iso_flop.factor_pair import FACTORS, factor_calls, factor_shapes
 from sparsefx.passes.iso_flop.initial_weights import drawn, energy_of, moments, resized
+from sparsefx.passes.iso_flop.iso_flop_pass import IsoFlopPass
 from sparsefx.passes.iso_flop.layer_rewrite import LayerRewrite
 from sparsefx.passes.iso_flop.record import shared
 from sparsefx.passes.iso_flop.replaceable_layers import (
@@ -20,8 +21,6 @@ from sparsefx.passes.iso_flop.replaceable_layers import (
     is_batch_norm,
     tail_of,
 )
-from sparsefx.settings.fields import keep_rules
-from sparsefx.settings.kinds import Count, Fraction, Select
 
 Between = Literal["follow", "relu", "gelu", "silu", "tanh", "linear"]
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -33,7 +32,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class SparseFactorized:
+class SparseFactorized(IsoFlopPass):
     """Replaces a layer by ``V act(norm(U x))`` with two sparse factors.
 
     With ``K`` kernel positions the width between them is
@@ -48,18 +47,17 @@ class SparseFactorized:
         y = bn(y)                      u = torch.relu(factor_norm(u))
                                        y = bn(F.conv2d(u, w_out, b))
 
+    Beside the options of `IsoFlopPass`:
+
     Attributes:
         density: kept fraction of both factors, in (0, 1].
-        select: ``"inner"``, ``"all"`` or patterns of module paths; see `sites_of`.
         round_to: ``d`` is a multiple of it.
-        activation: what is between the factors: ``"follow"`` is the function that
+        iso: Literal["layer", "model"] = "layer"
+    activation: what is between the factors: ``"follow"`` is the function that
             follows the layer, a ReLU after a batch norm without one, and nothing
             otherwise; or ``"relu"``, ``"gelu"``, ``"silu"``, ``"tanh"``, ``"linear"``.
             A layer with a batch norm gets one between its factors too.
         init: ``"redraw"``; a product of sparse factors cannot keep a dense weight.
-        iso: what keeps its cost. ``"layer"``: each layer, exactly. ``"model"``: the
-            whole model; the sparse weights also pay for norms that it has more of, at
-            one multiplication each for an entry.
 
     Raises:
         PolicyError: an option is not allowed, or no layer is left to replace.
@@ -77,15 +75,9 @@ class SparseFactorized:
         {'1.factor_in.weight': 2731, '1.factor_out.weight': 5461}
     """
 
-    density: Fraction = 0.5
-    select: Select = "inner"
-    round_to: Count = 1
+    iso: Literal["layer", "model"] = "layer"
     activation: Between = "follow"
     init: Literal["redraw"] = "redraw"
-    iso: Literal["layer", "model"] = "layer"
-
-    def __post_init__(self) -> None:
-        keep_rules(self)
 
     def width(self, inputs: int, outputs: int, positions: int = 1) -> int:
         """The width between the factors.
@@ -103,7 +95,7 @@ class SparseFactorized:
         ideal = dense / ((positions * inputs + outputs) * self.density)
         return math.ceil(ideal / self.round_to - 1e-9) * self.round_to
 
-    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+    def rewrite(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """A new graph module with tensors of its own; ``graph_module`` stays."""
         work = LayerRewrite.of(graph_module, "sparse_factorized", self.select, self.iso)
         for site in work.sites:

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from sparsefx.passes.graphs.weight_sources import argument
 from sparsefx.passes.iso_flop.initial_weights import drawn, energy_of
+from sparsefx.passes.iso_flop.iso_flop_pass import IsoFlopPass
 from sparsefx.passes.iso_flop.layer_rewrite import LayerRewrite
 from sparsefx.passes.iso_flop.record import shared
 from sparsefx.passes.iso_flop.replaceable_layers import (
@@ -23,12 +24,10 @@ from sparsefx.passes.iso_flop.replaceable_layers import (
     is_activation,
     tail_of,
 )
-from sparsefx.settings.fields import keep_rules
-from sparsefx.settings.kinds import Count, Fraction, Select
 
 
 @dataclass(frozen=True, slots=True)
-class SparseParallel:
+class SparseParallel(IsoFlopPass):
     """Replaces a layer by ``sum_j act(norm_j(layer_j(x))) / sqrt(k)``, k branches.
 
     ``k = ceil(1 / density)``; the branches together keep as many entries as the dense
@@ -40,10 +39,11 @@ class SparseParallel:
         y = torch.relu(y)           c = torch.relu(F.linear(x, w1, b1))
                                     y = (a + c) * 0.7071
 
+    Beside the options of `IsoFlopPass`:
+
     Attributes:
         density: kept fraction of each branch, in (0, 1]; ``1 / ceil(1 / density)`` is
             what the branches have.
-        select: ``"inner"``, ``"all"`` or patterns of module paths; see `sites_of`.
         round_to: the number of branches is a multiple of it.
         activation: ``"branch"``: norm and activation that follow the layer go into
             each branch, as in the paper; ``"sum"``: only the norm does (the authors'
@@ -52,9 +52,6 @@ class SparseParallel:
         init: ``"redraw"``: new weights, of the dense weights' variance corrected for
             density; ``"keep"``: each dense entry goes to one branch, so that the sum
             of linear branches is the dense layer.
-        iso: what keeps its cost. ``"layer"``: each layer, exactly. ``"model"``: the
-            whole model; the sparse weights also pay for norms that it has more of, at
-            one multiplication each for an entry.
 
     Raises:
         PolicyError: an option is not allowed, or no layer is left to replace.
@@ -71,15 +68,8 @@ class SparseParallel:
         2048
     """
 
-    density: Fraction = 0.5
-    select: Select = "inner"
-    round_to: Count = 1
-    activation: Literal["branch", "sum", "always"] = "branch"
-    init: Literal["redraw", "keep"] = "redraw"
     iso: Literal["layer", "model"] = "layer"
-
-    def __post_init__(self) -> None:
-        keep_rules(self)
+    activation: Literal["branch", "sum", "always"] = "branch"
 
     @property
     def branches(self) -> int:
@@ -93,7 +83,7 @@ class SparseParallel:
         ideal = math.ceil(1 / self.density - 1e-9)
         return -(-ideal // self.round_to) * self.round_to
 
-    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+    def rewrite(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """A new graph module with tensors of its own; ``graph_module`` stays."""
         work = LayerRewrite.of(graph_module, "sparse_parallel", self.select, self.iso)
         for site in work.sites:

@@ -11,16 +11,16 @@ from torch import fx
 
 from sparsefx.errors import CaptureError
 from sparsefx.passes.graphs.owned_graph import NodeError, own_graph
+from sparsefx.passes.iso_flop.iso_flop_pass import IsoFlopPass
 from sparsefx.passes.split_attention import SplitAttention
 from sparsefx.passes.widths.widen_graph import Widened
-from sparsefx.settings.fields import keep_rules
-from sparsefx.settings.kinds import Count, Fraction, Select
+from sparsefx.settings.kinds import Select
 
 _ATTEMPTS = 12  # nodes that turn out not to run on new sizes, one a time
 
 
 @dataclass(frozen=True, slots=True)
-class SparseWide:
+class SparseWide(IsoFlopPass):
     """Multiplies channels by ``k = 1 / sqrt(density)`` and thins the weights out.
 
     Widths are followed through the whole graph: residual sums, concatenations, splits,
@@ -32,6 +32,8 @@ class SparseWide:
 
         h = F.linear(x, w1)     # 64 x 8        h = F.linear(x, w1)     # 128 x 8
         y = F.linear(h, w2)     # 4 x 64        y = F.linear(h, w2)     # 4 x 128
+
+    Beside the options of `IsoFlopPass`:
 
     Attributes:
         density: kept fraction of a layer both of whose sides grow, in (0, 1].
@@ -71,16 +73,9 @@ class SparseWide:
         {'0.weight': 512, '2.weight': 8192, '3.weight': 512}
     """
 
-    density: Fraction = 0.5
     select: Select = "all"
-    round_to: Count = 1
     heads: Literal["auto", "size", "count"] = "auto"
-    iso: Literal["layer", "maskable", "model"] = "layer"
-    init: Literal["redraw", "keep"] = "redraw"
     strict: bool = False
-
-    def __post_init__(self) -> None:
-        keep_rules(self)
 
     def width(self, size: int) -> int:
         """The new width of so many channels: nearest, never below the old one.
@@ -93,7 +88,7 @@ class SparseWide:
         nearest = math.floor(ideal / self.round_to + 0.5) * self.round_to
         return max(nearest, size)
 
-    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+    def rewrite(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """A new graph module with tensors of its own; ``graph_module`` stays."""
         held: dict[str, str] = {}
         for _ in range(_ATTEMPTS):

@@ -6,20 +6,21 @@ import inspect
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import fx
 
 from sparsefx.errors import CaptureError
+from sparsefx.passes.graphs.graph_pass import Pass
 from sparsefx.passes.graphs.node_writer import Writer
 from sparsefx.passes.graphs.weight_sources import shape_of
 from sparsefx.tracing.merge_modes import by_mode
 
 
 @dataclass(frozen=True, slots=True)
-class SplitAttention:
+class SplitAttention(Pass):
     """Rewrites each ``multi_head_attention_forward`` to its plain parts.
 
     Before, and after (self-attention; other cases have three projections)::
@@ -49,15 +50,14 @@ class SplitAttention:
         (False, True)
     """
 
-    def __call__(self, graph_module: fx.GraphModule) -> fx.GraphModule:
-        """Rewrites in place, recompiles, and returns the same module."""
+    in_place: ClassVar[bool] = True
+
+    def rewrite(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+        """Rewrites in place and returns the same module."""
         graph = graph_module.graph
-        graph.lint()
         for node in list(graph.nodes):
             if node.target is F.multi_head_attention_forward:
                 _split(node)
-        graph.lint()
-        graph_module.recompile()
         return graph_module
 
 

@@ -18,7 +18,6 @@ from torch.utils._pytree import (
     TreeSpec,
     register_pytree_node,
     tree_flatten,
-    tree_is_leaf,
     tree_unflatten,
 )
 
@@ -40,7 +39,6 @@ __all__ = [
     "set_hints",
     "transforming",
     "tree_flatten",
-    "tree_is_leaf",
     "tree_unflatten",
 ]
 

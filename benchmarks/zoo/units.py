@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 import sparsefx
 from sparsefx.passes import GateUnits, ShrinkUnits, SplitAttention
-from sparsefx.passes.gate_units import gates_of
 
 Made = tuple[nn.Module, Any]
 
@@ -147,7 +146,10 @@ def compare(made: Made, dtype: torch.dtype, seed: int) -> dict[str, Any]:
         before = graph(*leaves)
         GateUnits()(graph)
         open_gates = difference(before, graph(*leaves))
-        gates, drawn = gates_of(graph), torch.Generator().manual_seed(seed)
+        gates, drawn = (
+            graph.get_submodule("_units"),
+            torch.Generator().manual_seed(seed),
+        )
         for index, name in enumerate(gates.names):
             size = len(gates[name])
             keep = torch.zeros(size)

@@ -218,10 +218,6 @@ class CostTable:
         """Rows: parameters in the model's order, then products."""
         return iter(self.rows)
 
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.rows)
-
     def at(self, sizes: Mapping[str, int]) -> CostTable:
         """The table at other sizes than the example's.
 

@@ -186,20 +186,3 @@ def cool(module: nn.Module, step: int) -> None:
         progress = 1.0 if scorer.steps is None else step / scorer.steps
         first, last = scorer.ends
         anneal(scorer, progress, first=first, last=last)
-
-
-def switch_tokens(module: nn.Module, on: bool) -> None:
-    """Switches every selection of a model off, so that all tokens stay, or on again.
-
-    Args:
-        module: anything that holds selections, also after `sparsefx.finalize`.
-        on: False keeps every token.
-
-    Example:
-        >>> scorer = TokenScorer(8)
-        >>> switch_tokens(scorer, False)
-        >>> scorer.enabled
-        False
-    """
-    for scorer in scorers(module):
-        scorer.enabled = on

@@ -36,25 +36,6 @@ class Share:
         return tuple(int(i) for i in (self.owner == unit).nonzero().flatten())
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One head, neuron or channel.
-
-    Attributes:
-        group: name of its group.
-        index: its place in the group.
-        slices: indices it owns by parameter and dimension.
-        macs: multiply-accumulates of the example call that go with it.
-        params: parameters that go with it.
-    """
-
-    group: str
-    index: int
-    slices: Mapping[tuple[str, int], tuple[int, ...]]
-    macs: float
-    params: int
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class UnitGroup:
     """Units of the same build, any of which can be removed by itself.
@@ -84,19 +65,6 @@ class UnitGroup:
     gates: tuple[Share, ...]
     macs: float
     params: int
-
-    def unit(self, index: int) -> Unit:
-        """One of the units, written out."""
-        if not 0 <= index < self.size:
-            raise IndexError(f"{self.name} has {self.size} units, not number {index}")
-        owned = {(s.name, s.dim): s.indices(index) for s in self.tensors}
-        slices = {key: found for key, found in owned.items() if found}
-        return Unit(self.name, index, slices, self.macs, self.params)
-
-    @property
-    def units(self) -> tuple[Unit, ...]:
-        """All units, written out."""
-        return tuple(self.unit(index) for index in range(self.size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

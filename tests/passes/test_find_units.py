@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 import sparsefx
 from sparsefx.errors import CaptureError, MaskError
 from sparsefx.passes import GateUnits, ShrinkUnits, SplitAttention, find_units
-from sparsefx.passes.gate_units import gates_of
-from sparsefx.passes.units.unit_map import UnitMap
+from sparsefx.passes.gate_units import UnitGates
+from sparsefx.passes.units.unit_map import UnitGroup, UnitMap
 from tests.models import Attention
 from tests.unit_networks import NETWORKS, Gelu, Residual, awake, images, vit
 
@@ -27,9 +27,20 @@ def found_in(name: str) -> UnitMap:
     return find_units(graph_of(NETWORKS[name]()))
 
 
+def owned(group: UnitGroup, index: int) -> dict[tuple[str, int], list[int]]:
+    """What one unit owns of each dimension."""
+    found = {(s.name, s.dim): list(s.indices(index)) for s in group.tensors}
+    return {key: value for key, value in found.items() if value}
+
+
 def slices(units: UnitMap, group: str, index: int) -> dict[tuple[str, int], list[int]]:
-    found = units.groups[group].unit(index).slices
-    return {key: list(value) for key, value in found.items()}
+    return owned(units.groups[group], index)
+
+
+def gates_of(graph: fx.GraphModule) -> UnitGates:
+    found = graph.get_submodule("_units")
+    assert isinstance(found, UnitGates)
+    return found
 
 
 def test_heads_of_a_fused_layer() -> None:
@@ -76,11 +87,11 @@ def test_channels_of_closed_dependencies() -> None:
     units = find_units(graph_of(Residual()))
     inner = next(g for g in units.groups.values() if g.size == 6)
     assert inner.kind == "channels"
-    found = {key: list(value) for key, value in inner.unit(4).slices.items()}
+    found = owned(inner, 4)
     assert found["conv1.weight", 0] == found["deep.weight", 0] == [4]
     assert found["norm1.running_var", 0] == found["conv2.weight", 1] == [4]
     stream = next(g for g in units.groups.values() if g.size == 8)
-    found = {key: list(value) for key, value in stream.unit(3).slices.items()}
+    found = owned(stream, 3)
     assert found["stem.weight", 0] == found["conv2.weight", 0] == [3]
     assert found["head.weight", 1] == [12, 13, 14, 15]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import sparsefx
 from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.passes import ShrinkUnits
-from sparsefx.passes.tokens.token_scorer import scorers, switch_tokens
+from sparsefx.passes.tokens.token_scorer import scorers
 from sparsefx.settings.token_options import parse_tokens
 from sparsefx.training import build_tokens
 from sparsefx.training.build_tokens import largest
@@ -144,9 +144,11 @@ def test_tokens_cool_and_are_settled_in_eval(tokens_only: nn.Module) -> None:
 
 def test_switched_off_all_tokens_stay(tokens_only: nn.Module) -> None:
     model = copy.deepcopy(tokens_only)
-    switch_tokens(model, False)
+    for scorer in scorers(model):
+        scorer.enabled = False
     assert torch.allclose(model(pictures()), tall()(pictures()), atol=1e-6)
-    switch_tokens(model, True)
+    for scorer in scorers(model):
+        scorer.enabled = True
     assert not torch.allclose(model(pictures()), tall()(pictures()), atol=1e-3)
 
 
