@@ -27,7 +27,7 @@ def latent(module: nn.Module) -> Iterator[None]:
         MaskError: the module is not transformed.
 
     Example:
-        >>> import sparsefx
+        >>> import sparsefx, torch
         >>> x, net = torch.ones(1, 4), nn.Linear(4, 2, bias=False)
         >>> sparse = sparsefx.transform(net, budget=0.5, example_inputs=(x,))
         >>> with latent(sparse):

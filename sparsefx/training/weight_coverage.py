@@ -23,7 +23,7 @@ def left_apart(parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
     """Weights that stay dense unless the user includes them, and why.
 
     Example:
-        >>> left_apart({"a.lora_A.default.weight": nn.Parameter(torch.ones(2, 2))})
+        >>> left_apart({"a.lora_A.default.weight": nn.Linear(2, 2).weight})
         {'a.lora_A.default.weight': 'a part of an adapter (lora_*); include...'}
     """
     frozen = {n: FROZEN for n, p in parameters.items() if not p.requires_grad}

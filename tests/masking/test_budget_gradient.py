@@ -187,7 +187,7 @@ def test_weights_that_are_unused_or_frozen() -> None:
         def forward(self, x):
             return self.frozen(torch.tanh(self.used(x)))
 
-    sparse = sparse_of(Partly(), cost="params")
+    sparse = sparse_of(Partly(), cost="params", include=("*",))
 
     def loss(weights):
         x = F.linear(X.double(), weights["used.weight"], weights["used.bias"])

@@ -111,7 +111,9 @@ def test_what_a_user_set_survives() -> None:
     model[2].register_forward_hook(lambda *_: seen.append("layer"))
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     with pytest.warns(UserWarning, match="submodule '2' has hooks"):
-        sparse = sparsefx.transform(model, example_inputs=(x,), budget=0.5)
+        sparse = sparsefx.transform(
+            model, example_inputs=(x,), budget=0.5, include=("*",)
+        )
     seen.clear()
     sparse(x)
     assert seen == ["layer", "root"]
