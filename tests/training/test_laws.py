@@ -137,16 +137,16 @@ def test_after_the_freeze_nothing_moves(name: str) -> None:
         masks = sparsefx.masks(sparse)
 
 
-@pytest.mark.parametrize("policy", ["cost_budget", "magnitude"])
+@pytest.mark.parametrize("policy", ["cost_budget", "magnitude", "units"])
 def test_a_long_history_is_thinned(policy: str) -> None:
     net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
     sparse = sparsefx.transform(
         net, policy, example_inputs=(torch.ones(2, 2),), total_steps=10, budget=0.7
     )
-    for _ in range(2100):
+    for _ in range(1100):
         sparsefx.step(sparse)
     steps = [point.step for point in sparsefx.report(sparse).history]
-    assert 100 < len(steps) <= 2000
+    assert 100 < len(steps) <= 1000
     assert steps == sorted(set(steps))
     assert steps[0] <= 1
-    assert steps[-1] == 2100
+    assert steps[-1] == 1100
