@@ -207,6 +207,9 @@ def _parameter_row(
         macs = macs.plus(Amount(use.macs_per_weight, use.sizes))
     if not uses and value.ndim < 2:
         reason = "fewer than two dimensions: a bias, a norm or a scale"
+    elif not uses and not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        reason = f"its entries are {kind}; masks are for real floating-point weights"
     elif not uses and name in collected.seen:
         reason = reason or NOT_MULTIPLIED
     elif not uses and observed is not None:
@@ -214,7 +217,7 @@ def _parameter_row(
         # an average over the weight's entries, for the example inputs
         macs = Amount(integer(round(observed.macs)) / max(value.numel(), 1))
         reason = "seen in Python: its MACs are those of the example inputs"
-    elif not uses and owner and value.is_floating_point():
+    elif not uses and owner:
         ops = {owner: None}
         reason = "MACs unknown: no captured graph uses it"
     elif not uses:

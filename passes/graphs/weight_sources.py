@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from sparsefx.errors import CaptureError
+from sparsefx.passes.graphs.fake_quantization import keeps_zeros
 from sparsefx.tracing.operations import KEEPING, SCALING, called
 
 Size = int | torch.SymInt
@@ -58,7 +59,7 @@ class Scope:
             label = called(node)
             if label in SCALING:
                 return self._scaled(node)
-            if label not in KEEPING:
+            if label not in KEEPING and not keeps_zeros(node):
                 return None
             node = node.args[0] if node.args else None
         return None

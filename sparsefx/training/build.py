@@ -67,7 +67,7 @@ def build(
         policy.include,
         policy.exclude,
         policy.layers,
-        apart=left_apart(parameters),
+        apart=left_apart(model),
         min_density=policy.min_density,
         max_density=policy.max_density,
         granularity=policy.granularity,

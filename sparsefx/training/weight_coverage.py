@@ -16,23 +16,34 @@ from sparsefx.settings.patterns import Selection
 from sparsefx.tracing.capture import Capture
 
 FROZEN = "frozen (requires_grad=False); include it to mask it"
+LOOKED_UP = (
+    "its gradients are sparse (sparse=True), those of a masked weight are dense; "
+    "include it to mask it"
+)
 ADAPTER = "a part of an adapter (lora_*); include it to mask it"
 
 
-def left_apart(parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
+def left_apart(model: nn.Module) -> dict[str, str]:
     """Weights that stay dense unless the user includes them, and why.
 
     Example:
-        >>> left_apart({"a.lora_A.default.weight": nn.Linear(2, 2).weight})
-        {'a.lora_A.default.weight': 'a part of an adapter (lora_*); include...'}
+        >>> left_apart(nn.ModuleDict({"lora_A": nn.Linear(2, 2, bias=False)}))
+        {'lora_A.weight': 'a part of an adapter (lora_*); include it to mask it'}
     """
+    parameters = dict(model.named_parameters())
+    looked_up = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
+    }
+    rows = {n: LOOKED_UP for n, p in parameters.items() if id(p) in looked_up}
     frozen = {n: FROZEN for n, p in parameters.items() if not p.requires_grad}
     adapters = {
         name: ADAPTER
         for name in parameters
         if any(part.startswith("lora_") for part in name.split("."))
     }
-    return frozen | adapters
+    return rows | frozen | adapters
 
 
 def coverage_of(
