@@ -21,6 +21,7 @@ import coverage
 import pytest
 
 MEMORY = 16 << 30
+SLACK = 20  # the share of a core that a busy machine gives at least is 1 / SLACK
 FAILED, TIMED_OUT = 1, -1
 OUTPUT = "output.txt"
 PYTEST = ("-q", "-x", "--assert=plain", "--no-header", "-p", "no:cacheprovider")
@@ -43,10 +44,15 @@ class Covering:
 
 
 class Recorder:
-    """A plugin: a context of coverage and a duration a test."""
+    """A plugin: a context of coverage and a duration a test; which of them fail."""
 
     def __init__(self, coverage: coverage.Coverage) -> None:
         self.coverage, self.seconds = coverage, dict[str, float]()
+        self.failed = set[str]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.add(report.nodeid)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
@@ -69,16 +75,20 @@ class Selected:
         items[:] = sorted(kept, key=lambda item: self.order[item.nodeid])
 
 
-def forked(tree: Path, run: Callable[[], int], seconds: float) -> int:
-    """The status of `run` in a process of its own in that folder."""
+def forked(tree: Path, run: Callable[[], int], seconds: int) -> int:
+    """The status of `run` in a process of its own in that folder.
+
+    It may take so many seconds of CPU time, and `SLACK` times as long.
+    """
     child = os.fork()
     if child == 0:
-        _child(tree, run)
-    end = time.monotonic() + seconds
+        _child(tree, run, seconds)
+    end = time.monotonic() + SLACK * seconds
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
+            code = os.waitstatus_to_exitcode(status)
+            return TIMED_OUT if code == -signal.SIGXCPU else code
         time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
@@ -86,11 +96,12 @@ def forked(tree: Path, run: Callable[[], int], seconds: float) -> int:
     return TIMED_OUT
 
 
-def _child(tree: Path, run: Callable[[], int]) -> NoReturn:
+def _child(tree: Path, run: Callable[[], int], seconds: int) -> NoReturn:
     status = FAILED
     try:
         os.setsid()
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
         os.chdir(tree)
         sys.path.insert(0, str(tree))
         os.environ["PYTHONPATH"] = str(tree)
@@ -112,8 +123,11 @@ def run_tests(tests: Sequence[str]) -> int:
     return int(pytest.main([*PYTEST, *files], plugins=[Selected(tests)]))
 
 
-def record(tree: Path, tests: Sequence[str], out: Path, seconds: float) -> Covering:
-    """Run the suite, or the named part of it, and write what covers what."""
+def record(tree: Path, tests: Sequence[str], out: Path, seconds: int) -> Covering:
+    """Run the suite, or the named part of it, and write what covers what.
+
+    Tests that fail without any mutant say nothing about one: they are left out.
+    """
 
     def run() -> int:
         packages = [str(tree / name) for name in ("sparsefx", "passes", "policies")]
@@ -124,10 +138,15 @@ def record(tree: Path, tests: Sequence[str], out: Path, seconds: float) -> Cover
         measured.stop()
         data = measured.get_data()
         lines = {
-            os.path.relpath(file, tree): data.contexts_by_lineno(file)
+            os.path.relpath(file, tree): {
+                number: [test for test in found if test not in plugin.failed]
+                for number, found in data.contexts_by_lineno(file).items()
+            }
             for file in data.measured_files()
         }
-        out.write_text(json.dumps({"seconds": plugin.seconds, "lines": lines}))
+        out.write_text(json.dumps({
+            "seconds": plugin.seconds, "failed": sorted(plugin.failed), "lines": lines
+        }))  # fmt: skip
         return 0
 
     status = forked(tree, run, seconds)
@@ -140,6 +159,8 @@ def record(tree: Path, tests: Sequence[str], out: Path, seconds: float) -> Cover
 def read(path: Path) -> Covering:
     """What `record` has written."""
     found = json.loads(path.read_text("utf-8"))
+    if found["failed"]:
+        print("fail without a mutant, and are left out:", *found["failed"])
     lines = {
         file: {int(n): tuple(tests) for n, tests in by.items()}
         for file, by in found["lines"].items()

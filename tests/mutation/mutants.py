@@ -116,16 +116,16 @@ def tried(tree: Path, mutant: Mutant, covering: Covering, at_most: float) -> Tri
         return Trial(mutant, "no test", 0.0, 0, 0)
     chosen, total = [], 0.0
     for test in nearest_first(mutant, tests, covering.seconds):
-        total += covering.seconds[test]
-        if chosen and total > at_most:
+        if chosen and total + covering.seconds[test] > at_most:
             break
+        total += covering.seconds[test]
         chosen.append(test)
     file = tree / mutant.file
     source = file.read_text("utf-8")
     begin = time.monotonic()
     try:
         file.write_text(mutant.of(source), "utf-8")
-        status = forked(tree, lambda: run_tests(chosen), 60 + 4 * min(total, at_most))
+        status = forked(tree, lambda: run_tests(chosen), round(30 + 4 * total))
     finally:
         file.write_text(source, "utf-8")
     outcome = {0: "survived", TIMED_OUT: "timed out"}.get(status, "killed")
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--tests", nargs="+", default=["tests"])
     parser.add_argument("--only", default="", help="a piece of the mutants' keys")
     parser.add_argument("--map", type=Path, help="a map of an earlier run")
-    parser.add_argument("--limit", type=float, default=7200.0, help="of the map's run")
+    parser.add_argument("--limit", type=int, default=7200, help="of the map's run")
     parser.add_argument("--at-most", type=float, default=AT_MOST)
     options = parser.parse_args()
     WORK.mkdir(exist_ok=True)
