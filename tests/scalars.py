@@ -14,8 +14,15 @@ def site_scalars(
     through: float = 1.0,
 ) -> MaskScalars:
     """Tensors of one entry, float64 and (`last`) int64."""
-    floats = [
-        torch.tensor([x], dtype=torch.float64)
-        for x in (mu, slope, center, threshold, through)
-    ]
-    return MaskScalars(*floats[:4], torch.tensor([last]), floats[4])
+
+    def double(x: float) -> torch.Tensor:
+        return torch.tensor([x], dtype=torch.float64)
+
+    return MaskScalars(
+        double(mu),
+        double(slope),
+        double(center),
+        double(threshold),
+        torch.tensor([last]),
+        double(through),
+    )

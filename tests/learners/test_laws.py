@@ -285,7 +285,7 @@ def test_what_comes_with_the_masks(learner: Learner, situation: Situation) -> No
 
 
 @pytest.mark.parametrize("wrong", [torch.ones(3), torch.ones(1, 3) > 0, [True] * 3])
-def test_answers_are_flat_bools(wrong: object) -> None:
+def test_answers_are_flat_bools(wrong: Any) -> None:
     one = Situation(
         names=["w"], values=[torch.ones(3)], prices=[1.0], worths=[1.0],
         limits=[(0, 3)], budget=3.0,

@@ -26,7 +26,8 @@ def test_both_analyses_know_every_operation():
     assert {plain(name) for name in ACTIVATIONS} <= {
         name for name, kind in OPERATIONS.items() if kind == "each"
     }
-    assert units_rule("nobody") is widths_rule("nobody") is None
+    assert units_rule("nobody") is None
+    assert widths_rule("nobody") is None
 
 
 def test_every_operation_is_tried():

@@ -81,12 +81,13 @@ def test_iterations_match_the_dense_values(shape: tuple[int, ...]) -> None:
     """The paths of large layers, through the Gram matrix and through Lanczos."""
     mask = torch.rand(shape) < 0.1
     weight = torch.randn(shape, dtype=torch.float64).abs() * mask
-    index = mask.nonzero().unbind(1)
+    rows, columns = mask.nonzero().unbind(1)
     for matrix in (mask.double(), weight):
         wanted = dense_top_two(matrix)
-        assert top_two(*index, matrix[mask]) == pytest.approx(wanted, abs=1e-8)
+        assert top_two(rows, columns, matrix[mask]) == pytest.approx(wanted, abs=1e-8)
     few = weight[:300]
-    found = top_two(*few.nonzero().unbind(1), few[few != 0])
+    rows, columns = few.nonzero().unbind(1)
+    found = top_two(rows, columns, few[few != 0])
     assert found == pytest.approx(dense_top_two(few), abs=1e-8)
 
 

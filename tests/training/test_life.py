@@ -3,6 +3,7 @@
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from sparsefx.training.life import life_of
 from tests.unit_networks import awake, images, vit
 
 PACKAGE = str(Path(sparsefx.__file__).parents[1])
-KINDS = {
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "soft": ("cost_budget", {"budget": 0.3}),
     "several": ("cost_budget", {"budget": {"macs": 0.3, "params": 0.3}}),
     "rigl": ("rigl", {"budget": 0.3}),
@@ -34,7 +35,7 @@ KINDS = {
 X, Y = images(8), torch.arange(8) % 3
 
 
-def made(kind: str, **options: object) -> nn.Module:
+def made(kind: str, **options: Any) -> nn.Module:
     policy, settings = KINDS[kind]
     given = {"total_steps": 10, "update_every": 2, **settings, **options}
     return sparsefx.transform(awake(vit()), policy, example_inputs=(X,), **given)
