@@ -30,7 +30,8 @@ def buffers(sites: int) -> dict[str, Tensor]:
 def check() -> dict:
     """The kernels against the plain ones on this GPU, and twice against themselves."""
     from sparsefx.kernels import reference, triton_backend
-    from sparsefx.kernels.mask_rule import MaskScalars
+    from sparsefx.kernels.bits import pack
+    from sparsefx.kernels.mask_rule import MaskScalars, hard_mask, magnitude
     from sparsefx.solver.device_solver import DeviceSolver, Seen
     from sparsefx.solver.joint_budgets import Limits
     from sparsefx.solver.request import Request
@@ -62,11 +63,14 @@ def check() -> dict:
         )
         host = solve(request)
         soft = sum(p * s for p, s in zip(prices, seen.soft, strict=True))
-        through = torch.ones(4, dtype=torch.float64, device="cuda")
-        rule = MaskScalars(*(into[n] for n in MaskScalars._fields[:-1]), through)
+        rule = MaskScalars(*(into[n] for n in MaskScalars._fields))
         grad, w = torch.randn_like(weights[1]), weights[1]
+        bits = pack(hard_mask(magnitude(w), into["threshold"][1], into["last"][1]))
         pairs = [
-            (triton_backend.masked(w, rule, 1), reference.masked(w, rule, 1)),
+            (
+                triton_backend.masked(w, bits, rule, 1),
+                reference.masked(w, bits, rule, 1),
+            ),
             *zip(
                 triton_backend.masked_backward(grad, w, rule, 1),
                 reference.masked_backward(grad, w, rule, 1),

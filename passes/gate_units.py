@@ -47,7 +47,8 @@ class UnitGates(nn.Module):
                 self.register_buffer(f"seen_{index}", count, persistent=False)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.get_buffer(f"gate_{self.names.index(name)}")
+        gate: Tensor = getattr(self, f"gate_{self.names.index(name)}")
+        return gate
 
     def set(self, name: str, keep: Tensor) -> None:
         """Writes a group's gates.
@@ -93,9 +94,10 @@ class _Scored(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         value, gate, owner = ctx.saved_tensors
         first, second, count = ctx.scores
-        first += taylor(value, gradient, owner, len(gate), ctx.dim)
-        second += growth(gradient, owner, len(gate), ctx.dim)
-        count += 1
+        with torch.no_grad():  # also where a second derivative is asked for
+            first += taylor(value, gradient, owner, len(gate), ctx.dim)
+            second += growth(gradient, owner, len(gate), ctx.dim)
+            count += 1
         return gated(gradient, gate, owner, ctx.dim), *(None,) * 6
 
 
@@ -198,8 +200,15 @@ class GateUnits(Pass):
 
 
 def _read(graph: fx.Graph, name: str, gates: UnitGates, path: str) -> fx.Node:
-    node = graph.create_node("get_attr", f"{path}.{name}", name=f"unit_{name}")
-    node.meta |= {"module": path, "val": gates.get_buffer(name)}
+    label = f"unit_{name}"
+    if name in gates._buffers:
+        node = graph.create_node("get_attr", f"{path}.{name}", name=label)
+    else:  # an attribute of the module, which a graph may read
+        module = graph.create_node("get_attr", path, name=f"{label}_of")
+        module.meta["module"] = path
+        target = (module, name)
+        node = graph.create_node("call_function", getattr, target, name=label)
+    node.meta |= {"module": path, "val": getattr(gates, name)}
     return node
 
 

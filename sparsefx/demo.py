@@ -192,7 +192,7 @@ def excerpt(graph: fx.GraphModule, weight: str) -> str:
     """The lines of a graph's code around one weight, down to what uses it."""
     (found,) = (node for node in graph.graph.nodes if node.target == weight)
     used, wanted = found, {found}
-    while used is found or used.target.__name__ == "masked_weight":
+    while used is found or "masked_weight" in str(used.target):
         (used,) = used.users
         wanted |= {used, *used.all_input_nodes}
     starts = tuple(f"{node.name} = " for node in wanted)

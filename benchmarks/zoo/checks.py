@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from zoo.catalogue import build
 
 import sparsefx
+from sparsefx.kernels.bits import pack
 from sparsefx.masking.masked_module import program_of
 
 Result = dict[str, Any]
@@ -160,8 +161,8 @@ def halved(twin: nn.Module, sparse: nn.Module, call: Call) -> str:
     state = sparse._sparsefx.weights
     with torch.no_grad():
         for index, weight in enumerate(state.weights()):
-            state.threshold[index] = weight.detach().abs().double().median()
-            state.last[index] = -1
+            kept = weight.detach().abs() > weight.detach().abs().median()
+            state.take({f"bits_{index}": pack(kept)})
     weights = dict(twin.named_parameters())
     with torch.no_grad():
         for name, value in sparse.named_parameters():

@@ -36,8 +36,8 @@ def kind(node: fx.Node) -> Kind:
         return "output"
     if node.op == "get_attr":
         return "scalars" if str(node.target).startswith(STATE) else "weight"
-    name = getattr(node.target, "__name__", "")
-    return "mask" if name in ("masked_weight", "kept_weight") else "op"
+    own = node.op == "call_module" and str(node.target).startswith(STATE)
+    return "mask" if own else "op"
 
 
 def label(node: fx.Node) -> tuple[str, str]:
@@ -46,7 +46,8 @@ def label(node: fx.Node) -> tuple[str, str]:
         return str(node.target), _shape(node)
     if node.op == "output":
         return node.name, ""
-    name = str(node.target) if node.op == "call_module" else node.name
+    module = node.op == "call_module" and kind(node) != "mask"
+    name = str(node.target) if module else node.name
     calls = "" if node.op == "placeholder" else _short(node)
     shape = _shape(node)
     if name.rstrip("0123456789_") == calls.removeprefix("."):

@@ -125,8 +125,11 @@ class Kernels(Protocol):
         """Writes masks as `sparsefx.kernels.bits`; how many are kept, how many have
         changed."""
 
-    def masked(self, weight: Tensor, scalars: MaskScalars, index: int) -> Tensor:
-        """``h m w``; the scalars are those of all sites, of which this is one."""
+    def masked(
+        self, weight: Tensor, bits: Tensor, scalars: MaskScalars, index: int
+    ) -> Tensor:
+        """``h m w``, with ``h`` as `sparsefx.kernels.bits`; the scalars are those of
+        all sites, of which this is one."""
 
     def masked_backward(
         self, grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int

@@ -142,41 +142,34 @@ int64_t find(const float* weight, int64_t size, float value, int64_t nth) {
   return -1;
 }
 
-// out = h m w.
+// out = h m w, with h in bits.
 void masked(int64_t threads, const float* weight, int64_t size, const double* mu,
-            const double* slope, const double* center, const double* threshold,
-            const int64_t* last, float* out) {
+            const double* slope, const double* center, const uint8_t* bits, float* out) {
   const Mask mask = {(float)*slope, (float)*center, (float)*mu};
-  const Rule rule(*threshold, *last);
   double none[1] = {};
   sweep<1>(1, &size, threads, none, [&](int64_t, int64_t b, int64_t e, double*) {
-    auto body = [&](int64_t i, int64_t n, int side) INLINE {
+    auto body = [&](int64_t i, int64_t n, int) INLINE {
       Floats w = entries(weight + i, n), a = magnitude(w);
-      put(out + i, keep(a > rule.bars[side], w * soft(a, mask)), n);
+      put(out + i, keep(set(bits, i), w * soft(a, mask)), n);
     };
-    walk(b, e, rule.split, body, [] {});
+    walk(b, e, 0, body, [] {});
   });
 }
 
-// out = g (m + |w| slope s), total = sum g w s, with g = G where kept, through G where
-// not, and s = m (1 - m).
+// out = G (m + |w| slope s), total = sum G w s, with s = m (1 - m).
 void masked_backward(int64_t threads, const float* weight, int64_t size,
                      const double* mu, const double* slope, const double* center,
-                     const double* threshold, const int64_t* last, const double* share,
                      const float* grad, float* out, double* total) {
   const Mask mask = {(float)*slope, (float)*center, (float)*mu};
-  const Rule rule(*threshold, *last);
-  const float through = *share;
   sweep<1>(1, &size, threads, total, [&](int64_t, int64_t b, int64_t e, double* s) {
     Sum pull;
-    auto body = [&](int64_t i, int64_t n, int side) INLINE {
+    auto body = [&](int64_t i, int64_t n, int) INLINE {
       Floats w = entries(weight + i, n), a = magnitude(w), m = soft(a, mask);
       Floats v = (1.0f - m) * m, g = entries(grad + i, n);
-      g = a > rule.bars[side] ? g : g * through;
       pull.part += g * w * v;
       put(out + i, g * (m + a * mask.slope * v), n);
     };
-    walk(b, e, rule.split, body, [&] { pull.flush(); });
+    walk(b, e, 0, body, [&] { pull.flush(); });
     s[0] = pull.value();
   });
 }

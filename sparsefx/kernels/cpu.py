@@ -129,14 +129,15 @@ def hard_masks(
     return tuple(int(n) for n in sums[0::2]), tuple(int(n) for n in sums[1::2])
 
 
-def masked(weight: Tensor, scalars: MaskScalars, index: int) -> Tensor:
+def masked(weight: Tensor, bits: Tensor, scalars: MaskScalars, index: int) -> Tensor:
     """See `Kernels.masked`."""
-    out, rule = torch.empty_like(weight), _rule(scalars, index)[:-1]
+    out = torch.empty_like(weight)
     _library().masked(
         torch.get_num_threads(),
         weight.data_ptr(),
         weight.numel(),
-        *rule,
+        *_rule(scalars, index),
+        bits.data_ptr(),
         out.data_ptr(),
     )
     return out
@@ -187,8 +188,8 @@ def _library() -> ctypes.CDLL:
     assert found is not None, "`usable` has been asked"
     found.find.restype = _Long
     pointer = ctypes.c_void_p
-    found.masked.argtypes = (_Long, pointer, _Long, *[pointer] * 6)
-    found.masked_backward.argtypes = (_Long, pointer, _Long, *[pointer] * 9)
+    found.masked.argtypes = (_Long, pointer, _Long, *[pointer] * 5)
+    found.masked_backward.argtypes = (_Long, pointer, _Long, *[pointer] * 6)
     return found
 
 
@@ -202,7 +203,6 @@ def _call(name: str, weights: Sequence[Tensor], *rest: Any) -> None:
 def _rule(scalars: MaskScalars, index: int) -> list[int]:
     """Where a site's scalars lie: all are numbers of eight bytes."""
     assert scalars.mu.dtype is torch.float64
-    assert scalars.last.dtype is torch.int64
     return [vector.data_ptr() + 8 * index for vector in scalars]
 
 

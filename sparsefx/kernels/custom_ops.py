@@ -17,11 +17,13 @@ from sparsefx.kernels.mask_rule import MaskScalars
 
 
 @torch.library.custom_op("sparsefx::masked_weight", mutates_args=())
-def masked(weight: Tensor, vectors: Sequence[Tensor], index: int) -> Tensor:
+def masked(
+    weight: Tensor, bits: Tensor, vectors: Sequence[Tensor], index: int
+) -> Tensor:
     """``h m w``; differentiable in ``weight`` and ``mu``, see
     `sparsefx.masking.masked_weight`."""
     maker = kernels_for([weight])
-    return _like(weight, maker.masked(weight, MaskScalars(*vectors), index))
+    return _like(weight, maker.masked(weight, bits, MaskScalars(*vectors), index))
 
 
 @torch.library.custom_op("sparsefx::masked_weight_backward", mutates_args=())
@@ -35,7 +37,7 @@ def masked_backward(
 
 
 @masked.register_fake
-def _(weight: Tensor, vectors: Sequence[Tensor], index: int) -> Tensor:
+def _(weight: Tensor, bits: Tensor, vectors: Sequence[Tensor], index: int) -> Tensor:
     return torch.empty_like(weight)
 
 
@@ -47,14 +49,14 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    weight, vectors, ctx.index = inputs
+    weight, _, vectors, ctx.index = inputs
     ctx.save_for_backward(weight, *vectors)
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, list[Tensor | None], None]:
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     weight, *vectors = ctx.saved_tensors
     local, total = masked_backward(grad, weight, vectors, ctx.index)
-    return local, [total, *[None] * (len(vectors) - 1)], None
+    return local, None, [total, *[None] * (len(vectors) - 1)], None
 
 
 masked.register_autograd(_differentiate, setup_context=_save)

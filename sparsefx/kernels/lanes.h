@@ -150,6 +150,14 @@ inline uint64_t bits_of(Ints where) {
   return word * 0x0102040810204080 >> 56;  // moves byte j to bit j of the top byte
 #endif
 }
+// Lanes whose bits are set, from entry i on; i is a multiple of the lanes.
+inline Ints set(const uint8_t* bits, int64_t i) {
+  Ints one;
+  for (int j = 0; j < LANES; j++) one[j] = 1 << j;
+  int32_t word = bits[i / 8] >> (i & 7);
+  if (LANES > 8) word |= bits[i / 8 + 1] << 8;
+  return ((Ints{} + word) & one) != 0;
+}
 template <class V>
 inline void put(void* p, V x, int64_t inside) {
   std::memcpy(p, &x, inside * (sizeof x / LANES));

@@ -1,4 +1,4 @@
-"""The scalars that define a site's masks, as one value; and what all masks share."""
+"""The scalars that define a site's soft mask, as one value; what masks share."""
 
 from __future__ import annotations
 
@@ -21,24 +21,16 @@ class MaskScalars(NamedTuple):
         mu: multipliers; float64, shape () for one site, (sites,) for all.
         slope: inverse temperatures over prices, like ``mu``.
         center: magnitudes, or groups' values, on which soft masks are centred.
-        threshold: magnitudes, or values, of the last kept entries.
-        last: flat indices of the last entries kept at the threshold; int64.
-        through: share of the gradient that dropped entries receive, in [0, 1].
 
     Example:
         >>> one = torch.ones(())
-        >>> rule = MaskScalars(0 * one, one, one, one, torch.tensor(0), one)
-        >>> a = torch.tensor([1.0, 1.0, 2.0])
-        >>> rule.soft(a), rule.hard(a)
-        (tensor([0.5000, 0.5000, 0.7311]), tensor([ True, False,  True]))
+        >>> MaskScalars(0 * one, one, one).soft(torch.tensor([1.0, 1.0, 2.0]))
+        tensor([0.5000, 0.5000, 0.7311])
     """
 
     mu: Tensor
     slope: Tensor
     center: Tensor
-    threshold: Tensor
-    last: Tensor
-    through: Tensor
 
     def at(self, index: int) -> MaskScalars:
         """The scalars of one site."""
@@ -47,10 +39,6 @@ class MaskScalars(NamedTuple):
     def soft(self, values: Tensor) -> Tensor:
         """The soft mask ``m`` of entries with these values."""
         return soft_mask(values, self.slope, self.center, self.mu)
-
-    def hard(self, values: Tensor) -> Tensor:
-        """The hard mask ``h`` of entries with these values, bool."""
-        return hard_mask(values, self.threshold, self.last)
 
 
 def alone(total: Tensor, mu: Tensor, index: int) -> Tensor:
@@ -65,7 +53,9 @@ def alone(total: Tensor, mu: Tensor, index: int) -> Tensor:
     return totals
 
 
-def straight_through(kept: Tensor, masked: Tensor, share: Tensor) -> Tensor:
+def straight_through(
+    kept: Tensor, masked: Tensor, share: Tensor | float = 1.0
+) -> Tensor:
     """``h * masked`` whose dropped entries pass a share of the gradient on.
 
     In plain operations, for vmap and its like.

@@ -133,12 +133,11 @@ def hard_masks(
     return tuple(map(int, counts)), tuple(map(int, changes))
 
 
-def masked(weight: Tensor, scalars: MaskScalars, index: int) -> Tensor:
+def masked(weight: Tensor, bits: Tensor, scalars: MaskScalars, index: int) -> Tensor:
     """See `Kernels.masked`."""
-    a, scalars = magnitude(weight), scalars.at(index)
-    kept = scalars.hard(a)
-    out = weight * scalars.soft(a).to(weight.dtype)
-    return torch.where(kept, out, torch.zeros_like(out))
+    m = scalars.at(index).soft(magnitude(weight))
+    out = weight * m.to(weight.dtype)
+    return torch.where(unpack(bits, weight.shape), out, torch.zeros_like(out))
 
 
 def masked_backward(
@@ -149,7 +148,6 @@ def masked_backward(
     m = own.soft(a)
     s = m * (1 - m)
     g = grad.to(a.dtype)
-    g = torch.where(own.hard(a), g, g * own.through)
     total = (g * weight * s).sum(dtype=torch.float64)
     local = g * (m + a * own.slope * s)
     return local.to(weight.dtype), alone(total, scalars.mu, index)

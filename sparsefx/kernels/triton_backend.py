@@ -67,9 +67,9 @@ def usable(tensors: Sequence[Tensor]) -> bool:
     return here and installed() and all(readable([t]) for t in tensors)
 
 
-def masked(weight: Tensor, scalars: MaskScalars, index: int) -> Tensor:
+def masked(weight: Tensor, bits: Tensor, scalars: MaskScalars, index: int) -> Tensor:
     """See `Kernels.masked`."""
-    out: Tensor = _masked(weight, scalars.at(index), weight.dtype)
+    out: Tensor = _masked(weight, bits, scalars.at(index), weight.dtype)
     return out
 
 
@@ -82,15 +82,18 @@ def masked_backward(
 
 
 @torch.library.custom_op("sparsefx::masked", mutates_args=())
-def _masked(weight: Tensor, scalars: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+def _masked(
+    weight: Tensor, bits: Tensor, scalars: Sequence[Tensor], dtype: torch.dtype
+) -> Tensor:
     """``h m w`` in `dtype`, in one launch."""
     from sparsefx.kernels import triton_masked as kernels
 
     out = torch.empty_like(weight, dtype=dtype)
     kernels.forward[_grid(weight)](
         weight.detach(),
+        bits,
         out,
-        *(x.detach() for x in scalars[:-1]),
+        *(x.detach() for x in scalars),
         weight.numel(),
         *_strides(weight),
         BLOCK=kernels.BLOCK,
@@ -118,7 +121,6 @@ def _masked_backward(
         partial,
         *(x.detach() for x in scalars),
         weight.numel(),
-        *_strides(weight),
         BLOCK=kernels.BLOCK,
     )
     kernels.add_up[(1,)](partial, total, partial.numel(), SPAN=_SPAN)
@@ -126,7 +128,9 @@ def _masked_backward(
 
 
 @_masked.register_fake
-def _(weight: Tensor, scalars: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+def _(
+    weight: Tensor, bits: Tensor, scalars: Sequence[Tensor], dtype: torch.dtype
+) -> Tensor:
     return torch.empty_like(weight, dtype=dtype)
 
 
@@ -136,14 +140,14 @@ def _(grad: Tensor, weight: Tensor, scalars: Sequence[Tensor]) -> tuple[Tensor, 
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    weight, scalars, _ = inputs
+    weight, _, scalars, _ = inputs
     ctx.save_for_backward(weight, *scalars)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     weight, *scalars = ctx.saved_tensors
     local, total = _masked_backward(grad, weight, scalars)
-    return local, [total, *[None] * (len(scalars) - 1)], None
+    return local, None, [total, *[None] * (len(scalars) - 1)], None
 
 
 _masked.register_autograd(_differentiate, setup_context=_save)

@@ -17,43 +17,40 @@ BLOCK = 2048
 
 
 @triton.jit
-def evaluate(w, place, mu, slope, center, threshold, last, inner, outer):
-    """Magnitude, soft and hard mask, and slope, of the entries stored at `place`."""
+def evaluate(w, mu, slope, center):
+    """Magnitude, soft mask, and slope, of entries."""
     a = tl.abs(w)
     steep = tl.load(slope).to(tl.float32)
     x = (a - tl.load(center).to(tl.float32)) * steep + tl.load(mu).to(tl.float32)
-    edge = tl.load(threshold).to(tl.float32)
-    index = place
-    if outer > 1:
-        index = logical(place, inner, outer)
-    kept = (a > edge) | ((a == edge) & (index <= tl.load(last)))
-    return a, sigmoid(x), kept, steep
+    return a, sigmoid(x), steep
 
 
 @triton.jit
-def forward(weight, out, mu, slope, center, threshold, last, size, inner, outer,
+def forward(weight, bits, out, mu, slope, center, size, inner, outer,
             BLOCK: tl.constexpr):  # fmt: skip
-    """``h m w``, cast to the type of `out`."""
+    """``h m w``, cast to the type of `out`; bits are in the logical order."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     here = place < size
     w = tl.load(weight + place, mask=here, other=0.0).to(tl.float32)
-    _, m, kept, _ = evaluate(w, place, mu, slope, center, threshold, last, inner, outer)
+    _, m, _ = evaluate(w, mu, slope, center)
+    index = place
+    if outer > 1:
+        index = logical(place, inner, outer)
+    byte = tl.load(bits + index // 8, mask=here, other=0).to(tl.int32)
+    kept = ((byte >> (index % 8).to(tl.int32)) & 1) == 1
     tl.store(out + place, tl.where(kept, w * m, 0.0), mask=here)
 
 
 @triton.jit
-def backward(grad, weight, out, partial, mu, slope, center, threshold, last, through,
-             size, inner, outer, BLOCK: tl.constexpr):  # fmt: skip
+def backward(grad, weight, out, partial, mu, slope, center, size,
+             BLOCK: tl.constexpr):  # fmt: skip
     """The local gradient, and ``sum G w s`` of each block."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     here = place < size
     w = tl.load(weight + place, mask=here, other=0.0).to(tl.float32)
     g = tl.load(grad + place, mask=here, other=0.0).to(tl.float32)
-    a, m, kept, steep = evaluate(
-        w, place, mu, slope, center, threshold, last, inner, outer
-    )
+    a, m, steep = evaluate(w, mu, slope, center)
     s = m * (1.0 - m)
-    g = tl.where(kept, g, g * tl.load(through).to(tl.float32))
     tl.store(out + place, g * (m + a * steep * s), mask=here)
     terms = tl.where(here, g * w * s, 0.0)
     tl.store(partial + tl.program_id(0), tl.sum(terms.to(tl.float64), 0))

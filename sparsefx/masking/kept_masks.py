@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsefx.kernels.mask_rule import flagged, straight_through
+from sparsefx.masking.held import Held
 from sparsefx.masking.rank_means import mean_over_ranks
 from sparsefx.masking.state_keys import of_dense
 from sparsefx.torch_internals import transforming
@@ -82,8 +83,8 @@ def kept_weight(
     return flagged(out, weight)
 
 
-class KeptMasks(nn.Module):
-    """The masks of all sites as bool buffers, and the scores of the next growth.
+class KeptMasks(Held):
+    """The masks of all sites as bool tensors, and the scores of the next growth.
 
     Attributes:
         scores: by site number, the signed dense gradient of this step so far. It lasts
@@ -100,7 +101,7 @@ class KeptMasks(nn.Module):
         for kind in ("mask", "reach")[: 1 + wide]:
             for index, weight in enumerate(weights):
                 everything = torch.ones_like(weight, dtype=torch.bool)
-                self.register_buffer(f"{kind}_{index}", everything)
+                self.hold(f"{kind}_{index}", everything)
 
     def mask(self, index: int) -> Tensor:
         """What a site keeps."""
@@ -148,7 +149,7 @@ class KeptMasks(nn.Module):
         ]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeptMasks:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         for index, score in self.scores.items():
             device = fn(torch.empty(0, device=score.device)).device
             self.scores[index] = score.to(device)

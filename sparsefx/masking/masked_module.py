@@ -243,6 +243,7 @@ def _forward(cls: type[nn.Module]) -> Any:
             return type(self).forward(self, *args, **kwargs)
         # compilers read the Python, masked by the properties
         if not is_compiling() and LATENT not in self.__dict__:
+            getattr(self, CHILD).follow()
             done, out = program.run(self, args, kwargs)
             if done:
                 return out

@@ -1,15 +1,14 @@
-r"""The masked weight: ``h * m * w`` recomputed from ``w`` and a few scalars.
+r"""The masked weight: ``h * m * w``, with ``h`` a bit a weight and ``m`` from scalars.
 
-For a weight ``w`` with magnitude ``a = |w|`` the mask parameters of its site are
+For a weight ``w`` with magnitude ``a = |w|``
 
-* ``slope = beta * worth / price`` and ``center``, ``mu``, which give the soft mask
-  ``m = sigmoid(slope * (a - center) + mu)``;
-* ``threshold`` and ``last``, which give the hard mask ``h``: kept where
-  ``a > threshold``, or ``a == threshold`` and the flat index is at most ``last``;
-* ``through``, the share of the gradient that dropped entries receive: 1 is the
-  straight-through estimator (dual averaging), 0 trains only what is kept.
+* ``h``, the hard mask, is what the last update decided: one bit a weight
+  (`sparsefx.kernels.bits`), whatever has become of the weight since;
+* ``slope = beta * worth / price`` and ``center``, ``mu`` are the site's scalars, which
+  give the soft mask ``m = sigmoid(slope * (a - center) + mu)``.
 
-No mask is stored. With ``G = dL/d(h m w)`` the backward pass gives the local part
+With ``G = dL/d(h m w)`` the backward pass is straight-through for ``h``, so that
+dropped weights may come back, and exact for ``m``: it gives the local part
 
     dL/dw_i = m_i G_i + sign(w_i) slope s_i G_i w_i,      s = m (1 - m)
 
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import custom_ops, kernels_for, reference
+from sparsefx.kernels.bits import unpack
 from sparsefx.kernels.mask_rule import (
     MaskScalars,
     flagged,
@@ -40,12 +40,14 @@ __all__ = ["magnitude", "masked_weight"]
 
 class _MaskedWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, index: int, weight: Tensor, *vectors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, index: int, weight: Tensor, bits: Tensor, *vectors: Tensor
+    ) -> Tensor:
         ctx.index = index
         ctx.save_for_backward(weight, *vectors)
         # compilers fuse the plain expression with what uses it
         maker = reference if is_compiling() else kernels_for([weight])
-        return maker.masked(weight, MaskScalars(*vectors), index)
+        return maker.masked(weight, bits, MaskScalars(*vectors), index)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -54,54 +56,48 @@ class _MaskedWeight(torch.autograd.Function):
         g = grad.to_dense() if grad.is_sparse else grad
         maker = reference if is_compiling() else kernels_for([weight, g])
         local, total = maker.masked_backward(g, weight, vectors, ctx.index)
-        return None, local, total, *[None] * 5
+        return None, local, None, total, None, None
 
 
-def _transformable(weight: Tensor, scalars: MaskScalars) -> Tensor:
+def _transformable(weight: Tensor, bits: Tensor, scalars: MaskScalars) -> Tensor:
     """The same value and gradient from plain operations, for vmap and its like."""
-    a = wide(weight.abs())
-    masked = weight * scalars.soft(a).to(weight.dtype)
-    share = scalars.through.to(weight.dtype)
-    return straight_through(scalars.hard(a.detach()), masked, share)
+    masked = weight * scalars.soft(wide(weight.abs())).to(weight.dtype)
+    return straight_through(unpack(bits, weight.shape), masked)
 
 
 def masked_weight(
     weight: Tensor,
+    bits: Tensor,
     mu: Tensor,
     slope: Tensor,
     center: Tensor,
-    threshold: Tensor,
-    last: Tensor,
-    through: Tensor,
     index: int,
 ) -> Tensor:
     """The weight a layer sees: ``h * m * w`` (see the module's docstring).
 
     Args:
         weight: the latent weight ``w``, any shape.
+        bits: ``h``, of its entries in logical order.
         mu: multipliers, one a site; float64, shape (sites,).
         slope: inverse temperatures over prices, like ``mu``.
         center: magnitudes the soft masks are centred on, like ``mu``.
-        threshold: magnitudes of the last kept entries, like ``mu``.
-        last: flat indices of the last entries kept at the threshold; int64.
-        through: share of the gradient dropped entries receive, like ``mu``.
         index: which site this weight is.
 
     Returns:
         A tensor like ``weight``; differentiable in ``weight`` and ``mu``.
 
     Example:
+        >>> from sparsefx.kernels.bits import pack
         >>> one = torch.ones(1, dtype=torch.float64)
-        >>> last = torch.tensor([-1])
-        >>> w = torch.tensor([0.5, -2.0])
-        >>> masked_weight(w, one * torch.inf, one, one, one, last, one, 0)
+        >>> bits = pack(torch.tensor([False, True]))
+        >>> masked_weight(torch.tensor([0.5, -2.0]), bits, one * torch.inf, one, one, 0)
         tensor([ 0., -2.])
     """
-    vectors = MaskScalars(mu, slope, center, threshold, last, through)
+    vectors = MaskScalars(mu, slope, center)
     if transforming():
-        return _transformable(weight, vectors.at(index))
+        return _transformable(weight, bits, vectors.at(index))
     if is_compiling() and not is_exporting() and weight.device.type == "cpu":
-        opaque: Tensor = custom_ops.masked(weight, vectors, index)
+        opaque: Tensor = custom_ops.masked(weight, bits, vectors, index)
         return opaque
-    out: Tensor = _MaskedWeight.apply(index, weight, *vectors)  # type: ignore[no-untyped-call]
+    out: Tensor = _MaskedWeight.apply(index, weight, bits, *vectors)  # type: ignore[no-untyped-call]
     return flagged(out, weight)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsefx.kernels.mask_rule import MaskScalars, magnitude, straight_through, wide
+from sparsefx.kernels.mask_rule import MaskScalars, magnitude, wide
 from sparsefx.masking.weight_groups import Layout
 
 # Newton's method with a bracket: what doubles allow after these many steps, for every
@@ -115,8 +115,7 @@ class NOfM:
         top = self.top(weight)
         v = self._rest(magnitude(weight), top)
         n, m = self.soft(weight, scalars.slope), scalars.soft(v)
-        masked = weight * (1 - (1 - n) * (1 - m)).to(weight.dtype)
-        return masked.masked_fill(~(top | scalars.hard(v)), 0.0)
+        return weight * (1 - (1 - n) * (1 - m)).to(weight.dtype)
 
     def masked_backward(
         self, grad: Tensor, weight: Tensor, scalars: MaskScalars
@@ -125,11 +124,8 @@ class NOfM:
         top = self.top(weight)
         v = self._rest(magnitude(weight), top)
         m, n = scalars.soft(v), self.soft(weight, scalars.slope)
-        steep, share = scalars.slope.to(v.dtype), scalars.through.to(v.dtype)
+        steep, g = scalars.slope.to(v.dtype), grad.to(v.dtype)
         s = m * (1 - m)
-        kept = top | scalars.hard(v)
-        g = grad.to(v.dtype)
-        g = g * torch.where(kept, torch.ones_like(share), share)
         a = g * weight
         pushed = self.soft_pull(weight, n, steep, a * (1 - m))
         rest = (a * (1 - n)).sum()[None]
@@ -143,9 +139,7 @@ class NOfM:
         v = self._rest(a, top)
         n = self.join(soft_top(self.split(a), scalars.slope.to(a.dtype), self.kept))
         m = 1 - (1 - n) * (1 - scalars.soft(v))
-        masked = weight * m.to(weight.dtype)
-        share = scalars.through.to(weight.dtype)
-        return straight_through(top | scalars.hard(v.detach()), masked, share)
+        return weight * m.to(weight.dtype)
 
     def _rest(self, magnitudes: Tensor, top: Tensor) -> Tensor:
         """The mean magnitude of what is not in `top`, shape (1,)."""

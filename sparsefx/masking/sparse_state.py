@@ -1,8 +1,10 @@
-"""The mask parameters of a model's weights, registered in the model they belong to.
+"""The masks of a model's weights, registered in the model they belong to.
 
-Everything that training changes is a buffer: `state_dict`, `deepcopy`, `.to()` and
-data-parallel wrappers see it; no optimizer does. Masks themselves are not stored,
-unless the learner needs that (`sparsefx.masking.kept_masks`).
+Hard masks are state: a bit a weight, set by `sparsefx.step`, or what a learner stores
+(`sparsefx.masking.kept_masks`); they hold whatever becomes of the weights. Soft masks
+are computed from weights and scalars, and are 1 once masks stand still. All of it is
+held beside parameters and buffers (`sparsefx.masking.held`), so that no optimizer and
+no average of models touches it.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sparsefx.kernels.bits import pack, unpack
 from sparsefx.kernels.mask_rule import MaskScalars
 from sparsefx.masking.budget_gradient import couple
 from sparsefx.masking.cut_groups import grouping
+from sparsefx.masking.held import Held
 from sparsefx.masking.kept_masks import KeptMasks, kept_weight
 from sparsefx.masking.masked_groups import entries, masked_groups
 from sparsefx.masking.masked_weight import masked_weight
 from sparsefx.masking.rank_means import mean_over_ranks
-from sparsefx.masking.state_keys import of_dense
 from sparsefx.masking.weight_groups import Grouping
 from sparsefx.solver.solution import Solution
-from sparsefx.torch_internals import after_backward, backward_number
+from sparsefx.torch_internals import after_backward, backward_number, is_compiling
 
 Owner = tuple[nn.Module, str]
 Vectors = Mapping[str, Tensor]  # mask parameters of all sites, by name
@@ -43,8 +46,24 @@ class Around(Protocol):
         """A site's weight, or its like, with zeros for what closed units own."""
 
 
-class SparseState(nn.Module):
-    """Mask parameters of all sites; its forward is the identity.
+class MaskNode(nn.Module):
+    """What graphs call to mask one weight."""
+
+    def __init__(self, state: SparseState, index: int) -> None:  # noqa: D107
+        super().__init__()
+        self.index = index
+        self.__dict__["state"] = state  # not a child: it is the parent
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight that a layer sees."""
+        state: SparseState = self.__dict__["state"]
+        return state.masked(weight, self.index)
+
+
+class SparseState(Held):
+    """Masks and mask parameters of all sites; its forward is the identity.
+
+    Graphs find a `MaskNode` for each site under ``masked_weight_0``, ...
 
     Attributes:
         names: the sites' parameter names.
@@ -56,7 +75,9 @@ class SparseState(nn.Module):
         binding: what several budgets that are spent ask of each site, see
             `sparsefx.masking.budget_gradient`; float64, shape (budgets, sites).
         multipliers: of each budget, for hard and soft masks; float64, (2, budgets).
-        kept: stored masks, or None where the weights and the scalars give them.
+        kept: stored masks, or None where they are ``bits_0``, ...
+        still: masks that stand still, bool, so that nothing needs to be unpacked.
+        follow: called before masks are read, by copies of a model.
         units: gates around the weights, or None.
     """
 
@@ -91,21 +112,31 @@ class SparseState(nn.Module):
         device = next(iter(self.weights()), torch.empty(0)).device
         kinds = dict.fromkeys((*_FLOATS, "through"), torch.float64)
         for name, dtype in (kinds | dict.fromkeys(_INTEGERS, torch.int64)).items():
-            self.register_buffer(name, torch.zeros(count, dtype=dtype, device=device))
+            self.hold(name, torch.zeros(count, dtype=dtype, device=device))
         dual = torch.tensor([math.nan, math.nan], dtype=torch.float64, device=device)
-        self.register_buffer("dual", dual)
+        self.hold("dual", dual)
         zeros = torch.zeros(budgets, count, dtype=torch.float64, device=device)
-        self.register_buffer("binding", zeros)
+        self.hold("binding", zeros)
         first = math.nan if budgets > 1 and not stored else 0.0  # of several: not known
         shared = torch.full((2, budgets), first, dtype=torch.float64, device=device)
-        self.register_buffer("multipliers", shared)
+        self.hold("multipliers", shared)
         self.kept = KeptMasks(self.weights(), wide) if stored else None
+        self.still: list[Tensor] | None = None
         self.units: Any = None  # a module that is `Around`
+        self.follow: Callable[[], None] | None = None
+        for index, weight in enumerate(self.weights()):
+            self.add_module(f"masked_weight_{index}", MaskNode(self, index))
+            if not stored:
+                everything = torch.ones_like(weight, dtype=torch.bool)
+                self.hold(f"bits_{index}", pack(everything))
         self._arm()
 
     def forward(self, value: Any) -> Any:
         """Returns ``value``: containers that call all their children stay right."""
         return value
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.names)} weights)"
 
     # -- weights and masks ---------------------------------------------------------
 
@@ -142,48 +173,64 @@ class SparseState(nn.Module):
         pairs = zip(self.groups(), weights, strict=True)
         return [entries(groups, weight) for groups, weight in pairs]
 
-    def masked(
-        self,
-        weight: Tensor,
-        index: int,
-        vectors: Vectors | None = None,
-        gates: Sequence[Tensor] | None = None,
-    ) -> Tensor:
+    def bits(self) -> list[Tensor]:
+        """The hard masks of all sites, as `sparsefx.kernels.bits`."""
+        if self.kept is not None:
+            return [pack(mask) for mask in self.kept.masks(len(self.names))]
+        return [getattr(self, f"bits_{i}") for i in range(len(self.names))]
+
+    def hard(self) -> list[Tensor]:
+        """The hard masks of all sites, bool, like the weights."""
+        if self.kept is not None:
+            return self.kept.masks(len(self.names))
+        pairs = zip(self.bits(), self.weights(), strict=True)
+        return [unpack(bits, weight.shape) for bits, weight in pairs]
+
+    def masked(self, weight: Tensor, index: int) -> Tensor:
         """The weight a layer sees.
 
         Args:
             weight: of the site.
             index: of the site.
-            vectors: mask parameters, if not those of the state.
-            gates: of the units around it, likewise.
         """
-        kept = self.kept
-        if kept is not None:
-            pair = kept.mask(index), kept.reach(index)
-            return kept_weight(weight, *pair, self.mu, self.through, index)
-        names = MaskScalars._fields
-        scalars = {
-            n: getattr(self, n) if vectors is None else vectors[n] for n in names
-        }
-        granularity, op = self.rules[index]
-        if granularity == "unstructured":
-            found = masked_weight(weight, **scalars, index=index)
+        if self.follow is not None and not is_compiling():
+            self.follow()
+        if self.kept is not None or self.still is not None:
+            found = self._standing(weight, index)
         else:
-            found = masked_groups(
-                weight, **scalars, index=index, granularity=granularity, op=op
-            )
+            vectors = {name: getattr(self, name) for name in MaskScalars._fields}
+            bits: Tensor = getattr(self, f"bits_{index}")
+            found = self.softly(weight, index, bits, vectors)
         if self.units is None:
             return found
-        opened: Tensor = self.units.opened(found, index, gates)
+        opened: Tensor = self.units.opened(found, index)
         return opened
+
+    def _standing(self, weight: Tensor, index: int) -> Tensor:
+        mask, reach = None, None
+        if self.kept is not None:
+            mask, reach = self.kept.mask(index), self.kept.reach(index)
+        elif self.still is not None:
+            mask = self.still[index]
+        assert mask is not None
+        return kept_weight(weight, mask, reach, self.mu, self.through, index)
+
+    def softly(
+        self, weight: Tensor, index: int, bits: Tensor, vectors: Vectors
+    ) -> Tensor:
+        """The weight under a hard mask and the soft mask of these parameters."""
+        rule = MaskScalars(*(vectors[name] for name in MaskScalars._fields))
+        granularity, op = self.rules[index]
+        if granularity == "unstructured":
+            return masked_weight(weight, bits, *rule, index)
+        return masked_groups(weight, bits, rule.at(index), granularity, op)
 
     # -- what an update changes ----------------------------------------------------
 
     def vectors(self) -> dict[str, Tensor]:
         """The mask parameters as they are."""
-        return {
-            name: buffer.detach() for name, buffer in self.named_buffers(recurse=False)
-        }
+        bits = tuple(f"bits_{i}" for i in range(len(self.names)))
+        return {n: t.detach() for n, t in self.held().items() if n not in bits}
 
     def solved(self, found: Solution, beta: float) -> dict[str, Tensor]:
         """The mask parameters after an update; masks are learning."""
@@ -202,21 +249,17 @@ class SparseState(nn.Module):
         return {**self.vectors(), **vectors, "through": torch.ones_like(self.through)}
 
     def standing(self, vectors: Vectors) -> dict[str, Tensor]:
-        """The mask parameters once masks are baked into the weights and stand still.
+        """The mask parameters once soft masks are baked in and masks stand still.
 
-        From then on a weight is kept where it is not zero, and only those get a
-        gradient.
+        From then on soft masks are 1, and only kept weights get a gradient.
         """
-        if self.kept is not None:
-            return {**vectors, "through": torch.zeros_like(self.through)}
-        dropping = vectors["threshold"] >= 0
         still = {"mu": math.inf, "center": 0.0, "slope": 1.0, "spread": 0.0}
+        if self.kept is not None:
+            still = {}
         return {
             **vectors,
             **{name: torch.full_like(vectors[name], x) for name, x in still.items()},
             "through": torch.zeros_like(self.through),
-            "threshold": vectors["threshold"].masked_fill(dropping, 0.0),
-            "last": vectors["last"].masked_fill(dropping, -1),
         }
 
     def writes(self, vectors: Vectors) -> list[Callable[[], object]]:
@@ -230,8 +273,7 @@ class SparseState(nn.Module):
 
     def _arm(self) -> None:
         """Makes ``mu`` a leaf that collects its gradient and reports it."""
-        mu = self.mu.detach().requires_grad_(True)
-        self._buffers["mu"] = mu
+        self.mu = mu = self.mu.detach().requires_grad_(True)
         state = weakref.ref(self)
 
         def collected(total: Tensor) -> None:
@@ -278,22 +320,12 @@ class SparseState(nn.Module):
     def _apply(
         self, fn: Callable[[Tensor], Tensor], recurse: bool = True
     ) -> SparseState:
-        """Follows a move to another device; keeps its precision (`.half()`)."""
-        for name, buffer in self._buffers.items():
-            assert buffer is not None
-            device = fn(torch.empty(0, device=buffer.device)).device
-            self._buffers[name] = buffer.detach().to(device)
-        for child in self.children():
-            child._apply(fn)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
+        if self.still is not None:
+            self.still = self.hard()
         self._arm()
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._arm()
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *rest: Any
-    ) -> None:
-        if not of_dense(state_dict, prefix):  # else masks are found anew
-            super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsefx.kernels.mask_rule import MaskScalars, magnitude, straight_through, wide
+from sparsefx.kernels.mask_rule import MaskScalars, magnitude, wide
 
 
 class Grouping(Protocol):
@@ -56,7 +56,7 @@ class Grouping(Protocol):
         """The bool mask, like the weight, of kept entries of shape (count,)."""
 
     def masked(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
-        """``h m w``, without gradient; see `sparsefx.masking.masked_groups`."""
+        """``m w``, without gradient; see `sparsefx.masking.masked_groups`."""
 
     def masked_backward(
         self, grad: Tensor, weight: Tensor, scalars: MaskScalars
@@ -64,7 +64,7 @@ class Grouping(Protocol):
         """The local gradient, and the gradient of ``mu`` in float64."""
 
     def transformable(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
-        """The same value and gradient from plain operations, for vmap and its like."""
+        """``m w`` and its gradient from plain operations, for vmap and its like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,32 +174,25 @@ class MeanGroups:
 
     def masked(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
         """See `Grouping.masked`."""
-        v = self.values(weight)
-        m, kept = scalars.soft(v), scalars.hard(v)
-        gate = torch.where(kept, m, torch.zeros_like(m)).to(weight.dtype)
-        return weight * self.spread(gate)
+        m = scalars.soft(self.values(weight)).to(weight.dtype)
+        return weight * self.spread(m)
 
     def masked_backward(
         self, grad: Tensor, weight: Tensor, scalars: MaskScalars
     ) -> tuple[Tensor, Tensor]:
         """See `Grouping.masked_backward`."""
         v = self.values(weight)
-        m, kept = scalars.soft(v), scalars.hard(v)
-        g = grad.to(v.dtype)
-        share = torch.where(kept, torch.ones_like(m), scalars.through.to(v.dtype))
+        m, g = scalars.soft(v), grad.to(v.dtype)
         s = m * (1 - m)
-        rest = self.split(g * weight).sum(1) * share
-        local = g * self.spread(m * share)
+        rest = self.split(g * weight).sum(1)
+        local = g * self.spread(m)
         local = local + self.pull(weight, s * scalars.slope.to(v.dtype) * rest)
         return local, (rest * s).sum(dtype=torch.float64)
 
     def transformable(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
         """See `Grouping.transformable`."""
         v = self.split(wide(weight.abs())).mean(1)
-        masked = weight * self.spread(scalars.soft(v)).to(weight.dtype)
-        share = scalars.through.to(weight.dtype)
-        kept = self.expand(weight, scalars.hard(v.detach()))
-        return straight_through(kept, masked, share)
+        return weight * self.spread(scalars.soft(v)).to(weight.dtype)
 
     @property
     def sizes(self) -> tuple[int, int, int]:

@@ -233,4 +233,4 @@ def _insert(
             bound = part.module(owner)
             if priced:
                 AnnotateCosts()(bound)
-            InsertMasks(local, state, life)(bound)
+            InsertMasks(local, life)(bound)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from sparsefx.errors import MaskError
 from sparsefx.kernels import kernels_for
+from sparsefx.kernels.bits import pack
+from sparsefx.kernels.mask_rule import hard_mask, magnitude
 from sparsefx.kernels.tensor_layout import readable
 from sparsefx.learners import learner_of
 from sparsefx.masking.sparse_state import SparseState
@@ -159,9 +161,12 @@ class DeviceStep:
             solver = self._solver = _solver(plan, weights)
         if solver.spent >= budget - reserved:
             return None
-        into: Mapping[str, Tensor] = dict(state.named_buffers())
+        into: Mapping[str, Tensor] = state.held()
         solver.solve(weights, budget - reserved, phase.beta, into)
         numbers = Numbers(solver.observe(weights, into))
+        rows = zip(state.bits(), weights, into["threshold"], into["last"], strict=True)
+        for bits, weight, threshold, last in rows:
+            bits.copy_(pack(hard_mask(magnitude(weight), threshold, last)))
         self.step = moment.number
         self.last = (numbers, plan, self.step, budget, phase.beta)
         rest = self.last[1:]

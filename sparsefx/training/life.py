@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,9 +14,11 @@ from sparsefx.errors import MaskError
 from sparsefx.masking.masked_module import unwrapped
 from sparsefx.masking.places import Places
 from sparsefx.masking.state_keys import CHILD, of_dense
-from sparsefx.reports.report import BudgetReport, HistoryPoint, Report, Total
-from sparsefx.settings.budget import COSTS
-from sparsefx.solver.projection import BUDGET_SLACK
+from sparsefx.reports.report import HistoryPoint, Report
+from sparsefx.training.copied_from import Source, take_over
+from sparsefx.training.current_report import reported
+from sparsefx.training.describe_step import described
+from sparsefx.training.masked_names import as_tensor, check_names
 from sparsefx.training.part import Moment, Part, Proposal
 from sparsefx.training.plan import Plan
 from sparsefx.training.step_report import StepReport
@@ -46,6 +50,8 @@ class Life(nn.Module):
         self.finalized = False
         self.places: Places | None = None  # where the weights stood at first
         self._dense = False  # the checkpoint being read is a dense model's
+        self._stamp = object()  # another one whenever masks are written
+        self._source: Source | None = None
         self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
 
     def add(self, part: Part) -> None:
@@ -68,6 +74,49 @@ class Life(nn.Module):
         kind = "frozen" if self.frozen else "learning"
         return f"{len(self.plan.sites)} masked, step {self.step}, {kind}"
 
+    # -- copies ----------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Life:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        state = {**self.__dict__, "_source": None}
+        twin.__dict__.update(copy.deepcopy(state, memo))
+        weights = [copy.deepcopy(weight, memo) for weight in self._latent()]
+        twin._source = Source(self, [(w, w._version) for w in weights], self._stamp)
+        twin._let_follow(twin.follow)
+        return twin
+
+    def follow(self) -> None:
+        """Takes over the masks of the model that this one is a copy of.
+
+        That is for averages: copies whose weights somebody else has written, and that
+        have neither stepped nor loaded anything.
+        """
+        source = self._source
+        if source is None or not source.written():
+            return
+        life = source.life
+        life.follow()
+        if source.stamp is life._stamp:
+            return
+        source.stamp = life._stamp
+        self.step, self.frozen, self.history = life.step, life.frozen, life.history
+        take_over(self, life)
+        for part in self.parts:
+            part.reload(self._moment(self.step))
+
+    def stand_alone(self) -> None:
+        """Follows nobody from now on."""
+        self._source = None
+        self._let_follow(None)
+
+    def _let_follow(self, follow: Callable[[], None] | None) -> None:
+        for part in self.parts:
+            part.let_follow(follow)
+
+    def _latent(self) -> list[Tensor]:
+        return [weight for part in self.parts for weight in part.latent()]
+
     # -- steps -----------------------------------------------------------------------
 
     def begin(self, *, drawn: bool = True) -> None:
@@ -82,6 +131,7 @@ class Life(nn.Module):
 
         Either all of it happens or, where something raises, nothing.
         """
+        self.stand_alone()
         self.settle()
         moment = self._moment(self.step + 1, optimizer)
         found = [part.propose(moment) for part in self.parts]
@@ -112,15 +162,19 @@ class Life(nn.Module):
         for proposal in proposals:
             for write in proposal.writes:
                 write()
+        self._stamp = object()
 
     def _moment(
         self, number: int, optimizer: torch.optim.Optimizer | None = None
     ) -> Moment:
         schedule = self.plan.policy.schedule()
+        phase = schedule.at(number)
+        if number > self.step and schedule.at(self.step).frozen:
+            phase = replace(phase, update=False)  # frozen from the start
         return Moment(
             taken=self.step,
             number=number,
-            phase=schedule.at(number),
+            phase=phase,
             following=schedule.at(number + 1),
             frozen=self.frozen,
             optimizer=optimizer,
@@ -142,34 +196,9 @@ class Life(nn.Module):
     def report(self) -> Report:
         """What is kept where, at what cost; see `sparsefx.report`."""
         self.settle()
-        plan, counts = self.plan, self.parts[-1].counts()
-        known = [cost for cost in COSTS if cost in plan.fixed]
-        names = tuple(dict.fromkeys([*known, *(t.cost for t in plan.targets)]))
-        fixed = {**plan.fixed, **{t.cost: t.fixed for t in plan.targets if t.fixed > 0}}
-        kept = [*counts, *(site.numel for site in plan.dense)]
-        totals = {}
-        for name in names:
-            sites = (*plan.sites, *plan.dense)
-            prices = [site.cost(name) for site in sites]
-            spent = sum(p * n for p, n in zip(prices, kept, strict=True))
-            dense = sum(p * s.numel for p, s in zip(prices, sites, strict=True))
-            given = plan.original.get(name, dense)
-            totals[name] = Total(spent, dense, fixed.get(name, 0), given)
-        budgets = {}
-        for target in plan.targets:
-            spent = totals[target.cost].kept + target.fixed
-            met = spent <= target.limit * (1 + BUDGET_SLACK)
-            budgets[target.cost] = BudgetReport(target.limit, spent, met)
-        return Report(
-            policy=plan.policy.name,
-            step=self.step,
-            frozen=self.frozen,
-            layers=tuple(row for part in self.parts for row in part.rows(names)),
-            totals=totals,
-            budgets=budgets,
-            coverage=plan.coverage,
-            history=tuple(self.history),
-        )
+        found = reported(self.plan, self.parts)
+        history = tuple(self.history)
+        return replace(found, step=self.step, frozen=self.frozen, history=history)
 
     def resume(self, *, anew: bool) -> None:
         """After its tensors have been read; `anew` finds the masks by magnitudes."""
@@ -191,13 +220,13 @@ class Life(nn.Module):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        names = "\n".join(self.names).encode()
+        self.follow()
         curve = torch.full((_HISTORY, 4), -1.0, dtype=torch.float64)
         points = [[p.step, p.limit, p.soft, p.hard] for p in self.history]
         curve[: len(points)] = torch.tensor(points, dtype=curve.dtype).view(-1, 4)
         destination[f"{prefix}step"] = torch.tensor(self.step)
         destination[f"{prefix}frozen"] = torch.tensor(self.frozen)
-        destination[f"{prefix}names"] = torch.tensor(list(names), dtype=torch.uint8)
+        destination[f"{prefix}names"] = as_tensor(self.names)
         destination[f"{prefix}history"] = curve
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
@@ -205,6 +234,7 @@ class Life(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, *rest: Any
     ) -> None:
         """A checkpoint without masks is a dense one: masks are found anew."""
+        self.stand_alone()
         self._dense = of_dense(state_dict, prefix)
         if self._dense:
             return
@@ -213,23 +243,13 @@ class Life(nn.Module):
         missing += [key for key in wanted if key not in state_dict]
         step, frozen, names, curve = (state_dict.pop(k, None) for k in wanted)
         if names is not None:
-            self._check_names(bytes(names.tolist()).decode().split("\n"))
+            check_names(names, self.names)
         super()._load_from_state_dict(state_dict, prefix, *rest)
         if step is None or frozen is None or curve is None:
             return
         self.step, self.frozen = int(step), bool(frozen)
         rows = [row for row in curve.tolist() if row[0] >= 0]
         self.history = [HistoryPoint(int(number), *costs) for number, *costs in rows]
-
-    def _check_names(self, theirs: Sequence[str]) -> None:
-        ours = self.names
-        if tuple(theirs) != (ours or ("",)):
-            odd = sorted(set(theirs) ^ set(ours))[:5] or ["their order"]
-            raise MaskError(
-                f"the checkpoint masks {len(theirs)} weights, this model {len(ours)}; "
-                f"they differ in {', '.join(odd)}; transform the model with the policy "
-                "the checkpoint was made with"
-            )
 
 
 def life_of(module: nn.Module, verb: str) -> Life:
@@ -250,38 +270,14 @@ def life_of(module: nn.Module, verb: str) -> Life:
     if life.places is None:
         life.places = Places(root)
     life.places.check(root)
+    if verb != "step":
+        life.follow()
     if life.finalized and verb in ("step", "finalize"):
         raise MaskError(
             f"{verb} after finalize: this model has been finalized and its masks are "
             "final; train the model that finalize returned, or transform again"
         )
     return life
-
-
-def described(plan: Plan, moment: Moment, found: Proposal) -> StepReport:
-    """The report of a step that the host takes."""
-    allowed = plan.allowed(moment.phase.budget_progress)
-    hard = plan.spent(found.counts)
-    rows = list(zip(plan.targets, allowed, found.soft, hard, strict=True))
-    spent = [cost < plan.total(target) for target, _, _, cost in rows]
-    deciding = zip(rows, found.binding or spent, strict=True)
-    return StepReport(
-        step=moment.number,
-        budget=allowed[0],
-        soft_cost=found.soft[0],
-        hard_cost=hard[0],
-        budgets={
-            target.cost: (limit, mean, cost) for target, limit, mean, cost in rows
-        },
-        beta=found.beta,
-        mu=found.mu,
-        sweeps=found.sweeps,
-        changed=found.changed,
-        kept_mask_mean=found.bought / max(sum(found.counts), 1),
-        densities=plan.densities(found.counts),
-        frozen=moment.ends_frozen,
-        binding=tuple(target.cost for (target, *_), decides in deciding if decides),
-    )
 
 
 def _point(report: StepReport) -> HistoryPoint:
@@ -292,3 +288,4 @@ def _point(report: StepReport) -> HistoryPoint:
 def _loaded(life: Life, _: Any) -> None:
     """Runs when the parts below have been loaded too."""
     life.resume(anew=life._dense)
+    life._stamp = object()

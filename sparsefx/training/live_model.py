@@ -203,7 +203,9 @@ def finalize(module: nn.Module) -> nn.Module:
     root = unwrapped(module)
     life = life_of(root, "finalize")
     dense = duplicate(root)
-    for part in life_of(dense, "finalize").parts:
+    baked = life_of(dense, "finalize")
+    baked.stand_alone()
+    for part in baked.parts:
         part.bake()
     restore(dense)
     life.finalized = True

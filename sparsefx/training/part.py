@@ -108,6 +108,12 @@ class Part(Protocol):
     def reload(self, moment: Moment) -> None:
         """The state has been read from a checkpoint."""
 
+    def latent(self) -> list[Tensor]:
+        """The weights under masks or gates."""
+
+    def let_follow(self, follow: Callable[[], None] | None) -> None:
+        """What is to be called before masks are read."""
+
     def masks(self) -> dict[str, Tensor]:
         """Hard masks by name."""
 

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import kernels_for
+from sparsefx.kernels.bits import unpack
+from sparsefx.masking.read_masks import entry_bits, entry_counts, weight_bits
+from sparsefx.masking.sparse_state import Vectors
 from sparsefx.reports.report import LayerReport
 from sparsefx.settings.schedule import Phase
 from sparsefx.solver.request import Request, Warm
@@ -44,10 +47,12 @@ class SoftWeights(WeightPart):
     def begin(self, moment: Moment, drawn: bool) -> Sequence[Write]:
         """See `Part.begin`."""
         gates, closed = self._moved(moment, update=drawn)
-        found, remembered = self._solved(moment.phase, self.state.values(gates))
+        flats = self.state.values(gates)
+        found, remembered = self._solved(moment.phase, flats)
         vectors = self.state.solved(found, moment.phase.beta)
-        forgotten = [partial(setattr, self, "kept", None)]
-        return [*closed, *remembered, *self.state.writes(vectors), *forgotten]
+        masks = self._decided(flats, vectors)[0]
+        moving = partial(setattr, self.state, "still", None)
+        return [*closed, *remembered, *self.state.writes(vectors), *masks, moving]
 
     @torch.no_grad()
     def propose(self, moment: Moment) -> Proposal:
@@ -58,37 +63,31 @@ class SoftWeights(WeightPart):
             return replace(held, writes=[*held.writes, self._told()])
         later = self.device.advance(state, plan, moment)
         if later is not None:
-            names = ("kept", "cuts", "expected")
-            forgotten = [partial(setattr, self, name, None) for name in names]
+            names = ("cuts", "expected")
+            forgotten = [partial(setattr, self, each, None) for each in names]
             return Proposal(writes=forgotten, later=later)
         gates, writes = self._moved(moment, update=phase.update)
         flats = state.values(gates)
-        found, vectors = None, state.vectors()
+        found, vectors, bits = None, state.vectors(), state.bits()
+        known: tuple[int, Sequence[float], Sequence[float]] | None = None
         if phase.update:
             found, remembered = self._solved(phase, flats)
             vectors = state.solved(found, phase.beta)
-            writes += [*remembered, *state.writes(vectors)]
-        kernels = kernels_for(flats)
-        bits = [old.clone() for old in self.bits()]
-        rules = (vectors["threshold"].tolist(), vectors["last"].tolist())
-        counts, changed = kernels.hard_masks(flats, *rules, into=bits)
-        if found is not None:
+            masks, bits, counts, changed = self._decided(flats, vectors)
+            writes += [*remembered, *state.writes(vectors), *masks]
             pairs = zip(plan.targets, found.soft_costs, strict=True)
             soft = tuple(plan.reserved(target) + cost for target, cost in pairs)
             bought = tuple(site.bought for site in found.sites)
+            known = (moment.number, counts, bought)
         else:
-            names = ("slope", "center", "mu")
-            slope, center, mus = (vectors[name].tolist() for name in names)
-            sums = kernels.soft_sums(flats, slope, center, mus, *rules)
+            counts, changed = entry_counts(state, state.hard()), (0,)
+            rules = (vectors["threshold"].tolist(), vectors["last"].tolist())
+            keys = ("slope", "center", "mu")
+            slope, center, mus = (vectors[key].tolist() for key in keys)
+            sums = kernels_for(flats).soft_sums(flats, slope, center, mus, *rules)
             soft, bought = plan.spent(sums.kept), sums.bought
-        known = (moment.number, counts, bought) if found is not None else None
-        writes.append(partial(setattr, self, "kept", bits))
         if phase.frozen:
-            baked = [
-                state.masked(weight, index, vectors, gates)
-                for index, weight in enumerate(state.weights())
-            ]
-            writes += self.standing(state.standing(vectors), baked)
+            writes += self._frozen(bits, vectors, gates)
         mu, beta = vectors["dual"].tolist()
         return Proposal(
             writes=[*writes, self._told(known)],
@@ -109,12 +108,44 @@ class SoftWeights(WeightPart):
     def reload(self, moment: Moment) -> None:
         """See `Part.reload`."""
         self.device = DeviceStep()
-        WeightPart.reload(self, moment)
+        self.state.still = self.state.hard() if moment.frozen else None
 
     def rows(self, costs: Sequence[str]) -> tuple[LayerReport, ...]:
         """See `Part.rows`; totals do not add units: they count weights."""
         found = WeightPart.rows(self, costs)
         return found if self.units is None else (*found, *self.units.rows(costs))
+
+    def _decided(
+        self, flats: Sequence[Tensor], vectors: Vectors
+    ) -> tuple[list[Write], list[Tensor], tuple[int, ...], tuple[int, ...]]:
+        """Hard masks by thresholds: writes, bits, kept entries, and changed ones."""
+        entries = entry_bits(self.state)
+        rules = (vectors["threshold"].tolist(), vectors["last"].tolist())
+        counts, changed = kernels_for(flats).hard_masks(flats, *rules, into=entries)
+        bits = weight_bits(self.state, entries)
+        pairs = zip(self.state.bits(), bits, strict=True)
+        return [partial(old.copy_, new) for old, new in pairs], bits, counts, changed
+
+    @torch.no_grad()
+    def stand(self) -> Sequence[Write]:
+        """See `Part.stand`."""
+        return self._frozen(self.state.bits(), self.state.vectors(), None)
+
+    def _frozen(
+        self, bits: Sequence[Tensor], vectors: Vectors, gates: Sequence[Tensor] | None
+    ) -> list[Write]:
+        """Writes that bake these masks in."""
+        state, weights = self.state, self.state.weights()
+        rows = enumerate(zip(weights, bits, strict=True))
+        baked = [state.softly(weight, i, kept, vectors) for i, (weight, kept) in rows]
+        if state.units is not None:
+            baked = [state.units.opened(w, i, gates) for i, w in enumerate(baked)]
+        pairs = zip(bits, weights, strict=True)
+        still = [unpack(kept, weight.shape) for kept, weight in pairs]
+        return [
+            *self.standing(dict(vectors), baked),
+            partial(setattr, state, "still", still),
+        ]
 
     def _moved(
         self, moment: Moment, *, update: bool

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from sparsefx.errors import MaskError
-from sparsefx.kernels.bits import pack
 from sparsefx.learners import learner_of
 from sparsefx.learners.choose_entries import one_each
 from sparsefx.learners.learner import Decision, Learner, Situation
 from sparsefx.learners.magnitude import decide as by_magnitude
 from sparsefx.masking.kept_masks import KeptMasks
 from sparsefx.masking.masked_groups import entries
-from sparsefx.masking.read_masks import entry_masks
+from sparsefx.masking.read_masks import entry_counts, entry_masks
 from sparsefx.policies.policy import Policy
 from sparsefx.settings.schedule import Phase
 from sparsefx.training.optimizer_state import forgetting
@@ -72,8 +71,6 @@ class StoredWeights(WeightPart):
             partial(state.mu.fill_, torch.inf),
             partial(state.dual.fill_, torch.inf),
             *self._expects(moment, frozen=False),
-            partial(setattr, self, "kept", None),
-            partial(setattr, self, "frozen", False),
         ]
 
     @torch.no_grad()
@@ -111,14 +108,12 @@ class StoredWeights(WeightPart):
             writes += [
                 partial(weight.masked_fill_, gone, 0.0) for weight, gone in pairs
             ]
-        counts = tuple(int(mask.count_nonzero()) for mask in entry_masks(state, after))
+        counts = entry_counts(state, after)
         pairs = zip(before, after, strict=True)
         moves = sum(int((old ^ new).count_nonzero()) for old, new in pairs)
-        writes.append(partial(setattr, self, "kept", [pack(mask) for mask in after]))
         if moment.phase.frozen:
             gone = [old | ~new for old, new in zip(dropped, after, strict=True)]
-            vectors = state.standing(state.vectors())
-            writes += self.standing(vectors, _without(weights, gone))
+            writes += self.standing(state.vectors(), _without(weights, gone))
         mu, beta = state.dual.tolist()
         return Proposal(
             writes=[*writes, *self._expects(moment, frozen=moment.phase.frozen)],
@@ -134,12 +129,13 @@ class StoredWeights(WeightPart):
     @torch.no_grad()
     def stand(self) -> Sequence[Write]:
         """See `Part.stand`."""
-        through = partial(setattr, self._kept, "wanted", False)
-        return [*WeightPart.stand(self), through]
+        state, weights = self.state, self.state.weights()
+        gone = [~mask for mask in state.hard()]
+        wanted = partial(setattr, self._kept, "wanted", False)
+        return [*self.standing(state.vectors(), _without(weights, gone)), wanted]
 
     def reload(self, moment: Moment) -> None:
         """See `Part.reload`."""
-        WeightPart.reload(self, moment)
         for write in self._expects(moment, frozen=moment.frozen):
             write()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,6 +53,13 @@ class TokenPart:
 
     def reload(self, moment: Moment) -> None:
         """See `Part.reload`: temperatures are the model's buffers."""
+
+    def latent(self) -> list[Tensor]:
+        """See `Part.latent`."""
+        return []
+
+    def let_follow(self, follow: Callable[[], None] | None) -> None:
+        """See `Part.let_follow`."""
 
     def masks(self) -> dict[str, Tensor]:
         """See `Part.masks`: each input has tokens of its own."""

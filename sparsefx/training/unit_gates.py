@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsefx.masking.state_keys import of_dense
+from sparsefx.masking.held import Held
 from sparsefx.passes.gate_units import UnitGates
 from sparsefx.passes.units.unit_map import Share, UnitGroup
 
 Places = Sequence[tuple[int, Share]]  # groups by number, and what each owns
 
 
-class GateState(UnitGates):
+class GateState(Held, UnitGates):
     """Gates and what their learner remembers; its forward is the identity.
 
     Attributes:
@@ -27,6 +27,11 @@ class GateState(UnitGates):
     ) -> None:
         super().__init__([g.name for g in groups], [g.size for g in groups], scored)
         self.places = list(places)
+        self.follow: Callable[[], None] | None = None
+        for index in range(len(self.names)):  # averages of models touch buffers
+            gate = self._buffers.pop(f"gate_{index}")
+            assert gate is not None
+            self.hold(f"gate_{index}", gate)
 
     def forward(self, value: Any) -> Any:
         """Returns ``value``: containers that call all their children stay right."""
@@ -38,6 +43,8 @@ class GateState(UnitGates):
 
     def masked(self, weight: Tensor, index: int) -> Tensor:
         """The weight that Python reads: what units own times their gates."""
+        if self.follow is not None:
+            self.follow()
         return self.opened(weight, index)
 
     def opened(
@@ -45,7 +52,7 @@ class GateState(UnitGates):
     ) -> Tensor:
         """A site's weight, or anything like it, times the gates of its units."""
         for number, share in self.places[index]:
-            gate = self.get_buffer(f"gate_{number}") if gates is None else gates[number]
+            gate = self.gates()[number] if gates is None else gates[number]
             known = torch.cat([gate, gate.new_ones(1)])
             factor = known[share.owner.to(weight.device)].to(weight.dtype)
             shape = [1] * weight.ndim
@@ -75,12 +82,6 @@ class GateState(UnitGates):
             for kind in ("taylor", "growth", "seen")
             if self.scored
         ]
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *rest: Any
-    ) -> None:
-        if not of_dense(state_dict, prefix):  # else gates are found anew
-            super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def columns_of(groups: Sequence[UnitGroup]) -> dict[str, Places]:

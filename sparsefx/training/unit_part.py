@@ -7,7 +7,7 @@ multiples are those of any site.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -104,6 +104,14 @@ class UnitPart:
 
     def reload(self, moment: Moment) -> None:
         """See `Part.reload`."""
+
+    def latent(self) -> list[Tensor]:
+        """See `Part.latent`."""
+        return list(self._tensors().values())
+
+    def let_follow(self, follow: Callable[[], None] | None) -> None:
+        """See `Part.let_follow`."""
+        self.state.follow = follow
 
     def masks(self) -> dict[str, Tensor]:
         """Whether each unit is kept, by group."""

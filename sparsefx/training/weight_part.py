@@ -1,17 +1,15 @@
-"""What all learners of weights share: bits of what is kept, reports, finalizing."""
+"""What all learners of weights share: reports, finalizing, masks that stand."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sparsefx.kernels.bits import unpack
-from sparsefx.masking.read_masks import baked_bits, hard_bits, hard_masks
-from sparsefx.masking.read_masks import counts as count
+from sparsefx.masking.read_masks import entry_counts
 from sparsefx.masking.site import Site
 from sparsefx.masking.sparse_state import SparseState
 from sparsefx.reports.report import LayerReport
@@ -27,40 +25,24 @@ class WeightPart:
 
     Attributes:
         plan: what was asked for.
-        state: mask parameters.
-        kept: hard masks after the last step (`sparsefx.kernels.bits`), to report what
-            changed and to hold frozen weights; found anew from the weights when
-            missing.
-        frozen: masks are baked into the weights and stand still.
+        state: masks and mask parameters.
         name: of the state.
     """
 
     plan: Plan
     state: SparseState
-    kept: list[Tensor] | None = None
-    frozen: bool = False
     name: str = "weights"
-
-    def bits(self) -> list[Tensor]:
-        """The hard masks of all sites after the last step."""
-        if self.kept is None:
-            state = self.state
-            if self.frozen and state.kept is None:
-                self.kept = baked_bits(state.weights(), state.threshold)
-            else:
-                self.kept = hard_bits(state)
-        return self.kept
 
     @torch.no_grad()
     def hold(self) -> Proposal:
         """A step of masks that stand still: dropped weights become zero again."""
-        kept, weights = self.bits(), self.state.weights()
-        counts = count(self.state, kept)
+        masks, weights = self.state.still or self.state.hard(), self.state.weights()
+        counts = entry_counts(self.state, masks)
         mu, beta = self.state.dual.tolist()
         return Proposal(
             writes=[
-                functools.partial(weight.masked_fill_, ~unpack(bits, weight.shape), 0.0)
-                for bits, weight in zip(kept, weights, strict=True)
+                functools.partial(weight.masked_fill_, ~mask, 0.0)
+                for mask, weight in zip(masks, weights, strict=True)
             ],
             counts=counts,
             soft=self.plan.spent(counts),
@@ -74,26 +56,14 @@ class WeightPart:
         """Which of several budgets decide."""
         return [m > 0 for m in multipliers] if self.plan.several else None
 
-    @torch.no_grad()
-    def stand(self) -> Sequence[Write]:
-        """See `Part.stand`."""
-        state = self.state
-        baked = [state.masked(w, i) for i, w in enumerate(state.weights())]
-        return self.standing(state.standing(state.vectors()), baked)
-
     def standing(
         self, vectors: dict[str, Tensor], baked: Sequence[Tensor]
     ) -> list[Write]:
         """Writes that bake masks in; kept weights take on their soft mask."""
         pairs = zip(self.state.weights(), baked, strict=True)
-        kept = None
-        if self.state.kept is None:
-            kept = baked_bits(baked, vectors["threshold"])
         return [
             *(functools.partial(weight.copy_, value) for weight, value in pairs),
-            *self.state.writes(vectors),
-            functools.partial(setattr, self, "kept", kept),
-            functools.partial(setattr, self, "frozen", True),
+            *self.state.writes(self.state.standing(vectors)),
         ]
 
     def settle(self) -> StepReport | None:
@@ -102,22 +72,23 @@ class WeightPart:
 
     def reload(self, moment: Moment) -> None:
         """See `Part.reload`."""
-        self.kept, self.frozen = None, moment.frozen
-        self.bits()
+
+    def latent(self) -> list[Tensor]:
+        """See `Part.latent`."""
+        return self.state.weights()
+
+    def let_follow(self, follow: Callable[[], None] | None) -> None:
+        """See `Part.let_follow`."""
+        self.state.follow = follow
 
     def masks(self) -> dict[str, Tensor]:
         """See `Part.masks`."""
-        state = self.state
-        if not self.frozen:
-            found = hard_masks(state)
-        else:
-            pairs = zip(self.bits(), state.weights(), strict=True)
-            found = [unpack(bits, weight.shape) for bits, weight in pairs]
-        return {n: mask.clone() for n, mask in zip(state.names, found, strict=True)}
+        names, found = self.state.names, self.state.hard()
+        return {name: mask.clone() for name, mask in zip(names, found, strict=True)}
 
     def counts(self) -> tuple[int, ...]:
         """Kept weights of each site."""
-        return tuple(int(mask.count_nonzero()) for mask in self.masks().values())
+        return tuple(int(mask.count_nonzero()) for mask in self.state.hard())
 
     def sites(self) -> tuple[Site, ...]:
         """See `Part.sites`."""

@@ -17,7 +17,7 @@ from sparsefx.kernels import triton_backend as kernels
 from sparsefx.kernels.tensor_layout import readable
 from sparsefx.solver.device_solver import DeviceSolver
 from sparsefx.training.step_report import LaterReport
-from tests.scalars import site_scalars
+from tests.scalars import bits_above, site_scalars
 
 pytestmark = QUIET
 
@@ -30,9 +30,9 @@ def test_masked_weight_and_its_gradient(dtype: torch.dtype, wide: bool) -> None:
     if wide:
         w = w.to(memory_format=WIDE)
     close = {"rtol": 2e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {}
-    rule = site_scalars(through=0.5)
-    out = kernels.masked(w, rule, 0)
-    torch.testing.assert_close(out, reference.masked(w, rule, 0), **close)
+    rule, bits = site_scalars(), bits_above(w)
+    out = kernels.masked(w, bits, rule, 0)
+    torch.testing.assert_close(out, reference.masked(w, bits, rule, 0), **close)
     local, sum_ = kernels.masked_backward(g, w, rule, 0)
     expected, expected_sum = reference.masked_backward(g, w, rule, 0)
     torch.testing.assert_close(local, expected, **close)
@@ -44,14 +44,16 @@ def test_masked_weight_and_its_gradient(dtype: torch.dtype, wide: bool) -> None:
 
 def test_masks_of_one_are_the_identity() -> None:
     w = torch.randn(50, 3)
-    assert torch.equal(kernels.masked(w, site_scalars(math.inf, 1, 0, -1, 149), 0), w)
+    assert torch.equal(
+        kernels.masked(w, bits_above(w, -1.0), site_scalars(math.inf, 1, 0), 0), w
+    )
 
 
 def test_operators_are_registered() -> None:
     w = torch.randn(9, 7, requires_grad=True)
     rule = site_scalars().at(0)
     rule.mu.requires_grad_(True)
-    arguments = (w, rule, torch.float32)
+    arguments = (w, bits_above(w), rule, torch.float32)
     torch.library.opcheck(torch.ops.sparsefx.masked.default, arguments)
     arguments = (torch.randn(9, 7), w.detach(), site_scalars().at(0))
     torch.library.opcheck(torch.ops.sparsefx.masked_backward.default, arguments)
@@ -59,8 +61,10 @@ def test_operators_are_registered() -> None:
 
 def test_the_operator_casts() -> None:
     w = torch.randn(9, 7)
-    out = torch.ops.sparsefx.masked(w, site_scalars().at(0), torch.bfloat16)
-    expected = reference.masked(w, site_scalars(), 0).bfloat16()
+    out = torch.ops.sparsefx.masked(
+        w, bits_above(w), site_scalars().at(0), torch.bfloat16
+    )
+    expected = reference.masked(w, bits_above(w), site_scalars(), 0).bfloat16()
     torch.testing.assert_close(out, expected)
 
 

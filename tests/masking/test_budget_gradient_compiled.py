@@ -21,7 +21,7 @@ from tests.gradient_models import (
 
 
 @DYNAMO
-def test_compiled_equals_eager_and_compiles_once() -> None:
+def test_compiled_equals_eager_and_compiles_twice() -> None:
     torch._dynamo.reset()
     counter = Counter()
     eager, masked = (sparse_of(total_steps=50, update_every=2) for _ in range(2))
@@ -39,7 +39,7 @@ def test_compiled_equals_eager_and_compiles_once() -> None:
             frozen.append(sparsefx.step(model).frozen)
     assert frozen[-1]
     assert not frozen[0]
-    assert counter.compiled == 1
+    assert counter.compiled == 2  # once more when masks stand still
     with torch.no_grad():
         assert_close([eager(X)], [compiled(X)])
     torch._dynamo.reset()

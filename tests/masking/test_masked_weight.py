@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsefx
+from sparsefx.kernels.bits import pack
 from sparsefx.kernels.mask_rule import soft_mask
 from sparsefx.masking.budget_gradient import couple
 from sparsefx.masking.masked_weight import magnitude, masked_weight
@@ -15,19 +16,15 @@ from tests import models
 DOUBLE = torch.float64
 
 
-def scalars(beta=5.0, mu=0.0, threshold=-1.0, last=10**6, through=1.0, price=1.0):
+def scalars(beta=5.0, mu=0.0):
     """Mask parameters of one site."""
-    values = {
-        "mu": mu,
-        "slope": beta / price,
-        "center": 0.0,
-        "threshold": threshold,
-        "last": last,
-        "through": through,
-    }
-    found = {k: torch.tensor([v], dtype=DOUBLE) for k, v in values.items()}
-    found["last"] = found["last"].long()
-    return found
+    values = {"mu": mu, "slope": beta, "center": 0.0}
+    return {k: torch.tensor([v], dtype=DOUBLE) for k, v in values.items()}
+
+
+def all_of(weight):
+    """Bits that keep everything."""
+    return pack(torch.ones_like(weight, dtype=torch.bool))
 
 
 def state_of(model) -> nn.Module:
@@ -68,11 +65,10 @@ def test_golden_gradient() -> None:
         "mu": mu,
         "slope": 5.0 / price,
         "center": torch.zeros(count, dtype=DOUBLE),
-        "threshold": torch.full((count,), -1.0, dtype=DOUBLE),
-        "last": torch.zeros(count, dtype=torch.int64),
-        "through": torch.ones(count, dtype=DOUBLE),
     }
-    seen = [masked_weight(w, **vectors, index=i) for i, w in enumerate(weights)]
+    seen = [
+        masked_weight(w, all_of(w), **vectors, index=i) for i, w in enumerate(weights)
+    ]
     masks = [float(s.detach() / w) for s, w in zip(seen, W1, strict=True)]
     assert masks == pytest.approx(M1, rel=1e-10, abs=1e-12)
     sum(g * s.sum() for g, s in zip(G1, seen, strict=True)).backward()
@@ -150,7 +146,8 @@ def test_gradients_equal_finite_differences(policy: str) -> None:
     state = state_of(sparse)
     assert len(set(state.group.tolist())) == (1 if policy == "cost_budget" else 2)
     with torch.no_grad():  # everything is kept: the loss is smooth
-        state.threshold.fill_(-1.0)
+        for index, weight in enumerate(state.weights()):
+            state.take({f"bits_{index}": all_of(weight)})
     state.mu0 = state.mu.detach().clone()
     base = [w.detach().clone() for w in state.weights()]
 
@@ -236,7 +233,7 @@ def test_density_one_is_the_identity(policy: str, dtype: torch.dtype) -> None:
 
 def test_density_one_keeps_signed_zeros_and_tiny_weights() -> None:
     weight = torch.tensor([[-0.0, 1e-42, 3.0]])
-    seen = masked_weight(weight, **scalars(mu=math.inf), index=0)
+    seen = masked_weight(weight, all_of(weight), **scalars(mu=math.inf), index=0)
     assert torch.equal(seen, weight)
     assert torch.equal(torch.signbit(seen), torch.signbit(weight))
 

@@ -18,10 +18,6 @@ from sparsefx.passes.drawing.graph_layout import (
 )
 
 
-def masked_weight(weight: Tensor, mu: Tensor, threshold: Tensor) -> Tensor:
-    return weight * torch.sigmoid(mu) * (weight.abs() > threshold)
-
-
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -36,19 +32,17 @@ def masked_graph(tied: bool = False) -> fx.GraphModule:
     """x + down(relu(up(x))) with weights as edges and mask nodes on them."""
     root = Residual()
     root._sparsefx = nn.Module()
-    for name in ("mu", "threshold"):
-        root._sparsefx.register_buffer(name, torch.zeros(2))
+    for number in (0, 1):
+        root._sparsefx.add_module(f"masked_weight_{number}", nn.Identity())
     graph = fx.Graph()
     x = graph.placeholder("x")
     value, first = x, None
-    for layer in ("up", "down"):
+    for number, layer in enumerate(("up", "down")):
         if tied and first is not None:
             masked = first
         else:
-            parts = (f"{layer}.weight", "_sparsefx.mu", "_sparsefx.threshold")
-            masked = graph.call_function(
-                masked_weight, tuple(graph.get_attr(part) for part in parts)
-            )
+            node = f"_sparsefx.masked_weight_{number}"
+            masked = graph.call_module(node, (graph.get_attr(f"{layer}.weight"),))
         first = masked
         weight = masked
         if tied and layer == "down":
@@ -70,9 +64,8 @@ def rectangles(drawn: Picture) -> Iterator[tuple[float, float, float, float]]:
 def test_kinds_and_labels() -> None:
     module = masked_graph()
     nodes = {node.name: node for node in module.graph.nodes}
-    kinds = [kind(nodes[name]) for name in ("x", "up_weight", "_sparsefx_mu")]
-    assert kinds == ["input", "weight", "scalars"]
-    assert kind(nodes["masked_weight"]) == "mask"
+    assert [kind(nodes[name]) for name in ("x", "up_weight")] == ["input", "weight"]
+    assert kind(nodes["_sparsefx_masked_weight_0"]) == "mask"
     assert kind(nodes["linear"]) == "op"
     assert kind(nodes["output"]) == "output"
     assert label(nodes["up_weight"]) == ("up.weight", "[6, 4]")
@@ -102,11 +95,13 @@ def test_nothing_overlaps_and_all_is_inside(tied: bool) -> None:
 def test_weight_then_mask_then_operation_on_one_band() -> None:
     drawn = picture(masked_graph().graph)
     found = {box.lines[0]: box for box in drawn.boxes}
-    weight, mask, linear = found["up.weight"], found["masked_weight"], found["linear"]
+    weight, mask, linear = (
+        found["up.weight"],
+        found["_sparsefx_masked_weight_0"],
+        found["linear"],
+    )
     assert weight.x < mask.x < linear.x
     assert weight.y == mask.y == linear.y
-    scalars = [box for box in drawn.boxes if box.kind == "scalars"]
-    assert [box.lines for box in scalars] == [("mu", "threshold")] * 2
 
 
 def test_execution_runs_downwards() -> None:
@@ -150,7 +145,7 @@ def test_formats(suffix: str, tmp_path: Path) -> None:
         assert "def forward(self, x)" in text
         assert "<script" not in text
     if suffix == ".dot":
-        assert '"0.up_weight" -> "0.masked_weight";' in text
+        assert '"0.up_weight" -> "0._sparsefx_masked_weight_0";' in text
         assert text.count("{") == text.count("}")
 
 

@@ -72,11 +72,10 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 def test_every_step_is_within_its_budget(sparse: nn.Module) -> None:
     for info in train(sparse, 10):
-        if info.step % 2:
-            continue  # between updates
         for limit, soft, hard in info.budgets.values():
             assert hard <= limit * (1 + 1e-12)
-            assert soft <= limit * (1 + 1e-6)
+            if info.step % 2 == 0:  # soft masks drift between updates
+                assert soft <= limit * (1 + 1e-6)
     report = sparsefx.report(sparse)
     assert all(budget.met for budget in report.budgets.values())
     assert [point.step for point in report.history] == list(range(1, 11))

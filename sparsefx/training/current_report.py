@@ -1,0 +1,47 @@
+"""The report of what a model's parts keep now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sparsefx.reports.report import BudgetReport, Report, Total
+from sparsefx.settings.budget import COSTS
+from sparsefx.solver.projection import BUDGET_SLACK
+from sparsefx.training.part import Part
+from sparsefx.training.plan import Plan
+
+
+def reported(plan: Plan, parts: Sequence[Part]) -> Report:
+    """What is kept where, at what cost, at step 0.
+
+    Args:
+        plan: of the model.
+        parts: of the model; the last one spends the plan's budgets.
+    """
+    counts = parts[-1].counts()
+    known = [cost for cost in COSTS if cost in plan.fixed]
+    names = tuple(dict.fromkeys([*known, *(t.cost for t in plan.targets)]))
+    fixed = {**plan.fixed, **{t.cost: t.fixed for t in plan.targets if t.fixed > 0}}
+    kept = [*counts, *(site.numel for site in plan.dense)]
+    totals = {}
+    for name in names:
+        sites = (*plan.sites, *plan.dense)
+        prices = [site.cost(name) for site in sites]
+        spent = sum(p * n for p, n in zip(prices, kept, strict=True))
+        dense = sum(p * s.numel for p, s in zip(prices, sites, strict=True))
+        given = plan.original.get(name, dense)
+        totals[name] = Total(spent, dense, fixed.get(name, 0), given)
+    budgets = {}
+    for target in plan.targets:
+        spent = totals[target.cost].kept + target.fixed
+        met = spent <= target.limit * (1 + BUDGET_SLACK)
+        budgets[target.cost] = BudgetReport(target.limit, spent, met)
+    return Report(
+        policy=plan.policy.name,
+        step=0,
+        frozen=False,
+        layers=tuple(row for part in parts for row in part.rows(names)),
+        totals=totals,
+        budgets=budgets,
+        coverage=plan.coverage,
+    )
