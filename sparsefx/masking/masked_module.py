@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -22,19 +22,13 @@ from sparsefx.masking.layer_weight import (
     layer_weight,
     masked_of,
 )
+from sparsefx.masking.mask_node import Masks
 from sparsefx.masking.state_keys import CHILD
 from sparsefx.torch_internals import is_compiling
 
 _INDEX = "_sparsefx_index"  # attribute name -> site number
 _PROGRAM = "_sparsefx_program"  # the recorded graph
 _MASKS = "_sparsefx_masks"  # what masks the weights
-
-
-class Masks(Protocol):
-    """What the properties of masked modules ask."""
-
-    def masked(self, weight: Tensor, index: int) -> Tensor:
-        """The weight that layers see."""
 
 
 def mirror(model: nn.Module) -> nn.Module:

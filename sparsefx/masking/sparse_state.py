@@ -13,7 +13,7 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from sparsefx.masking.budget_gradient import couple
 from sparsefx.masking.cut_groups import grouping
 from sparsefx.masking.held import Held
 from sparsefx.masking.kept_masks import KeptMasks, kept_weight
+from sparsefx.masking.mask_node import MaskNode
 from sparsefx.masking.masked_groups import entries, masked_groups
 from sparsefx.masking.masked_weight import masked_weight
 from sparsefx.masking.rank_means import mean_over_ranks
@@ -35,29 +36,6 @@ Owner = tuple[nn.Module, str]
 Vectors = Mapping[str, Tensor]  # mask parameters of all sites, by name
 _FLOATS = ("mu", "slope", "center", "threshold", "price", "spread")
 _INTEGERS = ("last", "group")
-
-
-class Around(Protocol):
-    """Gates of units around the weights (`sparsefx.training.units_around`)."""
-
-    def opened(
-        self, weight: Tensor, index: int, gates: Sequence[Tensor] | None = None
-    ) -> Tensor:
-        """A site's weight, or its like, with zeros for what closed units own."""
-
-
-class MaskNode(nn.Module):
-    """What graphs call to mask one weight."""
-
-    def __init__(self, state: SparseState, index: int) -> None:  # noqa: D107
-        super().__init__()
-        self.index = index
-        self.__dict__["state"] = state  # not a child: it is the parent
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The weight that a layer sees."""
-        state: SparseState = self.__dict__["state"]
-        return state.masked(weight, self.index)
 
 
 class SparseState(Held):
@@ -122,7 +100,7 @@ class SparseState(Held):
         self.hold("multipliers", shared)
         self.kept = KeptMasks(self.weights(), wide) if stored else None
         self.still: list[Tensor] | None = None
-        self.units: Any = None  # a module that is `Around`
+        self.units: Any = None  # a module that is `mask_node.Around`
         self.follow: Callable[[], None] | None = None
         for index, weight in enumerate(self.weights()):
             self.add_module(f"masked_weight_{index}", MaskNode(self, index))
@@ -162,11 +140,7 @@ class SparseState(Held):
 
     @torch.no_grad()
     def values(self, gates: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """What the solver ranks: flat weights, or the values of their groups.
-
-        Args:
-            gates: of the units around them, if not those of the state.
-        """
+        """What the solver ranks: flat weights, or their groups' values, under gates."""
         weights = self.weights()
         if self.units is not None:
             weights = [self.units.opened(w, i, gates) for i, w in enumerate(weights)]
@@ -187,12 +161,7 @@ class SparseState(Held):
         return [unpack(bits, weight.shape) for bits, weight in pairs]
 
     def masked(self, weight: Tensor, index: int) -> Tensor:
-        """The weight a layer sees.
-
-        Args:
-            weight: of the site.
-            index: of the site.
-        """
+        """The weight that a layer sees of a site."""
         if self.follow is not None and not is_compiling():
             self.follow()
         if self.kept is not None or self.still is not None:
@@ -254,12 +223,9 @@ class SparseState(Held):
         From then on soft masks are 1, and only kept weights get a gradient.
         """
         still = {"mu": math.inf, "center": 0.0, "slope": 1.0, "spread": 0.0}
-        if self.kept is not None:
-            still = {}
-        return {
-            **vectors,
-            **{name: torch.full_like(vectors[name], x) for name, x in still.items()},
-            "through": torch.zeros_like(self.through),
+        still = {"through": 0.0} | (still if self.kept is None else {})
+        return {**vectors} | {
+            name: torch.full_like(vectors[name], value) for name, value in still.items()
         }
 
     def writes(self, vectors: Vectors) -> list[Callable[[], object]]:

@@ -279,12 +279,12 @@ def test_bad_weights_are_named_and_the_masks_stay(bad: float) -> None:
     sparse = sparsefx.transform(
         models.mlp(), budget=0.25, example_inputs=(torch.ones(2, 8),), total_steps=10
     )
-    before = {k: v.clone() for k, v in state_of(sparse).named_buffers()}
+    before = {k: v.clone() for k, v in state_of(sparse).held().items()}
     with torch.no_grad():
         sparse[2]._parameters["weight"][0, 0] = bad
     with pytest.raises(sparsefx.MaskError, match=r"2.*NaN or [Ii]nf"):
         sparsefx.step(sparse)
-    for name, value in state_of(sparse).named_buffers():
+    for name, value in state_of(sparse).held().items():
         assert value.equal(before[name]) or value.isnan().any(), name
 
 

@@ -1,0 +1,38 @@
+"""What stands in graphs for masks, and what may stand around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Masks(Protocol):
+    """What the properties of masked modules and the nodes of graphs ask."""
+
+    def masked(self, weight: Tensor, index: int) -> Tensor:
+        """The weight that layers see."""
+
+
+class Around(Protocol):
+    """Gates of units around the weights (`sparsefx.training.units_around`)."""
+
+    def opened(
+        self, weight: Tensor, index: int, gates: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """A site's weight, or its like, with zeros for what closed units own."""
+
+
+class MaskNode(nn.Module):
+    """What graphs call to mask one weight."""
+
+    def __init__(self, state: Masks, index: int) -> None:  # noqa: D107
+        super().__init__()
+        self.index = index
+        self.__dict__["state"] = state  # not a child: it is the parent
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight that a layer sees."""
+        state: Masks = self.__dict__["state"]
+        return state.masked(weight, self.index)
