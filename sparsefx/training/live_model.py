@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,6 +23,7 @@ from sparsefx.training.build_rewritten import rebuild
 from sparsefx.training.build_tokens import build_tokens
 from sparsefx.training.build_units import build_units
 from sparsefx.training.life import Life, life_of
+from sparsefx.training.present_zeros import check_zeros, keep_zeros
 from sparsefx.training.recipe import recipe_of
 from sparsefx.training.step_report import StepReport
 
@@ -36,6 +37,7 @@ def transform(
     strict: bool = False,
     calibration: Sequence[tuple[Any, Any]] = (),
     loss: Callable[[Any, Any], Tensor] | None = None,
+    masks: Literal["learner", "nonzero"] = "learner",
     **overrides: Any,
 ) -> nn.Module:
     """Makes a model train sparse: its weights are masked under an exact budget.
@@ -53,6 +55,8 @@ def transform(
         calibration: a few batches, pairs of input and target, for the policy
             ``sensitivity``; and the ``loss`` of output and target they are judged by.
         loss: see ``calibration``.
+        masks: ``"nonzero"`` keeps the zeros that are there, with the policy ``fixed``:
+            to train on what `finalize` returned, say. What is not zero is the budget.
         overrides: fields of `Policy`: ``budget=``, ``total_steps=``, ``exclude=`` ...
 
     Returns:
@@ -73,6 +77,8 @@ def transform(
         >>> sum(int(mask.sum()) for mask in masks(sparse).values())
         48
     """
+    if check_zeros(masks, overrides):
+        overrides["budget"] = 1.0
     settings = load_policy(policy, **overrides)
     if not isinstance(model, nn.Module):
         raise MaskError(f"model is a {type(model).__name__}; give a torch.nn.Module")
@@ -93,6 +99,8 @@ def transform(
         known: dict[str, Any] = {"calibration": calibration, "loss": loss}
         sparse = build(model, settings, example_inputs, **known, **options)
     life = life_of(sparse, "transform")  # remembers where the weights stand
+    if masks == "nonzero":
+        keep_zeros(life)
     life.recipe = recipe_of(settings, example_inputs, life.plan)
     return sparse
 

@@ -90,6 +90,10 @@ class WeightPart:
         """Kept weights of each site."""
         return tuple(int(mask.count_nonzero()) for mask in self.state.hard())
 
+    def entries(self) -> tuple[int, ...]:
+        """Kept entries (weights, or groups) of each site."""
+        return entry_counts(self.state, self.state.hard())
+
     def sites(self) -> tuple[Site, ...]:
         """See `Part.sites`."""
         return tuple(self.plan.live(self.state.weights()))
