@@ -15,6 +15,8 @@ from sparsefx.settings.rules import unknown
 from sparsefx.settings.schedule import resolve
 
 _FIRST = "{before: 0}"
+_FEW = 2  # updates that make no schedule
+_TRIAL = 25  # steps: what is shorter is a trial of the code
 
 if TYPE_CHECKING:
     from sparsefx.policies.policy import Policy
@@ -96,6 +98,8 @@ def unused(policy: Policy, known: Mapping[str, Setting]) -> list[str]:
                 f"{name} {plain(values[name])} has no effect with the learner "
                 f"{learner.name}; it is for {', '.join(readers)}"
             )
+    if thin := _thin(policy):
+        found.append(thin)
     given = {"densities": policy.densities}
     if policy.densities and not accepted(function_of(policy.allocation), given):
         takers = [name for name, one in ALLOCATIONS.items() if accepted(one, given)]
@@ -104,3 +108,25 @@ def unused(policy: Policy, known: Mapping[str, Setting]) -> list[str]:
             f"{', '.join(takers)}"
         )
     return found
+
+
+def _thin(policy: Policy) -> str:
+    """Says that hardly any update falls into the time in which masks move."""
+    total, every = policy.total_steps, policy.update_every
+    if total is None or every == 1:
+        return ""
+    schedule = policy.schedule()
+    last = total if schedule.freeze is None else min(schedule.freeze, total)
+    if policy.budget_ramp == "constant":
+        begin, end, what = 0, last, "are all in which masks move"
+    else:
+        begin, end = schedule.progress.begin, min(schedule.progress.end, last)
+        what = "are all in which the budget falls"
+    updates = [step for step in range(every, end + 1, every) if step > begin]
+    if len(updates) > _FEW or end - begin <= _TRIAL:
+        return ""
+    return (
+        f"update_every {every} leaves {len(updates)} updates in steps {begin} to {end} "
+        f"of {total}, which {what}; set update_every: "
+        f"{max((end - begin) // (4 * _FEW + 2), 1)} or less"
+    )

@@ -106,5 +106,5 @@ layerwise = Layerwise()
 def _given(
     sites: Sequence[Site], densities: Mapping[str, float] | None
 ) -> dict[str, float]:
-    names = [(site.name, site.module) for site in sites]
+    names = [site.names for site in sites]
     return most_specific("densities", names, densities or {})

@@ -43,7 +43,7 @@ def with_costs(
     """
     import sympy
 
-    names = [(site.name, site.module) for site in sites]
+    names = [site.names for site in sites]
     own = {
         cost: most_specific(f"costs[{cost!r}]", names, patterns)
         for cost, patterns in policy.costs.items()

@@ -38,6 +38,7 @@ class Site:
         max_density: the greatest kept fraction, in [0, 1].
         round_to: units are kept in multiples of it, or all of them.
         weight: the live parameter (not copied).
+        others: the further names and owners of a weight that is tied.
     """
 
     name: str
@@ -51,6 +52,12 @@ class Site:
     max_density: float = 1.0
     round_to: int = 1
     weight: Tensor | None = field(default=None, repr=False)
+    others: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What patterns may call it."""
+        return (self.name, self.module, *self.others)
 
     @property
     def numel(self) -> int:

@@ -18,7 +18,7 @@ class Selection:
 
     Attributes:
         selected: it is to be masked.
-        reason: why it is not; "" if it is.
+        reason: the pattern that says so; "" if none does.
         min_density: least kept fraction, in [0, 1].
         max_density: greatest kept fraction, in [0, 1].
         granularity: the unit that is kept or dropped.
@@ -34,7 +34,7 @@ class Selection:
 
 
 def select(
-    names: Iterable[tuple[str, str]],
+    names: Iterable[tuple[str, ...]],
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     layers: Mapping[str, Mapping[str, float | str]] | None = None,
@@ -54,7 +54,8 @@ def select(
     characters that are no wildcards), among equals from the last.
 
     Args:
-        names: pairs of parameter name and path of the owning module.
+        names: of each weight its parameter name and the path of the owning module,
+            and all others that it has where it is tied.
         include: patterns of the modules to mask; empty means all.
         exclude: patterns of the modules that stay dense; they win over ``include``.
         layers: settings by pattern: ``min_density``, ``max_density``, ``density``
@@ -97,28 +98,28 @@ def select(
         "round_to": round_to,
     }
     chosen = {}
-    for name, module in pairs:
-        reason = why_not(name, module, include, exclude)
-        if not reason and not include:
-            reason = (apart or {}).get(name, "")
-        matching = [p for p in ranked if not reason and _matches(p, name, module)]
-        chosen[name] = (
-            Selection(False, reason)
-            if reason
-            else _settled(name, defaults, {p: settings[p] for p in matching})
+    for known in pairs:
+        selected, reason = named_by(known, include, exclude)
+        if selected and not include and (apart or {}).get(known[0]):
+            selected, reason = False, (apart or {})[known[0]]
+        matching = [p for p in ranked if selected and _matches(p, known)]
+        chosen[known[0]] = (
+            _settled(known[0], reason, defaults, {p: settings[p] for p in matching})
+            if selected
+            else Selection(False, reason)
         )
     _check_used(chosen, pairs, settings)
     return chosen
 
 
 def most_specific(
-    field: str, names: Sequence[tuple[str, str]], values: Mapping[str, float]
+    field: str, names: Sequence[tuple[str, ...]], values: Mapping[str, float]
 ) -> dict[str, float]:
     """The value of each weight from the most specific pattern that matches it.
 
     Args:
         field: what messages call the patterns.
-        names: pairs of parameter name and path of the owning module.
+        names: of each weight, as for `select`.
         values: by pattern; among equally specific ones the last counts.
 
     Raises:
@@ -133,18 +134,18 @@ def most_specific(
         _require_match(field, pattern, names)
     ranked = sorted(values, key=_specificity)
     found = {}
-    for name, module in names:
+    for known in names:
         for pattern in ranked:
-            if _matches(pattern, name, module):
-                found[name] = values[pattern]
+            if _matches(pattern, known):
+                found[known[0]] = values[pattern]
     return found
 
 
-def _matches(pattern: str, name: str, module: str) -> bool:
+def _matches(pattern: str, names: Sequence[str]) -> bool:
+    """Whether a pattern matches one of the names of a weight."""
     if pattern.startswith("re:"):
-        regex = _regex(pattern)
-        return bool(regex.fullmatch(module) or regex.fullmatch(name))
-    return fnmatchcase(module, pattern) or fnmatchcase(name, pattern)
+        return any(map(_regex(pattern).fullmatch, names))
+    return any(fnmatchcase(name, pattern) for name in names)
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
@@ -163,29 +164,32 @@ def _specificity(pattern: str) -> int:
     return len(re.sub(r"\[[^\]]*\]|[*?]", "", pattern))
 
 
-def why_not(
-    name: str, module: str, include: Sequence[str], exclude: Sequence[str]
-) -> str:
-    """Why the patterns leave a weight out; "" if they do not."""
+def named_by(
+    names: Sequence[str], include: Sequence[str], exclude: Sequence[str]
+) -> tuple[bool, str]:
+    """Whether a weight is to be masked, and by which pattern."""
     for pattern in exclude:
-        if _matches(pattern, name, module):
-            return f"excluded by {pattern!r}"
-    if include and not any(_matches(p, name, module) for p in include):
-        return f"not matched by include {', '.join(map(repr, include))}"
-    return ""
+        if _matches(pattern, names):
+            return False, f"excluded by {pattern!r}"
+    for pattern in include:
+        if _matches(pattern, names):
+            return True, f"included by {pattern!r}"
+    if include:
+        return False, f"not matched by include {', '.join(map(repr, include))}"
+    return True, ""
 
 
-def _require_match(field: str, pattern: str, pairs: Sequence[tuple[str, str]]) -> None:
-    if any(_matches(pattern, name, module) for name, module in pairs):
+def _require_match(field: str, pattern: str, pairs: Sequence[tuple[str, ...]]) -> None:
+    if any(_matches(pattern, names) for names in pairs):
         return
     if not pattern.startswith("re:"):
         inside = f"{pattern}.*"
-        if any(_matches(inside, name, module) for name, module in pairs):
+        if any(_matches(inside, names) for names in pairs):
             raise PolicyError(
                 f"{field} pattern {pattern!r} matches no layer, but has layers inside; "
                 f"did you mean {inside!r}?"
             )
-    known = list(dict.fromkeys(module or name for name, module in pairs))
+    known = list(dict.fromkeys(module or name for name, module, *_ in pairs))
     close = get_close_matches(pattern.removeprefix("re:"), known, 3)
     nearest = f"did you mean {', '.join(map(repr, close))}? " if close else ""
     more = f" and {len(known) - 8} more" if len(known) > 8 else ""
@@ -197,6 +201,7 @@ def _require_match(field: str, pattern: str, pairs: Sequence[tuple[str, str]]) -
 
 def _settled(
     name: str,
+    reason: str,
     defaults: Mapping[str, float | str],
     matching: Mapping[str, Mapping[str, float | str]],
 ) -> Selection:
@@ -219,12 +224,12 @@ def _settled(
             )
         low = high = density
     steps = int(found["round_to"])
-    return Selection(True, "", low, high, str(found["granularity"]), steps)
+    return Selection(True, reason, low, high, str(found["granularity"]), steps)
 
 
 def _check_used(
     chosen: Mapping[str, Selection],
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple[str, ...]],
     settings: Mapping[str, Mapping[str, float | str]],
 ) -> None:
     if pairs and not any(choice.selected for choice in chosen.values()):
@@ -235,8 +240,7 @@ def _check_used(
         )
     for pattern in settings:
         if not any(
-            chosen[name].selected and _matches(pattern, name, module)
-            for name, module in pairs
+            chosen[names[0]].selected and _matches(pattern, names) for names in pairs
         ):
             warnings.warn(
                 f"layers pattern {pattern!r} has no effect: every layer it matches "

@@ -82,6 +82,7 @@ def targets_of(
                 f"{policy.storage!r} takes whatever is kept; raise it, or choose "
                 "another storage"
             )
+        _say_if_crowded(policy, dense, cost, limit)
         if cost not in targets or limit < targets[cost].limit:
             targets[cost] = Target(cost, limit, base)
     return tuple(targets.values())
@@ -102,6 +103,22 @@ def _base(
             "maskable"
         )
     return fixed[cost]
+
+
+def _say_if_crowded(
+    policy: Policy, dense: tuple[Site, ...], cost: str, limit: float
+) -> None:
+    """Says that weights nobody masks take most of a budget."""
+    prices = {site.name: site.cost(cost) * site.numel for site in dense}
+    taken = sum(prices.values())
+    if policy.budget_of != "selected" and limit / 2 < taken < limit:
+        first = ", ".join(sorted(prices, key=lambda name: -prices[name])[:3])
+        _say(
+            f"weights that stay dense ({first}{', ...' * (len(prices) > 3)}) take "
+            f"{taken / limit:.0%} of the budget of {limit:.6g} {cost}; the selected "
+            "ones share the rest: set budget_of: selected to have the budget be of "
+            "these alone, or raise it"
+        )
 
 
 def _parts(cost: str) -> Collection[str]:

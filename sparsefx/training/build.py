@@ -62,8 +62,13 @@ def build(
     if not weights:
         raise MaskError(_nothing(model, table))
     parameters = dict(model.named_parameters())
+    others = _other_names(model)
     chosen = select(
-        [(name, table[name].module) for name, p in parameters.items() if p.ndim >= 2],
+        [
+            (name, table[name].module, *others[name])
+            for name, p in parameters.items()
+            if p.ndim >= 2
+        ],
         policy.include,
         policy.exclude,
         policy.layers,
@@ -74,7 +79,7 @@ def build(
         round_to=policy.round_to,
     )
     made = {
-        name: _site(row, chosen[name], parameters[name])
+        name: _site(row, chosen[name], parameters[name], others[name])
         for name, row in weights.items()
     }
     if policy.fallback == "dense":
@@ -140,7 +145,20 @@ def _nothing(model: nn.Module, table: CostTable) -> str:
     return f"{text} ({'; '.join(reasons)})" if reasons else text
 
 
-def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
+def _other_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """By the name of a parameter, what else it and its owners are called."""
+    called: dict[int, list[str]] = {}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        called.setdefault(id(value), []).append(name)
+    return {
+        first: tuple(part for one in rest for part in (one, one.rpartition(".")[0]))
+        for first, *rest in called.values()
+    }
+
+
+def _site(
+    row: CostRow, chosen: Selection, parameter: nn.Parameter, others: tuple[str, ...]
+) -> Site:
     low, high = chosen.min_density, chosen.max_density
     if not chosen.selected:
         low = high = 1.0
@@ -157,6 +175,7 @@ def _site(row: CostRow, chosen: Selection, parameter: nn.Parameter) -> Site:
         min_density=low,
         max_density=high,
         weight=parameter,
+        others=others,
     )
 
 

@@ -24,7 +24,7 @@ from sparsefx.policies.policy import Policy
 from sparsefx.policies.unit_bounds import bounds
 from sparsefx.reports.report import Coverage
 from sparsefx.settings.budget import parse_budget
-from sparsefx.settings.patterns import Selection, select, why_not
+from sparsefx.settings.patterns import Selection, named_by, select
 from sparsefx.tracing.capture import capture
 from sparsefx.tracing.offered_inputs import offered
 from sparsefx.training.life import Life
@@ -241,7 +241,7 @@ def _refuse_missed(plan: Plan, table: CostTable) -> None:
         for row in plan.coverage
         if row.masked is None
         and table[row.parameter].maskable
-        and not why_not(row.parameter, row.module, policy.include, policy.exclude)
+        and named_by((row.parameter, row.module), policy.include, policy.exclude)[0]
     ]
     if missed:
         text = "; ".join(f"{row.parameter} ({row.reason})" for row in missed[:5])

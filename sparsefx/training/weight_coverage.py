@@ -70,7 +70,7 @@ def coverage_of(
         if name in weights and choice is not None and choice.selected:
             seen = graphed.intersection(aliases[id(value)])
             kind: Any = "graph" if seen else "property"
-            rows.append(Coverage(name, row.module, kind, ""))
+            rows.append(Coverage(name, row.module, kind, choice.reason))
         else:
             reason = choice.reason if choice is not None else ""
             reason = reason or row.reason

@@ -61,6 +61,7 @@ def policies(draw):
 
 @given(policies())
 @settings(max_examples=60, deadline=None)
+@pytest.mark.filterwarnings("ignore:update_every")
 def test_yaml_round_trip(tmp_path_factory: pytest.TempPathFactory, policy: Any) -> None:
     path = tmp_path_factory.mktemp("policy") / "mine.yaml"
     path.write_text(policy.to_yaml(), encoding="utf-8")

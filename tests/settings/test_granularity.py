@@ -62,7 +62,10 @@ def test_weights_that_cannot_be_cut_are_refused_by_name(
 def test_a_model_with_a_misfit_is_refused_or_left_dense_by_choice() -> None:
     with pytest.raises(PolicyError, match=r"0\.weight \(linear, 12 x 16\)"):
         sparse_of("block:8x8")
-    with pytest.warns(UserWarning, match=r"1 weights stay dense: 0\.weight \(cannot"):
+    with (
+        pytest.warns(UserWarning, match=r"1 weights stay dense: 0\.weight \(cannot"),
+        pytest.warns(UserWarning, match=r"\(0\.weight\) take 95% of the budget"),
+    ):
         sparse = sparse_of("block:8x4", fallback="dense")
     assert list(sparsefx.masks(sparse)) == ["2.weight"]
     row = sparsefx.report(sparse).to_dict()["coverage"][0]

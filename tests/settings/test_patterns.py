@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsefx.errors import PolicyError
-from sparsefx.settings.patterns import Selection, select
+from sparsefx.settings.patterns import Selection, most_specific, select
 
 NAMES = [
     ("stem.conv.weight", "stem.conv"),
@@ -61,7 +61,20 @@ def test_reasons() -> None:
     chosen = select(NAMES, include=("blocks.*",), exclude=("*.fc2",))
     assert chosen["stem.conv.weight"].reason == "not matched by include 'blocks.*'"
     assert chosen["blocks.0.fc2.weight"].reason == "excluded by '*.fc2'"
-    assert chosen["blocks.0.fc1.weight"].reason == ""
+    assert chosen["blocks.0.fc1.weight"].reason == "included by 'blocks.*'"
+    assert select(NAMES)["blocks.0.fc1.weight"].reason == ""
+
+
+@pytest.mark.parametrize("pattern", ["embed", "head", "head.weight", "re:he.*", "emb*"])
+def test_a_tied_weight_goes_by_each_of_its_names(pattern: str) -> None:
+    tied = ("embed.weight", "embed", "head.weight", "head")
+    names = [tied, ("fc.weight", "fc")]
+    chosen = select(names, include=(pattern,))
+    assert [choice.selected for choice in chosen.values()] == [True, False]
+    assert not select(names, exclude=(pattern,))["embed.weight"].selected
+    layers = {pattern: {"density": 0.5}}
+    assert select(names, layers=layers)["embed.weight"].max_density == 0.5
+    assert most_specific("costs", names, {pattern: 2.0}) == {"embed.weight": 2.0}
 
 
 def test_more_specific_wins_whatever_the_order() -> None:
