@@ -11,7 +11,7 @@ from sparsefx.learners import LEARNERS, Learner, Situation
 ASKED = tuple(learner for learner in LEARNERS.values() if learner.decide is not None)
 # What decides anew from values alone, unless it is held to the masks of before.
 BY_VALUE = tuple(a for a in ASKED if not a.drawn)
-MOVING = tuple(a for a in ASKED if a.drawn and not a.still)
+MOVING = tuple(a for a in ASKED if "drop_fraction" in a.reads)
 
 
 def counts(masks: list[Tensor]) -> list[int]:
