@@ -83,6 +83,12 @@ def after_backward(callback: Callable[[], None]) -> None:
     engine.queue_callback(again)
 
 
+def will_reach(leaf: Tensor) -> bool:
+    """Whether the backward pass that is under way goes on to a leaf's gradient."""
+    node = torch.autograd.graph._get_grad_fn_or_grad_acc(leaf)
+    return bool(torch._C._will_engine_execute_node(node))
+
+
 def backward_number() -> int:
     """A number that names the running backward pass; -1 outside of one."""
     return int(torch._C._current_graph_task_id())

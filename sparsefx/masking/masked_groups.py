@@ -28,8 +28,9 @@ from sparsefx.kernels.mask_rule import (
     straight_through,
 )
 from sparsefx.masking.cut_groups import grouping
+from sparsefx.masking.missing_share import tell_what_is_missing
 from sparsefx.masking.weight_groups import Grouping
-from sparsefx.torch_internals import is_exporting, transforming
+from sparsefx.torch_internals import is_compiling, is_exporting, transforming
 
 
 def masked_groups(
@@ -114,6 +115,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     weight, *scalars = ctx.saved_tensors
+    if not is_compiling():
+        tell_what_is_missing(scalars[0])
     local, total = _backward(grad, weight, scalars, *ctx.rule)
     return local, None, [total, *[None] * (len(scalars) - 1)], None, None
 

@@ -33,6 +33,7 @@ from sparsefx.kernels.mask_rule import (
     straight_through,
     wide,
 )
+from sparsefx.masking.missing_share import tell_what_is_missing
 from sparsefx.torch_internals import is_compiling, is_exporting, transforming
 
 __all__ = ["magnitude", "masked_weight"]
@@ -53,6 +54,8 @@ class _MaskedWeight(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *rest = ctx.saved_tensors
         vectors = MaskScalars(*rest)
+        if not is_compiling():
+            tell_what_is_missing(vectors.mu)
         g = grad.to_dense() if grad.is_sparse else grad
         maker = reference if is_compiling() else kernels_for([weight, g])
         local, total = maker.masked_backward(g, weight, vectors, ctx.index)

@@ -1,0 +1,56 @@
+"""A gradient that lacks the budget's share says so; those that have it do not."""
+
+import pytest
+import torch
+from torch import nn
+
+import sparsefx
+
+X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+SHAPES = ["unstructured", "block:2x2"]
+
+
+def made(granularity: str = "unstructured", policy: str = "cost_budget") -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Linear(6, 4, bias=False)
+    options = {"granularity": granularity, "optimizer_state": "keep"}
+    if policy == "cost_budget":
+        options.pop("optimizer_state")
+    return sparsefx.transform(net, policy, budget=0.5, example_inputs=(X,), **options)
+
+
+@pytest.mark.parametrize("granularity", SHAPES)
+def test_grad_without_backward_says_what_is_missing(granularity: str) -> None:
+    sparse = made(granularity)
+    (weight,) = sparse.parameters()
+    with pytest.warns(UserWarning, match="lacks the budget's share"):
+        torch.autograd.grad(sparse(X).square().sum(), weight)
+    with pytest.warns(UserWarning, match="lacks the budget's share"):
+        sparse(X).square().sum().backward(inputs=[weight])
+    sparse.zero_grad()
+    sparse(X).square().sum().backward()  # warnings are errors
+
+
+@pytest.mark.parametrize("granularity", SHAPES)
+def test_second_derivatives_say_so(granularity: str) -> None:
+    sparse = made(granularity)
+    loss, weights = sparse(X).square().sum(), list(sparse.parameters())
+    with pytest.warns(UserWarning, match="not exact|lacks the budget's share") as told:
+        torch.autograd.grad(loss, weights, create_graph=True)
+    assert any("second derivative" in str(one.message) for one in told)
+
+
+def test_masks_that_stand_have_no_share() -> None:
+    sparse = made(policy="magnitude")
+    (weight,) = sparse.parameters()
+    loss = sparse(X).square().sum()
+    (first,) = torch.autograd.grad(loss, weight, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), weight)
+    mask = sparsefx.masks(sparse)["weight"]
+    dense = (weight.detach() * mask).requires_grad_()
+    (wanted,) = torch.autograd.grad(
+        (X @ dense.T).square().sum(), dense, None, True, True
+    )
+    torch.testing.assert_close(first, wanted * mask)
+    (again,) = torch.autograd.grad((wanted * mask).square().sum(), dense)
+    torch.testing.assert_close(second, again * mask)
