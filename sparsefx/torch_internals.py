@@ -94,6 +94,25 @@ def backward_number() -> int:
     return int(torch._C._current_graph_task_id())
 
 
+def tracks_gradients(tensor: Tensor) -> bool:
+    """Whether `torch.func` differentiates with respect to a tensor.
+
+    Example:
+        >>> seen = []
+        >>> _ = torch.func.grad(lambda x: seen.append(tracks_gradients(x)) or x)(
+        ...     torch.tensor(1.0)
+        ... )
+        >>> seen, tracks_gradients(torch.tensor(1.0))
+        ([True], False)
+    """
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_gradtrackingtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
 def set_hints(value: Any, numbers: Mapping[Any, int]) -> None:
     """Makes a fake tensor's symbolic sizes speak of another example.
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import kernels_for
+from sparsefx.masking.missing_share import taken_by_a_hook
 from sparsefx.masking.weight_groups import Grouping
 
 
@@ -86,6 +87,7 @@ def couple(
     if spreads.device.type == "cpu":  # elsewhere to ask costs more than to add zeros
         active = spreads.tolist()
         chosen = [i for i in chosen if active[i] > 0]
+    chosen = [i for i in chosen if not taken_by_a_hook(weights[i])]
     if not chosen:
         return
     values, grads = [], []

@@ -28,7 +28,11 @@ from sparsefx.kernels.mask_rule import (
     straight_through,
 )
 from sparsefx.masking.cut_groups import grouping
-from sparsefx.masking.missing_share import tell_what_is_missing
+from sparsefx.masking.missing_share import (
+    first_only,
+    tell_of_transforms,
+    tell_what_is_missing,
+)
 from sparsefx.masking.weight_groups import Grouping
 from sparsefx.torch_internals import is_compiling, is_exporting, transforming
 
@@ -58,6 +62,8 @@ def masked_groups(
         tensor([[ 0.,  0.],
                 [-2.,  1.]])
     """
+    if transforming():
+        tell_of_transforms(weight, scalars.mu)
     if transforming() or is_exporting():
         groups = grouping(granularity, tuple(weight.shape), op)
         kept = unpack(bits, weight.shape)
@@ -115,9 +121,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     weight, *scalars = ctx.saved_tensors
+    with torch.no_grad():
+        local, total = _backward(grad, weight, scalars, *ctx.rule)
     if not is_compiling():
         tell_what_is_missing(scalars[0])
-    local, total = _backward(grad, weight, scalars, *ctx.rule)
+        local, total = first_only(local, total, grad, weight)
     return local, None, [total, *[None] * (len(scalars) - 1)], None, None
 
 

@@ -33,7 +33,11 @@ from sparsefx.kernels.mask_rule import (
     straight_through,
     wide,
 )
-from sparsefx.masking.missing_share import tell_what_is_missing
+from sparsefx.masking.missing_share import (
+    first_only,
+    tell_of_transforms,
+    tell_what_is_missing,
+)
 from sparsefx.torch_internals import is_compiling, is_exporting, transforming
 
 __all__ = ["magnitude", "masked_weight"]
@@ -54,11 +58,13 @@ class _MaskedWeight(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *rest = ctx.saved_tensors
         vectors = MaskScalars(*rest)
-        if not is_compiling():
-            tell_what_is_missing(vectors.mu)
         g = grad.to_dense() if grad.is_sparse else grad
         maker = reference if is_compiling() else kernels_for([weight, g])
-        local, total = maker.masked_backward(g, weight, vectors, ctx.index)
+        with torch.no_grad():
+            local, total = maker.masked_backward(g, weight, vectors, ctx.index)
+        if not is_compiling():
+            tell_what_is_missing(vectors.mu)
+            local, total = first_only(local, total, g, weight)
         return None, local, None, total, None, None
 
 
@@ -98,6 +104,7 @@ def masked_weight(
     """
     vectors = MaskScalars(mu, slope, center)
     if transforming():
+        tell_of_transforms(weight, mu[index])
         return _transformable(weight, bits, vectors.at(index))
     if is_compiling() and not is_exporting() and weight.device.type == "cpu":
         opaque: Tensor = custom_ops.masked(weight, bits, vectors, index)

@@ -31,15 +31,6 @@ def test_grad_without_backward_says_what_is_missing(granularity: str) -> None:
     sparse(X).square().sum().backward()  # warnings are errors
 
 
-@pytest.mark.parametrize("granularity", SHAPES)
-def test_second_derivatives_say_so(granularity: str) -> None:
-    sparse = made(granularity)
-    loss, weights = sparse(X).square().sum(), list(sparse.parameters())
-    with pytest.warns(UserWarning, match="not exact|lacks the budget's share") as told:
-        torch.autograd.grad(loss, weights, create_graph=True)
-    assert any("second derivative" in str(one.message) for one in told)
-
-
 def test_masks_that_stand_have_no_share() -> None:
     sparse = made(policy="magnitude")
     (weight,) = sparse.parameters()
