@@ -67,7 +67,7 @@ def test_an_adapter_trains_on_a_sparse_base() -> None:
 
 
 @pytest.mark.parametrize("safe", [False, True])
-@pytest.mark.parametrize("policy", ["rigl", "magnitude"])
+@pytest.mark.parametrize("policy", ["cost_budget", "rigl"])
 def test_merging_keeps_the_masks(policy: str, safe: bool) -> None:
     sparse = standing(policy)
     masks = {name: mask.clone() for name, mask in sparsefx.masks(sparse).items()}

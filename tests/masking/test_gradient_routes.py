@@ -137,6 +137,21 @@ def test_second_derivatives_are_refused(granularity: str) -> None:
     sparse.zero_grad()
 
 
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
+def test_second_derivatives_are_exact_where_masks_stand() -> None:
+    sparse = standing().double()
+    dense = sparsefx.finalize(copy.deepcopy(sparse))
+    mask = sparsefx.masks(sparse)["0.weight"]
+    results = []
+    for model in (sparse, dense):
+        weight = model.get_parameter("0.weight")
+        value = model(X.double()).square().mean()
+        (first,) = torch.autograd.grad(value, weight, create_graph=True)
+        (second,) = torch.autograd.grad((first * mask).square().sum(), weight)
+        results.append(second * mask)
+    torch.testing.assert_close(*results)
+
+
 @pytest.mark.parametrize("policy", ["units", "svite_units"])
 def test_units_under_create_graph(policy: str) -> None:
     torch.manual_seed(0)
