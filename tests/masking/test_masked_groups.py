@@ -19,7 +19,7 @@ from tests.reference import bisect, sigmoid
 from tests.scalars import site_scalars
 
 
-@pytest.mark.filterwarnings("ignore:a part of this gradient is missing")
+@pytest.mark.filterwarnings("ignore:this gradient lacks the budget")
 @pytest.mark.parametrize("granularity", ALL)
 def test_plain_operations_give_the_same(granularity: str) -> None:
     """What vmap and export use equals the operators."""
