@@ -21,6 +21,7 @@ from sparsefx.passes.units.tag_interpreter import Values, run_on_zeros
 from sparsefx.passes.units.unit_map import Share, UnitGroup, UnitMap, kept_indices
 from sparsefx.torch_internals import hint
 from sparsefx.tracing.graph_module import place
+from sparsefx.tracing.symbolic_inputs import check_any_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class ShrinkUnits(Pass):
 
     Raises:
         MaskError: ``keep`` names an unknown group or unit.
-        CaptureError: a size in the graph cannot be followed.
+        CaptureError: a size in the graph cannot be followed, or it holds for one batch
+            size only.
 
     Example:
         >>> from sparsefx.tracing.capture import capture
@@ -67,6 +69,7 @@ class ShrinkUnits(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """Returns a new module; the one given is left as it is."""
+        check_any_batch(graph_module)
         units = find_units(graph_module) if self.units is None else self.units
         gates = _gates(graph_module, units)
         given = (self.keep or {}).keys() - units.groups.keys()

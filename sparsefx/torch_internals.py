@@ -7,6 +7,7 @@ moves one of them fails there and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -31,9 +32,11 @@ __all__ = [
     "backward_number",
     "fake_input",
     "fake_mode",
+    "has_fixed_sizes",
     "is_compiling",
     "is_exporting",
     "is_plain",
+    "python_kernels",
     "register_node",
     "saves_by_hooks",
     "set_hints",
@@ -66,6 +69,23 @@ def fake_input(mode: FakeTensorMode, value: Tensor, dynamic: Sequence[bool]) -> 
         Tensor,
         mode.from_tensor(value, static_shapes=False, symbolic_context=context),
     )
+
+
+def python_kernels() -> AbstractContextManager[Any]:
+    """Where fake tensors run, calls use kernels in Python where torch has some.
+
+    Those keep symbolic sizes symbolic. Kernels in C++ may ask a size for its number,
+    and then it is that number for good: those of ``matmul`` before torch 2.12, of
+    ``interpolate`` in any version. ``torch.compile`` runs its fake tensors likewise.
+    """
+    enable = getattr(torch._C, "_EnablePythonDispatcher", nullcontext)
+    return cast(AbstractContextManager[Any], enable())
+
+
+def has_fixed_sizes(mode: FakeTensorMode) -> bool:
+    """Whether a call on the mode's tensors has made a symbolic size a number."""
+    env = mode.shape_env
+    return env is not None and any(v.is_number for v in env.replacements.values())
 
 
 def after_backward(callback: Callable[[], None]) -> None:

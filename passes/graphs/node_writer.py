@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from sparsefx.torch_internals import FakeTensor, FakeTensorMode, tree_flatten
 from sparsefx.tracing.merge_modes import by_mode
+from sparsefx.tracing.symbolic_inputs import on_fakes
 
 
 def _value(node: fx.Node) -> Any:
@@ -39,7 +40,7 @@ def note_value(node: fx.Node, mode: FakeTensorMode | None = None) -> None:
         return
     fakes = [leaf for leaf in known if isinstance(leaf, FakeTensor)]
     mode = fakes[0].fake_mode if fakes else mode
-    with mode or nullcontext(), torch.no_grad():
+    with on_fakes(mode) if mode else nullcontext(), torch.no_grad():
         if node.op == "call_method":
             node.meta["val"] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
         else:

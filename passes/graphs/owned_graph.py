@@ -22,6 +22,7 @@ from sparsefx.tracing.capture import capture
 from sparsefx.tracing.graph_module import assembled, held_by
 from sparsefx.tracing.preserve import in_eval
 from sparsefx.tracing.recorder import is_leaf
+from sparsefx.tracing.symbolic_inputs import check_any_batch, on_fakes
 
 _SAME_SHAPE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout)
 
@@ -45,7 +46,8 @@ def own_graph(graph_module: fx.GraphModule) -> fx.GraphModule:
             ``ShapeProp`` has run.
 
     Raises:
-        CaptureError: the graph says nothing about the shapes of its inputs.
+        CaptureError: the graph says nothing about the shapes of its inputs, or holds
+            for one batch size only.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
@@ -58,6 +60,7 @@ def own_graph(graph_module: fx.GraphModule) -> fx.GraphModule:
     """
     graph_module.graph.lint()
     graph_module = _recorded(graph_module)
+    check_any_batch(graph_module)
     memo: dict[int, Any] = {}
     held = held_by(graph_module)
     for name, value in held.items():
@@ -117,7 +120,7 @@ def note_values(graph_module: fx.GraphModule) -> None:
         elif node.op in ("call_function", "call_method", "call_module"):
             args, kwargs = value_of((node.args, node.kwargs))
             try:
-                with mode, torch.no_grad():
+                with on_fakes(mode), torch.no_grad():
                     node.meta["val"] = _run(graph_module, node, args, kwargs, fake)
             except Exception as error:
                 text = str(error).strip().splitlines() or [type(error).__name__]

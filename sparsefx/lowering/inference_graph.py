@@ -90,6 +90,8 @@ def graph_of(
     program = found.programs.get("")
     if program is None:
         return found.reasons.get("", "it could not be recorded")
+    if program.one_batch:
+        return f"its graph is for one batch size only: {program.one_batch}"
     with in_eval(model):  # flags that the graph reads become constants
         return _plain(program, model, as_call(example_inputs), shrink)
 

@@ -92,6 +92,11 @@ class Capture:
             for path, graph in self.graphs.items()
         ]
         lines += [
+            f"{path or 'whole model'}: at this batch size only, because {why}"
+            for path, program in self.programs.items()
+            if (why := program.one_batch)
+        ]
+        lines += [
             f"{path or 'root'}: Python, because {why}"
             for path, why in self.reasons.items()
         ]

@@ -99,3 +99,22 @@ def doubled(call: Call) -> Call:
     ]
     args, kwargs = tree_unflatten(flat, spec)
     return tuple(args), dict(kwargs)
+
+
+def resized(call: Call, before: int, batch: int) -> Call:
+    """The call with another batch size: rows of what has ``before`` repeat or go.
+
+    Example:
+        >>> resized(((torch.arange(2), torch.ones(3)), {}), 2, 3)[0]
+        (tensor([0, 1, 0]), tensor([1., 1., 1.]))
+    """
+    leaves, spec = tree_flatten(call)
+    index = torch.arange(batch) % before
+    flat = [
+        leaf.index_select(0, index.to(leaf.device))
+        if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == before
+        else leaf
+        for leaf in leaves
+    ]
+    args, kwargs = tree_unflatten(flat, spec)
+    return tuple(args), dict(kwargs)

@@ -14,6 +14,7 @@ from sparsefx.tracing.gradient_regions import closed_on_error
 from sparsefx.tracing.graph_module import bind
 from sparsefx.tracing.guards import Guards, Noted
 from sparsefx.tracing.object_trees import unbox
+from sparsefx.tracing.symbolic_inputs import ONE_BATCH
 
 if TYPE_CHECKING:
     import sympy
@@ -35,6 +36,8 @@ class Program:
         twin: the program for the other mode, if there are two.
         other: the program for a call of another structure, if there are several.
         reason: why there is none for train mode; "" if there is.
+        one_batch: why the graph holds for the example's batch alone, though the module
+            takes others; "" if it holds for them, or the module takes none.
     """
 
     def __init__(  # noqa: D107
@@ -63,6 +66,7 @@ class Program:
         self.twin: Program | None = None
         self.other: Program | None = None
         self.reason = ""
+        self.one_batch = ""
         self.attributes = attributes or {}
         self._guards = Guards()
         self._bound: fx.GraphModule | None = None
@@ -121,6 +125,7 @@ class Program:
         """The graph compiled over ``root``'s tensors (kept until it changes)."""
         if self._bound is None or self._root is None or self._root() is not root:
             self._bound, self._root = bind(self.graph, root), weakref.ref(root)
+            self._bound.meta |= {ONE_BATCH: self.one_batch} if self.one_batch else {}
             self.graph = self._bound.graph
             self._guards = Guards.of(root, self.graph, self.attributes, self.mode)
             self.kind = self.kind or _kind(root)

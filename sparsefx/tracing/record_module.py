@@ -24,7 +24,7 @@ from sparsefx.tracing.preserve import (
 from sparsefx.tracing.program import Program
 from sparsefx.tracing.recorder import Recording, record
 from sparsefx.tracing.symbolic_inputs import batch_size
-from sparsefx.tracing.verify import check, warm
+from sparsefx.tracing.verify import check, takes_other_batches, warm
 
 
 def capture_module(
@@ -56,6 +56,10 @@ def capture_module(
             continue
         if tried is not call:
             program.speak_of(1)
+        if not dynamic and takes_other_batches(module, call):
+            for _, part in program.parts():
+                part.one_batch = reason
+                part.rebind()
         return program
     raise CaptureError(reason)
 

@@ -35,7 +35,7 @@ from sparsefx.tracing.node_values import NodeValues
 from sparsefx.tracing.object_trees import box
 from sparsefx.tracing.preserve import in_eval
 from sparsefx.tracing.shape_rules import described
-from sparsefx.tracing.symbolic_inputs import symbolic_inputs
+from sparsefx.tracing.symbolic_inputs import on_fakes, symbolic_inputs
 
 if TYPE_CHECKING:
     import sympy
@@ -250,7 +250,7 @@ def record(
     try:
         fakes = symbolic_inputs(recorder.fake, values, leaves, dynamic_batch)
         fake_args, fake_kwargs = tree_unflatten(fakes, spec)
-        with modes, recorder.fake, told(recorder), recorder:
+        with modes, on_fakes(recorder.fake), told(recorder), recorder:
             out = root.forward(*fake_args, **fake_kwargs)  # its own hooks run outside
     except CaptureError:
         raise
@@ -268,10 +268,8 @@ def record(
     use = "returns {}, which is no tensor and no known container"
     outputs = [values.argument(leaf, use) for leaf in out_leaves]
     values.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
+    guards = tuple(guard.expr for guard in recorder.guards())
     env = recorder.fake.shape_env
     symbols = [s for s in values.sizes if env and s not in env.replacements]
-    if values.sizes and not symbols:
-        raise CaptureError("the batch size decides which code runs")
-    guards = tuple(guard.expr for guard in recorder.guards())
     symbol = symbols[0] if symbols else None
     return Recording(values.graph, spec, out_spec, guards, symbol)

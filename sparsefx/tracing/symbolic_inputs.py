@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from sparsefx.errors import CaptureError
-from sparsefx.torch_internals import FakeTensorMode, fake_input
+from sparsefx.torch_internals import (
+    FakeTensorMode,
+    fake_input,
+    has_fixed_sizes,
+    python_kernels,
+)
 from sparsefx.tracing.node_spelling import is_constant
 from sparsefx.tracing.node_values import NodeValues
+
+ONE_BATCH = "one_batch"  # in the meta of a graph module: why it holds for one batch
 
 
 def symbolic_inputs(
@@ -55,3 +63,30 @@ def batch_size(leaves: Sequence[Any]) -> int | None:
         return None
     common = max(sizes, key=sizes.count)
     return common if common >= 2 else None
+
+
+@contextmanager
+def on_fakes(mode: FakeTensorMode) -> Iterator[None]:
+    """Runs calls on the mode's fake tensors, whose symbolic sizes must stay symbols.
+
+    Raises:
+        CaptureError: a call has made one a number.
+    """
+    with python_kernels(), mode:
+        yield
+    if has_fixed_sizes(mode):
+        raise CaptureError("the batch size decides which code runs")
+
+
+def check_any_batch(graph_module: fx.GraphModule) -> None:
+    """For those who use a graph without the guards of the module it was recorded from.
+
+    Raises:
+        CaptureError: it holds for one batch size, and its module for others.
+    """
+    reason = graph_module.meta.get(ONE_BATCH)
+    if reason:
+        raise CaptureError(
+            f"this graph holds only for the batch size of example_inputs ({reason}), "
+            "and would run wrongly, or not at all, with another"
+        )

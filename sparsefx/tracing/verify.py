@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsefx.torch_internals import tree_flatten, tree_unflatten
+from sparsefx.torch_internals import tree_flatten
+from sparsefx.tracing.example_calls import Call, doubled, resized
 from sparsefx.tracing.gradient_regions import closed_on_error
 from sparsefx.tracing.preserve import preserved, tensors_of
 from sparsefx.tracing.program import Program
+from sparsefx.tracing.symbolic_inputs import batch_size
 
 _RTOL = 1e-5
 Outcome = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -31,7 +33,10 @@ def check(program: Program, root: nn.Module, args: Any, kwargs: Any) -> str | No
     for training, batch in trials:
         if None not in modes and training not in modes:
             continue  # that mode stays Python
-        found = _trial(program, root, *_resized(args, kwargs, program, batch), training)
+        example = args, kwargs
+        if batch is not None and program.batch is not None:
+            example = resized((args, kwargs), program.batch, batch)
+        found = _trial(program, root, *example, training)
         if found and batch == 1:
             for _, part in program.parts():
                 part.min_batch = 2
@@ -66,6 +71,31 @@ def _trial(
         if not _close(a, b):
             return what
     return None
+
+
+def takes_other_batches(root: nn.Module, call: Call) -> bool:
+    """Whether the module's own Python runs on more or fewer rows than the example's.
+
+    Example:
+        >>> takes_other_batches(nn.Linear(2, 2), ((torch.ones(3, 2),), {}))
+        True
+    """
+    call = doubled(call)
+    batch = batch_size(tree_flatten(call)[0])
+    if batch is None:
+        return False
+    calls = (resized(call, batch, size) for size in (batch + 1, 2 * batch))
+    with preserved(root), torch.no_grad():
+        root.eval()
+        return any(_runs(root, other) for other in calls)
+
+
+def _runs(root: nn.Module, call: Call) -> bool:
+    try:
+        root.forward(*call[0], **call[1])
+    except Exception:  # whatever it refuses a size with
+        return False
+    return True
 
 
 def warm(root: nn.Module, args: Any, kwargs: Any) -> None:
@@ -127,21 +157,3 @@ def _close(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> bool:
         ):
             return False
     return True
-
-
-def _resized(
-    args: Any, kwargs: Any, program: Program, batch: int | None
-) -> tuple[Any, Any]:
-    """The example inputs at another batch size (rows repeated or cut)."""
-    if batch is None:
-        return args, kwargs
-    leaves, spec = tree_flatten((args, kwargs))
-    index = torch.arange(batch)
-    resized = [
-        leaf.index_select(0, (index % leaf.shape[0]).to(leaf.device))
-        if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == program.batch
-        else leaf
-        for leaf in leaves
-    ]
-    out_args, out_kwargs = tree_unflatten(resized, spec)
-    return out_args, out_kwargs
