@@ -6,6 +6,8 @@ moves one of them fails there and nowhere else.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -40,6 +42,7 @@ __all__ = [
     "register_node",
     "saves_by_hooks",
     "set_hints",
+    "silence_sparse",
     "transforming",
     "tree_flatten",
     "tree_unflatten",
@@ -158,8 +161,13 @@ def is_compiling() -> bool:
 
 
 def is_exporting() -> bool:
-    """Whether `torch.export` is tracing the caller."""
-    return bool(torch.compiler.is_exporting())
+    """Whether `torch.export` is tracing the caller.
+
+    Read from where `torch.compiler.is_exporting` has it: before torch 2.12 compilers
+    take that function's answer to be yes.
+    """
+    flag = getattr(torch.compiler, "_is_exporting_flag", None)
+    return bool(torch.compiler.is_exporting() if flag is None else flag)
 
 
 def is_traced() -> bool:
@@ -182,6 +190,16 @@ def is_plain(*tensors: Tensor) -> bool:
     return True
 
 
+@functools.cache
+def silence_sparse() -> None:
+    """Makes torch say once, to nobody, that sparse tensors are new and unchecked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one = torch.ones(1, 1).to_sparse_csr()
+        parts = one.crow_indices(), one.col_indices(), one.values()
+        torch.sparse_csr_tensor(*parts, check_invariants=False)
+
+
 def register_node(
     kind: type, flatten: Callable[[Any], Any], unflatten: Callable[[Any, Any], Any]
 ) -> None:
@@ -202,8 +220,6 @@ def as_kind(tensor: Tensor, kind: type[Tensor]) -> Tensor:
 
 def aoti_package(program: torch.export.ExportedProgram, path: str) -> str:
     """Compiles an exported program into a package of AOTInductor."""
-    import warnings
-
     import torch._inductor
 
     with warnings.catch_warnings():

@@ -10,13 +10,13 @@ shape ``(blocks, rows, columns)`` for ``bsr_mm``.
 
 from __future__ import annotations
 
-import functools
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from sparsefx.torch_internals import silence_sparse
 
 
 def gathered_sum(
@@ -66,7 +66,7 @@ def compressed(matrix: Tensor, block: int | None = None) -> tuple[Tensor, ...]:
         >>> [part.tolist() for part in compressed(torch.eye(2))]
         [[0, 1, 2], [0, 1], [1.0, 1.0]]
     """
-    _silence()
+    silence_sparse()
     if block is None:
         sparse = matrix.to_sparse_csr()
     else:
@@ -76,16 +76,8 @@ def compressed(matrix: Tensor, block: int | None = None) -> tuple[Tensor, ...]:
     return offsets.to(torch.int32), columns.to(torch.int32), values
 
 
-@functools.cache
-def _silence() -> None:
-    """Makes torch say once, to nobody, that compressed tensors are new."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.zeros(1, 1).to_sparse_csr()
-
-
 def _csr(x_KM: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-    _silence()
+    silence_sparse()
     shape = (offsets.numel() - 1, x_KM.shape[0])
     weight = torch.sparse_csr_tensor(
         offsets, columns, values, shape, check_invariants=False
@@ -94,7 +86,7 @@ def _csr(x_KM: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tens
 
 
 def _bsr(x_KM: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-    _silence()
+    silence_sparse()
     shape = ((offsets.numel() - 1) * values.shape[1], x_KM.shape[0])
     weight = torch.sparse_bsr_tensor(
         offsets, columns, values, shape, check_invariants=False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
+
+from sparsefx.torch_internals import silence_sparse
 
 # A matrix this small is factorised densely: exact and faster than iterating.
 DENSE_ENTRIES = 1 << 16
@@ -73,11 +74,10 @@ def _csr(
         order = torch.argsort(of * size[1] + other)
         starts = torch.zeros(size[0] + 1, dtype=torch.int64)
         torch.cumsum(torch.bincount(of, minlength=size[0]), 0, out=starts[1:])
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-            return torch.sparse_csr_tensor(
-                starts, other[order], values[order], size, check_invariants=False
-            )
+        silence_sparse()
+        return torch.sparse_csr_tensor(
+            starts, other[order], values[order], size, check_invariants=False
+        )
 
     return stored(rows, columns, shape), stored(columns, rows, shape[::-1])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from operator import attrgetter
 from typing import Any
 
@@ -131,14 +131,15 @@ class _View(nn.Module):
     def __init__(self, real: nn.Module) -> None:
         super().__init__()
         self.__dict__["_real"] = real
+        self.__dict__["_read"] = set()  # names that the graph reads here
         self.__dict__["_parameters"] = real._parameters
         self.__dict__["_buffers"] = real._buffers
 
     def __getattr__(self, name: str) -> Any:
-        return _raw(self, self.__dict__["_real"], name)
+        return _raw(self, self.__dict__["_real"], name, self.__dict__["_read"])
 
 
-def _raw(view: nn.Module, real: nn.Module, name: str) -> Any:
+def _raw(view: nn.Module, real: nn.Module, name: str, read: Set[str]) -> Any:
     """A raw tensor, a submodule, or a plain attribute as it is now."""
     try:
         return nn.Module.__getattr__(view, name)
@@ -146,6 +147,8 @@ def _raw(view: nn.Module, real: nn.Module, name: str) -> Any:
         if name.startswith("__"):
             raise
         found = attribute(real, name) if "[" in name else getattr(real, name, None)
+        if found is None and name not in read:
+            raise
         # a cache that is not made yet: the guards keep the graph from reading it
         return torch.empty(0) if found is None else found
 
@@ -175,6 +178,7 @@ def _view(root: nn.Module, targets: Iterable[tuple[str, str]]) -> _View:
             view = child
         if op == "call_module":
             view._modules[leaf] = real.get_submodule(leaf)
+        view.__dict__["_read"].add(leaf)
     return top
 
 
@@ -202,5 +206,6 @@ def bind(graph: fx.Graph, root: nn.Module) -> fx.GraphModule:
     for name in ("training", *(n.target for n in nodes if "." not in n.target)):
         bound.__dict__.pop(name, None)  # what GraphModule copied: it must stay live
     kind.training = _follow(root)
-    kind.__getattr__ = lambda self, name: _raw(self, root, name)
+    read = view.__dict__["_read"]
+    kind.__getattr__ = lambda self, name: _raw(self, root, name, read)
     return bound

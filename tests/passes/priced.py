@@ -2,16 +2,12 @@
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import (
-    DimDynamic,
-    ShapeEnv,
-    StatelessSymbolicContext,
-)
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsefx.passes.annotate_costs import cost_table
+from sparsefx.torch_internals import fake_input, fake_mode
+from sparsefx.tracing.symbolic_inputs import on_fakes
 
 
 class Opened(fx.Tracer):
@@ -35,15 +31,11 @@ class Call(nn.Module):
 def capture(module, *inputs, batch_dim=0):
     """A graph with recorded values; ``batch_dim`` (or no one, None) is symbolic."""
     traced = fx.GraphModule(module, Opened().trace(module))
-    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
-    fakes = []
-    for x in inputs:
-        dims = [DimDynamic.STATIC] * x.ndim
-        if batch_dim is not None:
-            dims[batch_dim] = DimDynamic.DYNAMIC
-        context = StatelessSymbolicContext(dynamic_sizes=dims)
-        fakes.append(mode.from_tensor(x, symbolic_context=context))
-    with mode:
+    mode = fake_mode()
+    fakes = [
+        fake_input(mode, x, [dim == batch_dim for dim in range(x.ndim)]) for x in inputs
+    ]
+    with on_fakes(mode):
         FakeTensorProp(traced, mode).propagate_dont_convert_inputs(*fakes)
     return traced
 
