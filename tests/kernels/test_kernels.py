@@ -219,6 +219,8 @@ def test_masked_weights_are_traced_into_graphs() -> None:
     torch.testing.assert_close(graph(other), run(other))
 
 
+# of torch's own check, from 2.14
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_operators_keep_what_compilers_are_told(layout: Any) -> None:
     weight = torch.randn(4, 3, 5, 5).to(memory_format=layout).requires_grad_()

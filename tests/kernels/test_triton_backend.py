@@ -49,6 +49,8 @@ def test_masks_of_one_are_the_identity() -> None:
     )
 
 
+# of torch's own check, from 2.14
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_operators_are_registered() -> None:
     w = torch.randn(9, 7, requires_grad=True)
     rule = site_scalars().at(0)
