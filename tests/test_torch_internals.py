@@ -1,5 +1,8 @@
 """The private torch names the package relies on still do what it needs."""
 
+import subprocess
+import sys
+
 import torch
 
 from sparsefx import torch_internals
@@ -11,8 +14,21 @@ def test_fake_tensors_have_symbolic_batches() -> None:
     assert isinstance(fake, torch_internals.FakeTensor)
     assert isinstance(fake.shape[0], torch.SymInt)
     assert fake.shape[1] == 3
-    with mode:
+    with torch_internals.python_kernels(), mode:
         assert isinstance((fake @ torch.ones(3, 2)).shape[0], torch.SymInt)
+        assert isinstance((fake[:, None] @ fake[:, :, None]).shape[0], torch.SymInt)
+        larger = torch.nn.functional.interpolate(fake[:, None], scale_factor=2.0)
+        assert isinstance(larger.shape[0], torch.SymInt)
+    assert not torch_internals.has_fixed_sizes(mode)
+
+
+def test_sizes_that_become_numbers_are_noticed() -> None:
+    mode = torch_internals.fake_mode()
+    fake = torch_internals.fake_input(mode, torch.ones(4, 3), (True, False))
+    assert not torch_internals.has_fixed_sizes(mode)
+    with mode:
+        assert len(fake.split(1)) == 4
+    assert torch_internals.has_fixed_sizes(mode)
 
 
 def test_torch_function_modes_see_calls() -> None:
@@ -60,6 +76,31 @@ def test_compilers_are_noticed() -> None:
     assert not torch_internals.is_compiling()
     compiled = torch.compile(f, backend="eager", fullgraph=True)
     assert compiled(torch.ones(1)).item() == 2
+
+
+def test_exports_are_told_from_compiled_code() -> None:
+    class Told(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if torch_internals.is_exporting() else x
+
+    x = torch.ones(1)
+    assert torch.compile(Told(), backend="eager", fullgraph=True)(x).item() == 1
+    for strict in (False, True):
+        program = torch.export.export(Told(), (x,), strict=strict)
+        assert program.module()(x).item() == 2
+
+
+def test_sparse_tensors_warn_nobody() -> None:
+    code = """
+import torch
+from sparsefx.torch_internals import silence_sparse
+silence_sparse()
+one = torch.eye(2).to_sparse_csr()
+parts = one.crow_indices(), one.col_indices(), one.values()
+torch.sparse_csr_tensor(*parts, check_invariants=False)
+torch.eye(2).to_sparse_bsr((1, 1))
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_function_transforms_are_noticed() -> None:
