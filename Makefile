@@ -2,6 +2,7 @@
 #   make test PYTHON=python3.12
 
 PYTHON ?= python3
+TORCH := # the version for test-torch
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.installed
@@ -9,8 +10,8 @@ N ?= 200
 SEED ?= 0
 BASE ?= main
 
-.PHONY: help demo test lint types coverage test-changed test-slow test-mutants speed hooks
-.PHONY: clean
+.PHONY: help demo test lint types coverage test-changed test-slow test-torch
+.PHONY: test-mutants speed hooks clean
 
 help:            ## What there is to make; PYTHON=python3.12 picks the interpreter.
 	@sed -n 's/^\([a-z-]*:\)[^#]*## /\1/p' $(MAKEFILE_LIST) | column -t -s: -l 2
@@ -36,6 +37,10 @@ test-changed: $(STAMP) ## The tests of the folders that differ from BASE (main).
 test-slow: $(STAMP) ## What takes minutes, or builds a wheel from the package index.
 	$(RUN) pytest -m slow
 
+test-torch:      ## All checks with another torch, in a folder of its own: TORCH=2.11.0.
+	@test -n "$(TORCH)" || { echo "say which: make test-torch TORCH=2.11.0"; exit 2; }
+	$(MAKE) test VENV=.venv-torch-$(TORCH)
+
 test-mutants: $(STAMP) ## N seeded faults (200), each tried against the tests that run it.
 	$(RUN) tests.mutation.mutants --number $(N) --seed $(SEED)
 
@@ -47,10 +52,10 @@ hooks: $(STAMP)  ## Ruff before every commit.
 	$(RUN) pre_commit install
 
 clean:           ## Back to a fresh clone.
-	rm -rf $(VENV) build dist *.egg-info demo_output .coverage htmlcov .mutants
+	rm -rf $(VENV) .venv-torch-* build dist *.egg-info demo_output .coverage htmlcov .mutants
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt .ci/install
-	PYTHON="$(PYTHON)" bash .ci/install $(VENV)
+	PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash .ci/install $(VENV)
 	touch $@
