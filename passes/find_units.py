@@ -212,7 +212,7 @@ class _Solver:
                 if -back > pair.operand.ndim or pair.operand.shape[back] == 1:
                     continue
                 theirs = torch.where(other_group == index, other_unit, -1)
-                shape = torch.broadcast_shapes(own.shape, theirs.shape)  # type: ignore[no-untyped-call]
+                shape = torch.broadcast_shapes(own.shape, theirs.shape)
                 if not torch.equal(own.expand(shape), theirs.expand(shape)):
                     why = f"{pair.node.name} joins it with values no weight computes"
                     self.drafts[index].why = self.drafts[index].why or why

@@ -130,7 +130,7 @@ def scored(
     """
     if not (torch.is_grad_enabled() and value.requires_grad):
         return gated(value, gate, owner, dim)
-    found: Tensor = _Scored.apply(value, gate, owner, dim, first, second, count)  # type: ignore[no-untyped-call]
+    found: Tensor = _Scored.apply(value, gate, owner, dim, first, second, count)  # type: ignore[no-untyped-call, unused-ignore]
     return found
 
 

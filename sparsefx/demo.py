@@ -176,7 +176,7 @@ def train(
     bar = tqdm(data.batches(epochs, generator), title, total, mininterval=0.5)
     for images, labels in bar:
         loss = F.cross_entropy(model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

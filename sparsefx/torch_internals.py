@@ -235,4 +235,5 @@ def hint(size: int | torch.SymInt) -> int:
         >>> hint(7)
         7
     """
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+    known: Any = size.node.hint if isinstance(size, torch.SymInt) else size
+    return int(known)

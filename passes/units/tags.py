@@ -48,7 +48,7 @@ def compact(tags: Tensor) -> Tensor:
 
 def pairs(a: Tensor, b: Tensor, where: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The distinct pairs of entries, (2, n), for which ``where`` holds."""
-    shape = torch.broadcast_shapes(a.shape, b.shape)  # type: ignore[no-untyped-call]
+    shape = torch.broadcast_shapes(a.shape, b.shape)
     a, b = a.expand(shape), b.expand(shape)
     strides = zip(a.stride(), b.stride(), strict=True)
     at = tuple(slice(0, 1) if x == y == 0 else slice(None) for x, y in strides)

@@ -106,7 +106,7 @@ def _bsr_shape(x: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> T
     return x.new_empty((offsets.shape[0] - 1) * values.shape[1], x.shape[1])
 
 
-_LIBRARY: Any = torch.library.Library("sparsefx", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY: Any = torch.library.Library("sparsefx", "FRAGMENT")
 for _name, _real, _shape in (
     ("tiles_mm", _tiles, _tiles_shape),
     ("csr_mm", _csr, _csr_shape),

@@ -77,7 +77,7 @@ def kept_weight(
     if transforming():
         wide = mask if reach is None else reach
         return straight_through(mask, weight, wide | (through[index] > 0))
-    out: Tensor = _KeptWeight.apply(  # type: ignore[no-untyped-call]
+    out: Tensor = _KeptWeight.apply(  # type: ignore[no-untyped-call, unused-ignore]
         weight, mask, reach, mu[index], through[index]
     )
     return flagged(out, weight)

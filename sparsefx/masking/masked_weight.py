@@ -109,5 +109,5 @@ def masked_weight(
     if is_compiling() and not is_exporting() and weight.device.type == "cpu":
         opaque: Tensor = custom_ops.masked(weight, bits, vectors, index)
         return opaque
-    out: Tensor = _MaskedWeight.apply(index, weight, bits, *vectors)  # type: ignore[no-untyped-call]
+    out: Tensor = _MaskedWeight.apply(index, weight, bits, *vectors)  # type: ignore[no-untyped-call, unused-ignore]
     return flagged(out, weight)

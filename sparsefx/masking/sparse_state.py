@@ -256,7 +256,7 @@ class SparseState(Held):
             after_backward(functools.partial(live._couple, number))
 
         self.totals: dict[int, Tensor] = {}
-        mu.register_hook(collected)  # type: ignore[no-untyped-call]
+        mu.register_hook(collected)
 
     def _couple(self, number: int) -> None:
         total = self.totals.pop(number)

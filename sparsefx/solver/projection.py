@@ -235,7 +235,7 @@ def project(
     b = torch.as_tensor(beta, dtype=torch.float64, device=values.device)
     if not (b.numel() == 1 and 0.0 < b.item() < math.inf):
         raise MaskError(f"beta is {beta}; it must be one finite number above 0")
-    mask, mu = _SoftTopK.apply(v, c, k, b.reshape(()))  # type: ignore[no-untyped-call]
+    mask, mu = _SoftTopK.apply(v, c, k, b.reshape(()))  # type: ignore[no-untyped-call, unused-ignore]
     return mask.to(values.dtype), mu
 
 

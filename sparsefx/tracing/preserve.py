@@ -51,7 +51,7 @@ def preserved(root: nn.Module) -> Iterator[None]:
     ]
     written = [*root.buffers(), *rescaled]
     values = [(b, b.detach().clone()) for b in written]
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    used = torch.cuda.is_initialized()
     cuda = list(range(torch.cuda.device_count())) if used else []
     python, numpy = random.getstate(), _numpy_random()
     try:

@@ -45,7 +45,7 @@ class Numbers:
         self._seen: Seen | None = None
         if summary.is_cuda:  # into pinned memory
             self._summary = summary.to("cpu", non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event = torch.cuda.Event()
             self._event.record()
 
     def read(self) -> Seen:
