@@ -75,25 +75,11 @@ def grouped_shape(
     return rows @ weights[0]
 
 
-def _sum_of_product(total: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Tensor:
-    return total + a * b
-
-
-def _sum_of_matmul(total: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Tensor:
-    return total + a @ b
-
-
 SHAPES: Mapping[Any, Callable[..., Any]] = {
     getattr(torch, name): recurrent_shapes
     for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
 }
 """Functions that give the outputs of an operation from its arguments."""
-
-# these have no fake kernel for symbolic sizes; a sum of products has their shapes
-_SUMS: Mapping[str, Callable[..., Any]] = {
-    "addcmul": _sum_of_product,
-    "baddbmm": _sum_of_matmul,
-}
 
 
 def described(func: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
@@ -102,8 +88,6 @@ def described(func: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
     A packed sequence (lengths in the place of the states) has none.
     """
     name = getattr(func, "__name__", "")
-    if name in _SUMS and len(args) == 3:
-        return _SUMS[name]
     if name in ("_grouped_mm", "grouped_mm"):
         return grouped_shape if args[0].ndim == 2 and args[1].ndim == 3 else None
     rule = SHAPES.get(func)

@@ -78,8 +78,15 @@ def test_models_are_right_at_other_batch_sizes(narrow: Between) -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [resized, lambda x: x * x.shape[0], lambda x: x @ x.mT @ x],
-    ids=["interpolate", "size", "matmul"],
+    [
+        resized,
+        lambda x: x * x.shape[0],
+        lambda x: x @ x.mT @ x,
+        lambda x: torch.addcmul(x, x, x, value=0.5),
+        lambda x: torch.baddbmm(x[:, None], x[:, None, :1], x[:, None])[:, 0],
+        lambda x: functional.scaled_dot_product_attention(*[x[:, None]] * 3)[:, 0],
+    ],
+    ids=["interpolate", "size", "matmul", "addcmul", "baddbmm", "attention"],
 )
 def test_batches_stay_free(function: Callable[[Tensor], Tensor]) -> None:
     model = Between(function)
