@@ -40,4 +40,4 @@ def keeps_zeros(node: fx.Node) -> bool:
         return False
     if isinstance(value, Tensor):
         return bool((value == 0).all())
-    return value == 0
+    return bool(value == 0)
