@@ -140,9 +140,9 @@ class Life(nn.Module):
             report = described(self.plan, moment, found[-1])
             point = _point(report)
         history = self._longer(point)
+        after = moment.number, moment.ends_frozen, history
         self._write(found)
-        self.step, self.frozen = moment.number, moment.ends_frozen
-        self.history = history
+        self.step, self.frozen, self.history = after  # nothing is called from here on
         return report
 
     def settle(self) -> None:

@@ -147,11 +147,11 @@ def interrupted(act: Callable[[], object], code: CodeType, number: int) -> bool:
 
 
 def places(calls: list[CodeType], every: bool) -> Iterator[tuple[CodeType, int]]:
-    """Each function's first call, or all calls: the function and the call's number."""
+    """Each function's last call, or all calls: the function and the call's number."""
     seen: dict[CodeType, int] = {}
     for code in calls:
         seen[code] = seen.get(code, 0) + 1
-        if every or seen[code] == 1:
+        if every or seen[code] == calls.count(code):
             yield code, seen[code]
 
 
