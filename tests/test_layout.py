@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 
+import sparsefx
+
 ROOT = Path(__file__).resolve().parents[1]
 LINKS = ("passes", "policies")
 TYPES_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 PRESETS = {"cost_budget", "erk", "spartan", "uniform"}
 MAX_LINES = 300
+MAX_PARAMETERS = 8
 
 # A folder (or a module beside the folders) imports from lower ranks only; within a
 # folder imports make no circle. The architecture, one line a room.
@@ -156,6 +159,23 @@ def test_files_stay_short() -> None:
         if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES
     }
     assert not long, f"files above {MAX_LINES} lines, one idea a file: {long}"
+
+
+def test_parameters_stay_few() -> None:
+    public = set(sparsefx.__all__)
+    long = {}
+    for name, path in MODULES.items():
+        if room(name) == "kernels" or path.name == "shape_rules.py":
+            continue  # signatures of kernels, and of torch's own operators
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                given = [a.arg for a in node.args.posonlyargs + node.args.args]
+                given += [] if node.name in public else node.args.kwonlyargs
+                if len(set(given) - {"self", "cls"}) > MAX_PARAMETERS:
+                    long[f"{name}.{node.name}"] = len(given)
+    assert not long, (
+        f"more than {MAX_PARAMETERS} parameters; what belongs together? {long}"
+    )
 
 
 def test_presets_ship() -> None:

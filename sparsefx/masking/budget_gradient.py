@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels import kernels_for
+from sparsefx.kernels.mask_rule import MaskScalars
 from sparsefx.masking.missing_share import taken_by_a_hook
 from sparsefx.masking.weight_groups import Grouping
 
@@ -70,9 +71,7 @@ def couple(
     total: Tensor,
     *,
     groups: Sequence[Grouping | None],
-    mu: Tensor,
-    slope: Tensor,
-    center: Tensor,
+    scalars: MaskScalars,
     price: Tensor,
     shared: Tensor,
     spreads: Tensor,
@@ -82,7 +81,7 @@ def couple(
 
     Where weights are kept in groups, through ``dv/dw`` of the groups' values.
     """
-    factors = shares(total, shared, spreads, binding) * slope * price
+    factors = shares(total, shared, spreads, binding) * scalars.slope * price
     chosen = [i for i, weight in enumerate(weights) if weight.requires_grad]
     if spreads.device.type == "cpu":  # elsewhere to ask costs more than to add zeros
         active = spreads.tolist()
@@ -97,7 +96,7 @@ def couple(
             weight.grad = torch.zeros_like(weight)
         values.append(weight if cut is None else cut.values(weight))
         grads.append(weight.grad if cut is None else torch.zeros_like(values[-1]))
-    vectors = [mu, slope, center, factors]
+    vectors = [*scalars, factors]
     if len(chosen) < len(weights):  # a list as an index is read by the device: slow
         vectors = [vector[chosen] for vector in vectors]
     kernels_for([*values, *grads]).couple(values, grads, *vectors)

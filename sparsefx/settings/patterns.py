@@ -40,10 +40,7 @@ def select(
     layers: Mapping[str, Mapping[str, float | str]] | None = None,
     *,
     apart: Mapping[str, str] | None = None,
-    min_density: float = 0.0,
-    max_density: float = 1.0,
-    granularity: str = "unstructured",
-    round_to: int = 1,
+    default: Selection | None = None,
 ) -> dict[str, Selection]:
     """Applies the patterns of a policy to the weights of a model.
 
@@ -61,10 +58,7 @@ def select(
         layers: settings by pattern: ``min_density``, ``max_density``, ``density``
             (both bounds at once), ``granularity``, ``round_to``.
         apart: by parameter name, why a weight stays dense unless ``include`` names it.
-        min_density: least kept fraction where no pattern says otherwise.
-        max_density: greatest kept fraction where no pattern says otherwise.
-        granularity: unit kept or dropped where no pattern says otherwise.
-        round_to: units are kept in multiples of it where no pattern says otherwise.
+        default: what holds where no pattern of ``layers`` says otherwise.
 
     Returns:
         A `Selection` by parameter name, in the order of ``names``.
@@ -92,10 +86,8 @@ def select(
             _require_match(field, pattern, pairs)
     ranked = sorted(settings, key=_specificity)  # Stable: later ones win among equals.
     defaults: dict[str, float | str] = {
-        "min_density": min_density,
-        "max_density": max_density,
-        "granularity": granularity,
-        "round_to": round_to,
+        name: getattr(default or Selection(True), name)
+        for name in ("min_density", "max_density", "granularity", "round_to")
     }
     chosen = {}
     for known in pairs:

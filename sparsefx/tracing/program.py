@@ -47,9 +47,8 @@ class Program:
         leaves: Sequence[Any],
         output: TreeSpec | None,
         guards: Sequence[sympy.Basic] = (),
-        symbol: sympy.Symbol | None = None,
-        batch: int | None = None,
         *,
+        batch: tuple[sympy.Symbol | None, int | None] = (None, None),
         mode: bool | None = None,
         attributes: Noted | None = None,
     ) -> None:
@@ -57,8 +56,8 @@ class Program:
         self.inputs = inputs
         self.output = output
         self.guards = tuple(guards)
-        self.symbol = symbol
-        self.batch = None if symbol is None else batch
+        self.symbol = symbol = batch[0]
+        self.batch = None if symbol is None else batch[1]
         self.min_batch = 1
         self.signature = tuple(_signature(leaf, self.batch) for leaf in leaves)
         self.kind: tuple[Any, ...] | None = None

@@ -107,8 +107,7 @@ def _joined(
             leaves,
             part.output,
             [guard for found in (part, *more) for guard in found.guards],
-            symbol=part.symbol,
-            batch=batch_size(leaves),
+            batch=(part.symbol, batch_size(leaves)),
             mode=mode,
             attributes=attributes,
         )

@@ -73,10 +73,13 @@ def build(
         policy.exclude,
         policy.layers,
         apart=left_apart(model),
-        min_density=policy.min_density,
-        max_density=policy.max_density,
-        granularity=policy.granularity,
-        round_to=policy.round_to,
+        default=Selection(
+            True,
+            min_density=policy.min_density,
+            max_density=policy.max_density,
+            granularity=policy.granularity,
+            round_to=policy.round_to,
+        ),
     )
     made = {
         name: _site(row, chosen[name], parameters[name], others[name])

@@ -156,10 +156,13 @@ def _selected(
         policy.include,
         policy.exclude,
         policy.layers,
-        min_density=policy.min_density,
-        max_density=policy.max_density,
-        granularity=policy.granularity,
-        round_to=policy.round_to,
+        default=Selection(
+            True,
+            min_density=policy.min_density,
+            max_density=policy.max_density,
+            granularity=policy.granularity,
+            round_to=policy.round_to,
+        ),
     )
     for name, choice in chosen.items():
         if choice.granularity != "unstructured":

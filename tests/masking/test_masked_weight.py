@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import sparsefx
 from sparsefx.kernels.bits import pack
-from sparsefx.kernels.mask_rule import soft_mask
+from sparsefx.kernels.mask_rule import MaskScalars, soft_mask
 from sparsefx.masking.budget_gradient import couple
 from sparsefx.masking.masked_weight import magnitude, masked_weight
 from tests import models
@@ -81,9 +81,7 @@ def test_golden_gradient() -> None:
     couple(
         weights,
         mu.grad,
-        mu=mu.detach(),
-        slope=vectors["slope"],
-        center=vectors["center"],
+        scalars=MaskScalars(mu.detach(), vectors["slope"], vectors["center"]),
         price=price,
         groups=[None] * count,
         shared=torch.zeros(count, dtype=torch.int64),

@@ -108,7 +108,9 @@ def test_density_sets_both_bounds() -> None:
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_defaults_reach_every_weight(one: float, other: float) -> None:
     low, high = sorted((one, other))
-    for choice in select(NAMES, min_density=low, max_density=high).values():
+    for choice in select(
+        NAMES, default=Selection(True, min_density=low, max_density=high)
+    ).values():
         assert choice == Selection(True, "", low, high)
 
 
@@ -139,7 +141,10 @@ def test_defaults_reach_every_weight(one: float, other: float) -> None:
             "'encoder'); lower min_density or raise max_density",
         ),
         (
-            {"layers": {"encoder": {"density": 0.1}}, "min_density": 0.5},
+            {
+                "layers": {"encoder": {"density": 0.1}},
+                "default": Selection(True, min_density=0.5),
+            },
             "encoder.weight: density 0.1 is outside min_density 0.5 and max_density 1 "
             "(patterns 'encoder'); change one of them",
         ),
