@@ -134,8 +134,11 @@ def record(tree: Path, tests: Sequence[str], out: Path, seconds: int) -> Coverin
         measured = coverage.Coverage(data_file=None, source=packages)
         plugin = Recorder(measured)
         measured.start()
-        pytest.main([*PYTEST[:1], *PYTEST[2:], *tests], plugins=[plugin])
+        options = [*PYTEST[2:], "-q", "--continue-on-collection-errors"]
+        pytest.main([*options, *tests], plugins=[plugin])
         measured.stop()
+        if not plugin.seconds:
+            return FAILED
         data = measured.get_data()
         lines = {
             os.path.relpath(file, tree): {

@@ -1,7 +1,6 @@
 """Sparse Parallel, Factorized and Doped: sizes, exact cost, initial variance."""
 
 import copy
-import functools
 import math
 import operator
 from collections.abc import Callable
@@ -14,13 +13,9 @@ from torch import nn
 import sparsefx
 from sparsefx.passes import SparseDoped, SparseFactorized, SparseParallel
 from sparsefx.passes.iso_flop.record import record_of, shared
-from tests.rewrites import ZOO, example
+from tests.passes.rewritten import graph_of
 
 MEMBERS = (SparseParallel, SparseFactorized, SparseDoped)
-
-
-def graph_of(net, x):
-    return sparsefx.capture(net, (x,)).graphs[""]
 
 
 def linears(act=None):
@@ -84,51 +79,6 @@ def test_worked_examples(
     assert first.numel() + second.numel() == low_rank
     assert record_of(found).kept == {"1.weight": sparse}
     assert low_rank + sparse == numel
-
-
-@functools.cache
-def recorded(name):
-    make, shape = ZOO[name]
-    net, x = make(), example(shape)
-    dense = sparsefx.costs(net, (x,)).totals()["macs"]
-    return net, x, graph_of(net, x), dense
-
-
-@pytest.mark.slow
-def test_counts_hold_for_the_rewritten_module_by_itself() -> None:
-    """Counted anew, from nothing but the module and the counts."""
-    _, x, graph, dense = recorded("vit")
-    for member in MEMBERS[1:]:
-        found = member(density=0.3)(graph)
-        kept = record_of(found).kept
-        rows = [row for row in sparsefx.costs(found, (x,)) if row.maskable]
-        spent = sum(r.number() * kept.get(r.name, r.params) // r.params for r in rows)
-        assert spent == dense["maskable"]
-
-
-def pairs():
-    """Every member on some network, and on every network where time does not matter."""
-    for i, name in enumerate(ZOO):
-        for j, member in enumerate(MEMBERS):
-            marks = () if i % 3 == j else (pytest.mark.slow,)
-            yield pytest.param(name, member, marks=marks)
-
-
-@pytest.mark.parametrize(("name", "member"), list(pairs()))
-def test_macs_are_equal_to_the_last_one(name: str, member: type[Any]) -> None:
-    net, x, graph, dense = recorded(name)
-    found = member(density=0.3)(graph)
-    record = record_of(found)
-    assert record.macs["before"] == dense["maskable"]
-    assert record.macs["model_before"] == dense["total"]
-    assert record.macs["after"] == record.macs["before"]
-    assert record.macs["model_after"] == record.macs["model_before"]
-    wanted = net(x)
-    out = found(x)
-    assert out.shape == wanted.shape
-    out.square().mean().backward()
-    for weight in record.kept:
-        assert found.get_parameter(weight).grad is not None
 
 
 @pytest.mark.parametrize("member", MEMBERS)
