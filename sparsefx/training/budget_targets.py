@@ -111,7 +111,8 @@ def _say_if_crowded(
     """Says that weights nobody masks take most of a budget."""
     prices = {site.name: site.cost(cost) * site.numel for site in dense}
     taken = sum(prices.values())
-    if policy.budget_of != "selected" and limit / 2 < taken < limit:
+    chosen = policy.budget_of != "selected" and policy.rewrite == "none"
+    if chosen and limit / 2 < taken < limit:
         first = ", ".join(sorted(prices, key=lambda name: -prices[name])[:3])
         _say(
             f"weights that stay dense ({first}{', ...' * (len(prices) > 3)}) take "

@@ -147,6 +147,7 @@ def test_finalized_and_dense_models(tmp_path: Path) -> None:
         assert not (~mask & (plain.get_parameter(name) != 0)).any()
 
 
+@pytest.mark.filterwarnings("ignore:weights that stay dense")
 def test_another_selection_is_refused(tmp_path: Path) -> None:
     sparsefx.save(fresh(), tmp_path / "a.safetensors")
     other = fresh(budget=0.9, exclude=("0",))

@@ -72,6 +72,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.filterwarnings("ignore:weights that stay dense")
 def test_masks_of_another_kind_are_refused(case: str, path: Path) -> None:
     make, options, message = REFUSED[case]
     sparsefx.save(make(**options), path)

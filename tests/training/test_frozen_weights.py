@@ -38,6 +38,7 @@ def reasons(sparse: nn.Module) -> dict[str, str]:
     return {row["parameter"]: row["reason"] for row in rows if not row["masked"]}
 
 
+@pytest.mark.filterwarnings("ignore:weights that stay dense")
 def test_frozen_weights_stay_dense_with_the_reason() -> None:
     sparse = sparsefx.transform(frozen_first(), budget=0.6, example_inputs=(X,))
     assert set(sparsefx.masks(sparse)) == {"2.weight", "3.weight"}
@@ -68,6 +69,7 @@ def test_a_frozen_model_is_refused_by_its_reason() -> None:
         sparsefx.transform(net, budget=0.5, example_inputs=(X,))
 
 
+@pytest.mark.filterwarnings("ignore:weights that stay dense")
 def test_adapters_stay_dense() -> None:
     sparse = sparsefx.transform(Adapted(), budget=0.7, example_inputs=(X,))
     assert set(sparsefx.masks(sparse)) == {"base_layer.weight"}
