@@ -19,7 +19,8 @@ help:            ## What there is to make; PYTHON=python3.12 picks the interpret
 demo: $(STAMP)   ## Trains two small models to 10 % of their dense MACs; writes demo_output/.
 	$(RUN) sparsefx demo
 
-test: lint types coverage ## Everything .ci/run checks.
+test: lint types ## Everything .ci/run checks.
+	$(RUN) pytest -n 2
 
 lint: $(STAMP)   ## Format and style.
 	$(RUN) ruff format --check
@@ -28,7 +29,7 @@ lint: $(STAMP)   ## Format and style.
 types: $(STAMP)  ## mypy, strict over the package.
 	$(RUN) mypy
 
-coverage: $(STAMP) ## All tests but the slow ones, and the floor of lines that they run.
+coverage: $(STAMP) ## The same tests, and which lines of the package they run.
 	$(RUN) pytest -n 2 --cov --cov-report=term:skip-covered
 
 test-changed: $(STAMP) ## The tests of the folders that differ from BASE (main).
