@@ -86,9 +86,15 @@ def python_kernels() -> AbstractContextManager[Any]:
 
 
 def has_fixed_sizes(mode: FakeTensorMode) -> bool:
-    """Whether a call on the mode's tensors has made a symbolic size a number."""
+    """Whether a call on the mode's tensors has made a symbolic size a number.
+
+    Sizes that data decide, of a mask that is a constant say, may well be one.
+    """
     env = mode.shape_env
-    return env is not None and any(v.is_number for v in env.replacements.values())
+    return env is not None and any(
+        value.is_number and not env.is_unbacked_symint(symbol)
+        for symbol, value in env.replacements.items()
+    )
 
 
 def after_backward(callback: Callable[[], None]) -> None:

@@ -25,12 +25,22 @@ class Around(Protocol):
 
 
 class MaskNode(nn.Module):
-    """What graphs call to mask one weight."""
+    """What graphs call to mask one weight.
 
-    def __init__(self, state: Masks, index: int) -> None:  # noqa: D107
+    Args:
+        state: what masks it.
+        index: which weight it is.
+        says: what ``print`` shows, its name and granularity.
+    """
+
+    def __init__(self, state: Masks, index: int, says: str) -> None:  # noqa: D107
         super().__init__()
-        self.index = index
+        self.index, self.says = index, says
         self.__dict__["state"] = state  # not a child: it is the parent
+
+    def extra_repr(self) -> str:
+        """Which weight it masks, and how."""
+        return self.says
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight that a layer sees."""

@@ -103,7 +103,8 @@ class SparseState(Held):
         self.units: Any = None  # a module that is `mask_node.Around`
         self.follow: Callable[[], None] | None = None
         for index, weight in enumerate(self.weights()):
-            self.add_module(f"masked_weight_{index}", MaskNode(self, index))
+            says = f"{self.names[index]}, {self.rules[index][0]}"
+            self.add_module(f"masked_weight_{index}", MaskNode(self, index, says))
             if not stored:
                 everything = torch.ones_like(weight, dtype=torch.bool)
                 self.hold(f"bits_{index}", pack(everything))

@@ -78,8 +78,12 @@ def test_layers_differ_by_pattern() -> None:
     rows = sparsefx.report(sparse).to_dict()["layers"]
     assert [row["granularity"] for row in rows] == ["block:2x4", "2:4"]
     code = sparsefx.graphs(sparse)[""].code
-    assert "'block:2x4', 'linear')" in code
-    assert "'2:4', 'linear')" in code
+    assert all(f"masked_weight_{index}(" in code for index in range(2))
+    nodes = [m for m in sparse.modules() if type(m).__name__ == "MaskNode"]
+    assert [repr(node) for node in nodes] == [
+        "MaskNode(0.weight, block:2x4)",
+        "MaskNode(2.weight, 2:4)",
+    ]
 
 
 def test_a_bound_below_what_n_of_m_keeps_is_refused() -> None:
