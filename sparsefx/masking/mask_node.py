@@ -24,7 +24,7 @@ class Around(Protocol):
         """A site's weight, or its like, with zeros for what closed units own."""
 
 
-class MaskNode(nn.Module):
+class MaskedWeight(nn.Module):
     """What graphs call to mask one weight.
 
     Args:

@@ -24,7 +24,7 @@ from sparsefx.masking.budget_gradient import couple
 from sparsefx.masking.cut_groups import grouping
 from sparsefx.masking.held import Held
 from sparsefx.masking.kept_masks import KeptMasks, kept_weight
-from sparsefx.masking.mask_node import MaskNode
+from sparsefx.masking.mask_node import MaskedWeight
 from sparsefx.masking.masked_groups import entries, masked_groups
 from sparsefx.masking.masked_weight import masked_weight
 from sparsefx.masking.rank_means import mean_over_ranks
@@ -41,7 +41,7 @@ _INTEGERS = ("last", "group")
 class SparseState(Held):
     """Masks and mask parameters of all sites; its forward is the identity.
 
-    Graphs find a `MaskNode` for each site under ``masked_weight_0``, ...
+    Graphs find a `MaskedWeight` for each site under ``masked_weight_0``, ...
 
     Attributes:
         names: the sites' parameter names.
@@ -104,7 +104,7 @@ class SparseState(Held):
         self.follow: Callable[[], None] | None = None
         for index, weight in enumerate(self.weights()):
             says = f"{self.names[index]}, {self.rules[index][0]}"
-            self.add_module(f"masked_weight_{index}", MaskNode(self, index, says))
+            self.add_module(f"masked_weight_{index}", MaskedWeight(self, index, says))
             if not stored:
                 everything = torch.ones_like(weight, dtype=torch.bool)
                 self.hold(f"bits_{index}", pack(everything))

@@ -79,10 +79,10 @@ def test_layers_differ_by_pattern() -> None:
     assert [row["granularity"] for row in rows] == ["block:2x4", "2:4"]
     code = sparsefx.graphs(sparse)[""].code
     assert all(f"masked_weight_{index}(" in code for index in range(2))
-    nodes = [m for m in sparse.modules() if type(m).__name__ == "MaskNode"]
+    nodes = [m for m in sparse.modules() if type(m).__name__ == "MaskedWeight"]
     assert [repr(node) for node in nodes] == [
-        "MaskNode(0.weight, block:2x4)",
-        "MaskNode(2.weight, 2:4)",
+        "MaskedWeight(0.weight, block:2x4)",
+        "MaskedWeight(2.weight, 2:4)",
     ]
 
 
