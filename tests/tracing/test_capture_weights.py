@@ -11,24 +11,7 @@ from torch.nn.utils import parametrizations
 import sparsefx
 from sparsefx.masking.masked_module import program_of
 from sparsefx.tracing.observed_uses import watch
-
-X = torch.linspace(-1, 1, 24).reshape(4, 6)
-
-
-class Run(nn.Module):
-    """Two layers and a forward that is a function of them and the input."""
-
-    def __init__(self, run):
-        super().__init__()
-        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
-        self.__dict__["run"] = run
-
-    def forward(self, x):
-        return self.__dict__["run"](self, x)
-
-
-def sparse_of(model, inputs, **options):
-    return sparsefx.transform(model, example_inputs=inputs, budget=1.0, **options)
+from tests.tracing.masked_runs import Run, X, sparse_of
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
