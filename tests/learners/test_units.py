@@ -11,6 +11,7 @@ from sparsefx.learners.learner import Situation
 from sparsefx.learners.regrow import by_gradient as regrow
 from sparsefx.learners.units import by_magnitude, by_taylor
 from sparsefx.masking.site import Site
+from sparsefx.passes.gate_units import scored
 from sparsefx.passes.units.unit_map import Share, UnitGroup
 from sparsefx.passes.units.unit_scores import growth, magnitudes, taylor
 from sparsefx.policies.erk import erk
@@ -118,6 +119,18 @@ def test_e4_scores_take_the_absolute_value_of_each_sample() -> None:
     torch.testing.assert_close(second, torch.tensor([0.60, 0.65, 0.35]))
     wrong = (A * G).sum((1,)).mean(0).abs()  # of the batch: ranks head 0 lowest
     torch.testing.assert_close(wrong, torch.tensor([0.05, 0.25, 0.10]))
+
+
+def test_e4_closed_heads_are_scored_by_what_they_would_compute() -> None:
+    value, gate = A.clone().requires_grad_(), torch.tensor([1.0, 0, 1])
+    first, second, seen = torch.zeros(3), torch.zeros(3), torch.zeros(())
+    for _ in range(2):
+        out = scored(value, gate, torch.arange(3), 2, first, second, seen)
+        out.backward(G)
+    torch.testing.assert_close(first, torch.tensor([0.30, 0.50, 0.20]))
+    torch.testing.assert_close(second, torch.tensor([1.20, 1.30, 0.70]))
+    assert float(seen) == 2
+    torch.testing.assert_close(value.grad, 2 * G * gate)  # open heads alone learn
 
 
 def heads(grown: list[float]) -> list[bool]:

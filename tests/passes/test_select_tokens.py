@@ -119,6 +119,17 @@ def test_training_draws_and_teaches_the_scorer() -> None:
     assert own.get_parameter("tokens_0.weight").grad.abs().max() > 0
 
 
+def test_tokens_are_drawn_with_the_probabilities_of_their_scores() -> None:
+    """The Gumbel-max law: the largest noisy score is a draw from the softmax."""
+    chances, draws = torch.tensor([0.6, 0.25, 0.1, 0.05]), 20_000
+    x = torch.arange(4.0).view(1, 4, 1).expand(draws, -1, -1)
+    scores = chances.log().expand(draws, -1)
+    kept = select_tokens(x, scores, torch.tensor(0.5), True, True, 1, prefix=0)
+    found = torch.bincount(kept.flatten().long(), minlength=4) / draws
+    spread = (chances * (1 - chances) / draws).sqrt()
+    assert ((found - chances).abs() < 4 * spread).all()
+
+
 def test_values_of_kept_tokens_do_not_change() -> None:
     x = torch.randn(2, 6, 4, dtype=torch.float64)
     scores = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)

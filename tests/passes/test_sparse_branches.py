@@ -144,6 +144,26 @@ def test_outputs_vary_as_the_dense_ones_at_initialisation(
     assert sum(ratios) / len(ratios) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("density", [0.5, 0.1])
+def test_a_batch_norm_leaves_room_for_the_low_rank_part(density: float) -> None:
+    net, x = convs(), torch.randn(20, 3, 20, 20)
+    with torch.no_grad():  # the norm gives 1 whatever comes; the other part follows it
+        scale = net[0](x).square().mean().sqrt()
+        net[0].weight /= scale
+        net[0].bias /= scale
+    ratios = []
+    for _ in range(3):
+        found = SparseDoped(density)(graph_of(net, x[:2]))
+        for name, count in record_of(found).kept.items():
+            flat = found.get_parameter(name).data.view(-1)
+            flat[torch.randperm(len(flat))[count:]] = 0
+        (out,) = found.graph.output_node().all_input_nodes
+        with torch.no_grad():
+            wanted = net[:-1](x).var()
+        ratios.append(float(seen(found, out.args[0], x).var() / wanted))
+    assert sum(ratios) / len(ratios) == pytest.approx(1, abs=0.1)
+
+
 def seen(module, node, x):
     """The value of one node."""
     probe = Recorder(module, node)

@@ -70,6 +70,15 @@ def test_matches_a_dense_reference(
     assert found.weighted_gap == pytest.approx(first - second, abs=1e-8)
     if min(found.left_degree, found.right_degree) > 1:
         assert found.ramanujan_gap == pytest.approx(float(gap(rows)[0]), abs=1e-8)
+    n_l, n_r = (int((rows.sum(dim) > 0).sum()) for dim in (1, 0))
+    edges, root, second = int(mask.sum()), math.sqrt(n_l * n_r), found.second
+    mean_left = edges / n_l
+    close = abs(2 * edges - mean_left / outputs * n_l * n_r)
+    narc = ((second**2 / 4 + 1) * root - close) / mask.numel()
+    assert found.iclr23.random_coefficient == pytest.approx(narc, abs=1e-8)
+    close = abs(edges - mean_left * n_l * n_r / (n_l + n_r))
+    narc = (second * root - close) / (n_l + n_r)
+    assert found.neurips23.random_coefficient == pytest.approx(narc, abs=1e-8)
     for form, least, scaled in ((found.iclr23, 3, False), (found.neurips23, 2, True)):
         wanted = iterated(rows, values, least, scaled)
         got = form.ramanujan_gap, form.weighted_gap

@@ -142,6 +142,16 @@ def test_tokens_cool_and_are_settled_in_eval(tokens_only: nn.Module) -> None:
         sparsefx.step(model)
 
 
+def test_temperatures_are_those_that_were_asked_for(quick: Any) -> None:
+    model = sparse_of("svite_tokens", tokens={"tau": [4.0, 1.0]})
+    (scorer,) = scorers(model)
+    assert float(scorer.tau) == 4.0
+    train(model, 4)
+    assert float(scorer.tau) == 2.0
+    train(model, 2)
+    assert float(scorer.tau) == 1.0
+
+
 def test_switched_off_all_tokens_stay(tokens_only: nn.Module) -> None:
     model = copy.deepcopy(tokens_only)
     for scorer in scorers(model):

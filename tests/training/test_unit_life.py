@@ -195,6 +195,39 @@ def test_units_keep_bounds_and_multiples() -> None:
         assert int(mask.sum()) % 2 == 0 or bool(mask.all())
 
 
+def test_kinds_have_densities_of_their_own() -> None:
+    """The paper's rows, such as heads .7 and neurons .6: whole units, rounded down."""
+    kinds = {"*.heads": {"density": 0.7}, "*.neurons": {"density": 0.6}}
+    sparse = transformed(budget=1.0, layers=kinds)
+    before = sparsefx.masks(sparse)
+    train(sparse, 6)
+    after = sparsefx.masks(sparse)
+    for name, mask in after.items():
+        wanted = 2 if name.endswith("heads") else 14  # of 4 and of 24
+        assert int(mask.sum()) == int(before[name].sum()) == wanted, name
+    assert any(bool((after[name] != before[name]).any()) for name in after)
+
+
+def test_scores_are_means_since_the_last_update() -> None:
+    sparse, x = transformed(), images(8)
+    alone = copy.deepcopy(sparse)
+    sparse(x).square().sum().backward()
+    sparsefx.step(sparse)  # no update: it goes on counting
+    sparse(2 * x).square().sum().backward()
+    found = []
+    for batch in (x, 2 * x):
+        fresh = copy.deepcopy(alone)
+        fresh(batch).square().sum().backward()
+        found.append(fresh.get_submodule(f"{CHILD}.units").scores())
+    scores = sparse.get_submodule(f"{CHILD}.units").scores
+    for name, kinds in scores().items():
+        for kind, mean in kinds.items():
+            one, other = (each[name][kind] for each in found)
+            torch.testing.assert_close(mean, (one + other) / 2)
+    sparsefx.step(sparse)
+    assert scores() == {}
+
+
 def test_settings_without_meaning_for_units_are_refused() -> None:
     with pytest.raises(PolicyError, match=r"block:2x2.*heads"):
         transformed(granularity="block:2x2")
