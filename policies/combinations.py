@@ -112,7 +112,7 @@ def unused(policy: Policy, known: Mapping[str, Setting]) -> list[str]:
 
 def _thin(policy: Policy) -> str:
     """Says that hardly any update falls into the time in which masks move."""
-    total, every = policy.total_steps, policy.update_every
+    total, every = policy.total_steps, policy.interval()
     if total is None or every == 1:
         return ""
     schedule = policy.schedule()

@@ -30,6 +30,7 @@ from sparsefx.settings.kinds import (
     Densities,
     Density,
     Fraction,
+    Interval,
     Layers,
     Natural,
     Options,
@@ -49,6 +50,9 @@ Moves = Annotated[str | Learner, choice(LEARNERS, lambda it: isinstance(it, Lear
 Rewrite = Literal[
     "none", "sparse_wide", "sparse_parallel", "sparse_factorized", "sparse_doped"
 ]
+
+
+_PUBLISHED = 100  # steps between updates in RigL's and GMP's code, of any run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +116,9 @@ class Policy:
     """Position from which masks are frozen; None or 1.0 never freezes."""
     inclusive: bool = False
     """Keep also the entry that crosses the budget, and its ties: above the budget."""
-    update_every: Count = 1
-    """Steps between two updates of the masks, at least 1."""
+    update_every: Interval = 1
+    """Steps between two updates of the masks (int of at least 1), or their share of
+    total_steps (float in (0, 1)); a share is 100 steps where nobody says how many."""
     normalize: Normalize = "layer"
     """What magnitudes are divided by before weights are compared."""
     granularity: Unit = "unstructured"
@@ -184,7 +189,7 @@ class Policy:
         drops = "drop_fraction" in learner_of(self.learner).reads
         share = self.drop_fraction if drops else 0.0
         if total is None:
-            return Schedule.constant(self.beta, self.update_every, share)
+            return Schedule.constant(self.beta, self.interval(), share)
         position = self.freeze_step
         never = position is None or (isinstance(position, float) and position == 1)
         freeze = None if never or position is None else resolve(position, total)
@@ -194,12 +199,25 @@ class Policy:
             Ramp(self.budget_ramp, 0.0, 1.0, begin, end),
             Ramp(self.beta_ramp, self.beta_initial, self.beta, 0, last),
             freeze=freeze,
-            update_every=self.update_every,
+            update_every=self.interval(),
             drop=Ramp(self.drop_ramp, share, self.drop_fraction_final, 0, last)
             if drops
             else None,
             last=total,
         )
+
+    def interval(self) -> int:
+        """Steps between two updates of the masks.
+
+        Example:
+            >>> Policy(update_every=0.01, total_steps=2000).interval()
+            20
+        """
+        if isinstance(self.update_every, int):
+            return self.update_every
+        if self.total_steps is None:
+            return _PUBLISHED
+        return max(resolve(self.update_every, self.total_steps), 1)
 
     def to_yaml(self) -> str:
         """The policy as YAML text that `load_policy` reads back to an equal policy.

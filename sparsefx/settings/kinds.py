@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -42,6 +43,16 @@ def _position(field: str, value: object) -> int | float:
     if not (is_number(value) and value >= 0 and (whole or value <= 1)):
         places = "a step (int of at least 0) or a fraction of total_steps"
         refuse(field, value, f"{places} (float in [0, 1])")
+    return value
+
+
+def _interval(field: str, value: object) -> int | float:
+    whole = is_number(value) and isinstance(value, int)
+    if not is_number(value) or not (
+        0 < value < 1 or (whole and 1 <= value <= sys.maxsize)
+    ):
+        steps = "a number of steps (int of at least 1) or a share of total_steps"
+        refuse(field, value, f"{steps} (float in (0, 1))")
     return value
 
 
@@ -105,6 +116,9 @@ Positive = Annotated[float, number("a number above 0", 0, math.inf, above=True)]
 Count = Annotated[int, _COUNT]
 Natural = Annotated[int, whole(0)]
 Position = Annotated[int | float, Rule(_position, {"type": "number", "minimum": 0})]
+Interval = Annotated[
+    int | float, Rule(_interval, {"type": "number", "exclusiveMinimum": 0})
+]
 Unit = Annotated[str, _GRANULARITY]
 Amount = Annotated[
     float | str | Mapping[str, float | str],

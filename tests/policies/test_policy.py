@@ -139,7 +139,14 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
             "min_density 0.5 is above max_density 0.25; lower min_density or raise "
             "max_density",
         ),
-        ({"update_every": 0}, "update_every is 0; give a whole number of at least 1"),
+        (
+            {"update_every": 0},
+            "update_every is 0; give a number of steps (int of at least 1) or a share "
+            "of total_steps (float in (0, 1))",
+        ),
+        ({"update_every": 1.0}, "update_every is 1.0; give a number of steps"),
+        ({"update_every": True}, "update_every is True; give a number of steps"),
+        ({"update_every": 2**63}, f"update_every is {2**63}; give a number of steps"),
         ({"total_steps": 1.5}, "total_steps is 1.5; give a whole number of at least 1"),
         (
             {"end_step": 1.5},

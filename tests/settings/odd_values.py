@@ -222,7 +222,7 @@ PLAUSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "end_step": st.sampled_from([0, 0.0, 0.5, 1, 7]),
     "freeze_step": st.sampled_from([None, 0, 0.5, 1.0, 5]),
     "total_steps": st.sampled_from([None, 1, 2, 10]),
-    "update_every": st.integers(1, 9),
+    "update_every": st.integers(1, 9) | st.sampled_from([0.01, 0.4]),
     "learner": st.sampled_from(["soft_topk", "rigl", "set", "granet", "fixed"])
     | st.sampled_from(["magnitude", "dual_averaging", "tokens"])
     | st.sampled_from(["units_taylor", "units_magnitude", "units_soft_topk"]),

@@ -73,6 +73,23 @@ def test_rare_updates_still_meet_every_end() -> None:
     assert updates == [0, 300, 500, 600, 800]
 
 
+@pytest.mark.parametrize(
+    ("every", "total", "steps"),
+    [
+        (7, 1000, 7),
+        (0.01, 1000, 10),
+        (0.145, 200, 29),
+        (0.01, 40, 1),
+        (0.01, None, 100),
+    ],
+)
+def test_intervals_are_steps_or_shares(
+    every: float, total: int | None, steps: int
+) -> None:
+    policy = Policy(update_every=every, total_steps=total, budget_ramp="constant")
+    assert policy.schedule().update_every == policy.interval() == steps
+
+
 def test_without_total_steps_the_target_holds_at_once() -> None:
     phase = Policy(beta=7).schedule().at(0)
     assert (phase.budget_progress, phase.beta) == (1.0, 7.0)
