@@ -60,6 +60,8 @@ class Task:
         score: what the score is called.
         higher: a higher score is better.
         optimizer: the recipe's optimizer at its peak learning rate.
+        warm_up: share of the steps in which the learning rate rises.
+        last_rate: share of the peak that its cosine falls to.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Task:
     score: str
     higher: bool
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    warm_up: float = 0.05
+    last_rate: float = 0.0
 
 
 def resnet(width: int) -> nn.Module:

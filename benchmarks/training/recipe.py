@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from training.accuracy_tasks import Task
 
-WARM_UP = 0.05  # of the steps; the learning rate then falls as a cosine
-
 
 @dataclass(frozen=True)
 class Fit:
@@ -55,7 +53,7 @@ def training(
 ) -> Iterator[Tensor]:
     """The same, a step at a time; gives each step's loss."""
     optimizer = task.optimizer(model)
-    rates = schedule(optimizer, steps)
+    rates = schedule(optimizer, steps, task.warm_up, task.last_rate)
     batches = task.batches(seed)
     for number in range(steps):
         x, y = next(batches)
@@ -73,12 +71,13 @@ def training(
 
 
 def schedule(
-    optimizer: torch.optim.Optimizer, steps: int
+    optimizer: torch.optim.Optimizer, steps: int, warm_up: float, last: float
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """A linear warm-up, then a cosine to zero."""
-    first = max(int(WARM_UP * steps), 1)
+    """A linear warm-up over a share of the steps, then a cosine to a share of the peak."""
+    floor = last * optimizer.param_groups[0]["lr"]
+    first = max(int(warm_up * steps), 1)
     parts = [
         torch.optim.lr_scheduler.LinearLR(optimizer, 1 / first, 1.0, first),
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - first),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - first, floor),
     ]
     return torch.optim.lr_scheduler.SequentialLR(optimizer, parts, [first])

@@ -50,10 +50,30 @@ class SpectralReport:
         known = ", ".join(layer.name for layer in self.layers[:8])
         raise MaskError(f"{name!r} is no masked weight; these are {known}")
 
+    def means(self) -> dict[str, float]:
+        """Each quantity of the whole network: the mean over the layers that have it.
+
+        Layers count alike, whatever their size; NaN where no layer has a quantity.
+
+        Example:
+            >>> import torch
+            >>> net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+            >>> for layer in net:
+            ...     _ = layer.weight.data.copy_(torch.ones(4, 4) - torch.eye(4))
+            >>> round(spectral_report(net).means()["ramanujan_gap"], 3)
+            1.828
+        """
+        found = {}
+        for quantity, (_, read) in QUANTITIES.items():
+            values = [v for v in map(read, self.layers) if math.isfinite(v)]
+            found[quantity] = math.fsum(values) / len(values) if values else math.nan
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers; what is not defined is None."""
         rows = [{**asdict(layer), "density": layer.density} for layer in self.layers]
-        plain: dict[str, Any] = _plain({"layers": rows})
+        found = {"layers": rows, "means": self.means()}
+        plain: dict[str, Any] = _plain(found)
         return plain
 
     def to_json(self, path: str | Path) -> None:
@@ -82,6 +102,7 @@ class SpectralReport:
             )
             for layer in self.layers
         ]
+        rows.append(("mean", "", "", "", *map(_number, self.means().values())))
         return text_table(header, rows, right=tuple(range(2, len(header))))
 
 

@@ -181,6 +181,9 @@ def test_report_of_a_sparse_model_and_its_history(tmp_path: Path) -> None:
         assert layer.density == pytest.approx(0.5, abs=0.01)
     assert after["1.weight"].second != report["1.weight"].second
     assert after.layers == sparsefx.spectral_report(sparse).layers
+    gaps = [layer.ramanujan_gap for layer in after.layers]
+    assert after.means()["ramanujan_gap"] == pytest.approx(sum(gaps) / 2)
+    assert after.to_dict()["means"] == after.means()
     final = sparsefx.spectral_report(sparsefx.finalize(sparse))
     assert [x.edges for x in final.layers] == [x.edges for x in after.layers]
     assert "IMDB" in str(report)
@@ -196,6 +199,21 @@ def test_report_of_a_sparse_model_and_its_history(tmp_path: Path) -> None:
         report["nothing"]
     with pytest.raises(sparsefx.MaskError, match="ramanujan_gap"):
         history.series("1.weight", "nothing")
+
+
+def test_means_are_over_the_layers_that_have_a_quantity() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    for layer, kept in zip(net, (1 - torch.eye(4), torch.eye(4)), strict=True):
+        layer.weight.data.mul_(kept)
+    report = sparsefx.spectral_report(net)
+    assert math.isnan(report["1.weight"].ramanujan_gap)
+    means = report.means()
+    assert means["ramanujan_gap"] == report["0.weight"].ramanujan_gap
+    both = [layer.weighted_gap for layer in report.layers]
+    assert means["weighted_gap"] == pytest.approx(sum(both) / 2)
+    alone = sparsefx.spectral_report(net[1])
+    assert math.isnan(alone.means()["ramanujan_gap"])
+    assert alone.to_dict()["means"]["ramanujan_gap"] is None
 
 
 def test_report_needs_a_mask_and_a_plot_a_history(tmp_path: Path) -> None:
