@@ -73,7 +73,7 @@ def training(
 def schedule(
     optimizer: torch.optim.Optimizer, steps: int, warm_up: float, last: float
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """A linear warm-up over a share of the steps, then a cosine to a share of the peak."""
+    """A linear warm-up over a share of the steps, then a cosine to a share of it."""
     floor = last * optimizer.param_groups[0]["lr"]
     first = max(int(warm_up * steps), 1)
     parts = [

@@ -4,8 +4,8 @@
 
 Reads the lines of benchmarks/training/sparse_ift.py: the test accuracy of each run, and
 each spectral quantity of its final masks, a mean over layers. Spearman's coefficient
-with a 95 % interval (bias-corrected bootstrap over the runs), for all runs and for each
-group of them. Runs of one group share density or member, so that what they are is not
+with a 95 % interval (percentiles of a bootstrap over the runs), for all runs and for
+each group of them. Runs of one group share density or member, so that what they are is not
 taken for how they are connected.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from scipy.stats import bootstrap, spearmanr
+from scipy.stats import bootstrap, rankdata
 from shared.result_lines import RESULTS, read
 
 from sparsefx.training.spectral_report import QUANTITIES
@@ -32,21 +31,23 @@ LEAST = 8  # runs of which a rank correlation says anything
 
 def correlation(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """Spearman's coefficient and the ends of its 95 % interval."""
-    x, y = (np.array(column) for column in zip(*pairs, strict=True))
-
-    def statistic(a: Any, b: Any) -> float:
-        with warnings.catch_warnings():  # a sample of equal runs has no ranks
-            warnings.simplefilter("ignore")
-            return float(np.nan_to_num(spearmanr(a, b).statistic))
-
+    columns = tuple(np.array(column) for column in zip(*pairs, strict=True))
     found = bootstrap(
-        (x, y),
-        statistic,
+        columns,
+        spearman,
         paired=True,
-        vectorized=False,
+        method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return statistic(x, y), float(found.low), float(found.high)
+    return float(spearman(*columns)), float(found.low), float(found.high)
+
+
+def spearman(x: Any, y: Any, axis: int = -1) -> Any:
+    """The correlation of ranks along an axis; 0 where all are equal."""
+    ranks = [rankdata(values, axis=axis) for values in (x, y)]
+    a, b = (each - each.mean(axis=axis, keepdims=True) for each in ranks)
+    size = np.sqrt((a * a).sum(axis=axis) * (b * b).sum(axis=axis))
+    return (a * b).sum(axis=axis) / np.maximum(size, np.finfo(float).tiny)
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
