@@ -5,8 +5,8 @@
 Reads the lines of benchmarks/training/sparse_ift.py: the test accuracy of each run, and
 each spectral quantity of its final masks, a mean over layers. Spearman's coefficient
 with a 95 % interval (percentiles of a bootstrap over the runs), for all runs and for
-each group of them. Runs of one group share density or member, so that what they are is not
-taken for how they are connected.
+each group of them. Runs of one group share density or member, so that what they are is
+not taken for how they are connected.
 """
 
 from __future__ import annotations
