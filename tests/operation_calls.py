@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-C, L = 8, 6  # channels between the layers, places of each
+from tests.move_calls import MOVES
 
 
 def called(name, *args, **kwargs):
@@ -20,54 +20,9 @@ def called(name, *args, **kwargs):
     return lambda x, own: target(x, *args, **kwargs)
 
 
-# What is made of x, (batch, C, L), by operation; plain calls take x alone.
+# What is made of x, (batch, channels, places), by operation; plain calls take x alone.
 CALLS = {
-    "view": lambda x, own: x.view(-1, 2, C // 2, L).view(-1, C, L),
-    "reshape": lambda x, own: x.reshape(x.shape[0], C // 2, 2, L).reshape(-1, C, L),
-    "permute": lambda x, own: x.permute(0, 2, 1).permute(0, 2, 1),
-    "transpose": lambda x, own: x.transpose(1, 2).transpose(-1, -2),
-    "t": lambda x, own: x[0].t().t().expand(x.shape),
-    "flatten": lambda x, own: x.flatten(1).view(-1, C, L),
-    "unflatten": lambda x, own: x.unflatten(1, (2, C // 2)).flatten(1, 2),
-    "ravel": lambda x, own: x.ravel().view(-1, C, L),
-    "squeeze": lambda x, own: x.unsqueeze(1).squeeze(1),
-    "unsqueeze": lambda x, own: x.unsqueeze(-1).squeeze(-1),
-    "expand": lambda x, own: x.unsqueeze(1).expand(-1, 2, -1, -1)[:, 1],
-    "expand_as": lambda x, own: x + x.mean(2, keepdim=True).expand_as(x),
-    "broadcast_to": lambda x, own: x.mean(2, keepdim=True).broadcast_to(x.shape) + x,
-    "getitem": lambda x, own: x[:, :, 1:],
-    "select": lambda x, own: x.select(2, 1).unsqueeze(-1),
-    "narrow": lambda x, own: torch.cat([x.narrow(1, 3, 5), x.narrow(1, 0, 3)], 1),
-    "chunk": lambda x, own: torch.cat(x.chunk(2, 1)[::-1], 1),
-    "split": lambda x, own: torch.cat(x.split(C // 2, 1)[::-1], 1),
-    "tensor_split": lambda x, own: torch.cat(x.tensor_split(2, 1)[::-1], 1),
-    "split_with_sizes": lambda x, own: torch.cat(x.split_with_sizes([2, 6], 1), 1),
-    "unbind": lambda x, own: sum(x.unbind(2)).unsqueeze(-1),
-    "tile": lambda x, own: x.tile(1, 1, 2),
-    "repeat": lambda x, own: x.repeat(1, 1, 2),
-    "repeat_interleave": lambda x, own: x.repeat_interleave(2, 2),
-    "flip": lambda x, own: x.flip(1) + x,
-    "roll": lambda x, own: x.roll(1, 1) + x,
-    "movedim": lambda x, own: x.movedim(1, 2).movedim(2, 1),
-    "moveaxis": lambda x, own: x.moveaxis(1, 0).moveaxis(0, 1),
-    "swapaxes": lambda x, own: x.swapaxes(1, 2).swapaxes(1, 2),
-    "swapdims": lambda x, own: x.swapdims(1, 2).swapdims(1, 2),
-    "adjoint": lambda x, own: x.adjoint().adjoint(),
-    "index_select": lambda x, own: x.index_select(1, own.order),
-    "view_as": lambda x, own: x.flatten(1).view_as(x),
-    "reshape_as": lambda x, own: x.transpose(1, 2).transpose(1, 2).reshape_as(x),
-    "T": lambda x, own: x[0].T.T.expand(x.shape),
-    "H": lambda x, own: x[0].H.H.expand(x.shape),
-    "mT": lambda x, own: x.mT.mT,
-    "mH": lambda x, own: x.mH.mH,
-    "pixel_shuffle": lambda x, own: F.pixel_shuffle(x.unsqueeze(-1), 2).flatten(2),
-    "pixel_unshuffle": lambda x, own: F.pixel_unshuffle(
-        x.unflatten(2, (2, 3)).repeat(1, 1, 1, 2), 2
-    ).flatten(2),
-    "cat": lambda x, own: torch.cat([x, 2 * x], 1),
-    "concat": lambda x, own: torch.concat([x, x.relu()], 2),
-    "concatenate": lambda x, own: torch.concatenate([x, x], -1),
-    "stack": lambda x, own: torch.stack([x, x.relu()], 1).sum(1),
+    **MOVES,
     "to": called("to", torch.float64),
     "type": called("type", torch.float64),
     "type_as": lambda x, own: x.type_as(own.scale),
@@ -208,29 +163,35 @@ CALLS = {
     "rdiv": None,
     "pad": lambda x, own: F.pad(x, (1, 1)),
     **{
-        name: (lambda x, own, name=name: x * getattr(torch, name)(L, dtype=x.dtype))
+        name: (
+            lambda x, own, name=name: (
+                x * getattr(torch, name)(own.places, dtype=x.dtype)
+            )
+        )
         for name in ("zeros", "ones")
     },
     **dict.fromkeys(("empty", "rand", "randn", "tril_indices"), None),
-    "arange": lambda x, own: x * torch.arange(L),
-    "full": lambda x, own: x * torch.full((L,), 2.0),
+    "arange": lambda x, own: x * torch.arange(own.places),
+    "full": lambda x, own: x * torch.full((own.places,), 2.0),
     "tensor": lambda x, own: x * torch.tensor(2.0),
-    "eye": lambda x, own: x @ torch.eye(L).double(),
+    "eye": lambda x, own: x @ torch.eye(own.places).double(),
     "as_tensor": None,
-    "linspace": lambda x, own: x * torch.linspace(0, 1, L),
+    "linspace": lambda x, own: x * torch.linspace(0, 1, own.places),
     **{
-        name: (lambda x, own, name=name: x + getattr(x, name)((L,)))
+        name: (lambda x, own, name=name: x + getattr(x, name)((own.places,)))
         for name in ("new_zeros", "new_ones")
     },
-    "new_empty": lambda x, own: x + x.new_empty((L,)).fill_(1.0),
-    "new_full": lambda x, own: x + x.new_full((L,), 2.0),
+    "new_empty": lambda x, own: x + x.new_empty((own.places,)).fill_(1.0),
+    "new_full": lambda x, own: x + x.new_full((own.places,), 2.0),
     "new_tensor": None,
-    "one_hot": lambda x, own: x + F.one_hot(torch.arange(L), L).sum(0),
+    "one_hot": lambda x, own: (
+        x + F.one_hot(torch.arange(own.places), own.places).sum(0)
+    ),
     "size": lambda x, own: x.view(x.size(0), x.size(1), x.size(2)),
     "dim": lambda x, own: x * x.dim(),
     "numel": lambda x, own: x / own.scale.numel(),
-    "layer_norm": lambda x, own: F.layer_norm(x, (L,), own.place, own.place),
-    "rms_norm": lambda x, own: F.rms_norm(x, (L,), own.place),
+    "layer_norm": lambda x, own: F.layer_norm(x, (own.places,), own.place, own.place),
+    "rms_norm": lambda x, own: F.rms_norm(x, (own.places,), own.place),
     "group_norm": lambda x, own: F.group_norm(x, 4, own.channel, own.channel),
     "batch_norm": lambda x, own: F.batch_norm(
         x, own.mean, own.var, own.channel, own.channel
@@ -242,13 +203,13 @@ CALLS = {
     "glu": called("glu", 1),
     "linear": lambda x, own: F.linear(x, own.square),
     "embedding": lambda x, own: (
-        x + F.embedding(torch.arange(C), own.table).unsqueeze(0)
+        x + F.embedding(torch.arange(own.channels), own.table).unsqueeze(0)
     ),
     **{
         f"conv{n}d": (
             lambda x, own, n=n: getattr(F, f"conv{n}d")(
                 x.reshape(*x.shape, *(1,) * (n - 1)),
-                own.kernel.reshape(C, C, 3, *(1,) * (n - 1)),
+                own.kernel.reshape(own.channels, own.channels, 3, *(1,) * (n - 1)),
                 None,
             ).flatten(2)
         )
@@ -258,7 +219,7 @@ CALLS = {
         f"conv_transpose{n}d": (
             lambda x, own, n=n: getattr(F, f"conv_transpose{n}d")(
                 x.reshape(*x.shape, *(1,) * (n - 1)),
-                own.kernel.reshape(C, C, 3, *(1,) * (n - 1)),
+                own.kernel.reshape(own.channels, own.channels, 3, *(1,) * (n - 1)),
                 None,
             ).flatten(2)
         )
@@ -276,35 +237,30 @@ CALLS = {
     ),
     "multi_head_attention_forward": None,
 }
-OTHERWISE = {  # the channels after the operation, where they are others
-    "pixel_shuffle": C // 4,
-    "pixel_unshuffle": 4 * C,
-    "cat": 2 * C,
-    "glu": C // 2,
-}
+OTHERWISE = {"pixel_shuffle": 1 / 4, "pixel_unshuffle": 4, "cat": 2, "glu": 1 / 2}
 
 
 class Between(nn.Module):
-    """A convolution, an operation, a convolution."""
+    """A convolution, an operation, a convolution.
 
-    def __init__(self, name):
+    Channels come in fours between the layers, places of each in twos.
+    """
+
+    def __init__(self, name, channels=8, places=6):
         super().__init__()
         self.call = CALLS.get(name) or called(name)
-        self.first = nn.Conv1d(3, C, 1)
-        self.last = nn.Conv1d(OTHERWISE.get(name, C), 2, 1)
-        self.scale = nn.Parameter(torch.randn(C, 1))
-        self.channel = nn.Parameter(torch.rand(C) + 0.5)
-        self.place, self.square = (
-            nn.Parameter(torch.randn(L)),
-            nn.Parameter(torch.randn(L, L)),
-        )
-        self.kernel, self.table = (
-            nn.Parameter(torch.randn(C, C, 3)),
-            nn.Parameter(torch.randn(C, L)),
-        )
-        self.register_buffer("mean", torch.randn(C))
-        self.register_buffer("var", torch.rand(C) + 0.5)
-        self.register_buffer("order", torch.randperm(C))
+        self.channels, self.places = channels, places
+        self.first = nn.Conv1d(3, channels, 1)
+        self.last = nn.Conv1d(int(channels * OTHERWISE.get(name, 1)), 2, 1)
+        self.scale = nn.Parameter(torch.randn(channels, 1))
+        self.channel = nn.Parameter(torch.rand(channels) + 0.5)
+        self.place = nn.Parameter(torch.randn(places))
+        self.square = nn.Parameter(torch.randn(places, places))
+        self.kernel = nn.Parameter(torch.randn(channels, channels, 3))
+        self.table = nn.Parameter(torch.randn(channels, places))
+        self.register_buffer("mean", torch.randn(channels))
+        self.register_buffer("var", torch.rand(channels) + 0.5)
+        self.register_buffer("order", torch.randperm(channels))
 
     def forward(self, x):
         return self.last(self.call(self.first(x), self))

@@ -7,6 +7,8 @@ where either is refused, the reason names the operation.
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import sparsefx
@@ -16,7 +18,7 @@ from sparsefx.passes.iso_flop.replaceable_layers import ACTIVATIONS
 from sparsefx.passes.units.tag_rules import rule_of as units_rule
 from sparsefx.passes.widths.rule_table import rule_of as widths_rule
 from sparsefx.tracing.operations import OPERATIONS, plain
-from tests.operation_calls import CALLS, Between, L
+from tests.operation_calls import CALLS, Between
 
 TRIED = [name for name in OPERATIONS if CALLS.get(name, True) is not None]
 
@@ -52,10 +54,18 @@ def widened(graph):
         raise
 
 
+@settings(max_examples=2)
+@given(
+    batch=st.integers(2, 5),
+    fours=st.integers(1, 4),
+    twos=st.integers(2, 5),
+    seed=st.integers(0, 2**31),
+)
 @pytest.mark.parametrize("name", list(tried()))
-def test_cut_and_widened_are_the_same_function(name):
-    torch.manual_seed(len(name))
-    model, x = Between(name).double().eval(), torch.randn(3, 3, L).double()
+def test_cut_and_widened_are_the_same_function(name, batch, fours, twos, seed):
+    torch.manual_seed(seed)
+    model = Between(name, 4 * fours, 2 * twos).double().eval()
+    x = torch.randn(batch, 3, 2 * twos).double()
     graph = sparsefx.capture(model, (x,)).graphs[""]
     wide = widened(graph)
     if wide is not None:

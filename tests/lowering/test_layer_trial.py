@@ -1,0 +1,55 @@
+"""What is chosen is what was timed, and what lost says by how much."""
+
+import pytest
+import torch
+
+from sparsefx.lowering.dense_layer import (
+    Dense,
+)
+from sparsefx.lowering.layer_forms import (
+    CompressedLayer,
+)
+from sparsefx.lowering.layer_trial import try_layer
+from sparsefx.lowering.timing import interleaved
+
+CPU = torch.device("cpu")
+
+
+def test_the_fastest_wins_and_the_rest_say_by_how_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = {"dense": 10.0, "removal 0": 8.0, "csr 0": 4.0, "csr 1": 2.0, "bsr 0": 20.0}
+    monkeypatch.setattr(
+        "sparsefx.lowering.layer_trial.interleaved",
+        lambda calls, *_: {name: times[name] for name in calls},
+    )
+    weight = torch.zeros(16, 16)
+    weight[:8, :8] = 1
+    layer = Dense("w", weight, None)
+    trial = try_layer(layer, torch.randn(3, 16))
+    assert trial.chosen == "csr"
+    assert trial.module.kernel == "csr"
+    assert trial.gain == 5
+    assert trial.times == {"dense": 10, "removal": 8, "csr": 2, "bsr": 20}
+    assert trial.lost["bsr"] == "0.5x"
+    assert trial.lost["removal"] == "1.2x"
+    assert trial.lost["semi_structured"] == "no 2:4 pattern"
+    times |= {"removal 0": 9.9, "csr 0": 9.9, "csr 1": 12.0}
+    trial = try_layer(layer, torch.randn(3, 16))  # 1 % is noise
+    assert trial.chosen == "dense"
+    assert trial.module is None
+    assert try_layer(layer, torch.randn(3, 16), "bsr").chosen == "bsr"
+
+
+def test_a_form_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CompressedLayer, "forward", lambda self, x: x * 0)
+    layer = Dense("w", torch.eye(16), None)
+    trial = try_layer(layer, torch.randn(3, 16), rounds=1)
+    assert trial.chosen == "dense"
+    assert trial.lost["csr"] == "differs by 1 of the largest output"
+
+
+def test_interleaved_times() -> None:
+    slow, quick = torch.randn(200, 200), torch.randn(2, 2)
+    times = interleaved({"a": lambda: slow @ slow, "b": lambda: quick @ quick}, CPU, 3)
+    assert times["a"] > times["b"] > 0
