@@ -148,8 +148,8 @@ def slab_dim(own: Tensor) -> int | None:
     Example:
         >>> slab_dim(torch.tensor([[0, 0, 1], [0, 0, 1]]))
         1
-        >>> slab_dim(torch.tensor([[0, 1], [1, 0]])) is None
-        True
+        >>> slab_dim(torch.tensor([[0, 1], [1, 0]])), slab_dim(torch.zeros(2, 2))
+        (None, None)
     """
     if not own.numel() or bool((own == own.flatten()[0]).all()):
         return None

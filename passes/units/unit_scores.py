@@ -42,8 +42,6 @@ def by_unit(values: Tensor, owner: Tensor, size: int, dim: int) -> Tensor:
     lines = (
         values.movedim(dim, -1).flatten(1, -2) if values.ndim > 2 else values[:, None]
     )
-    if values.ndim > 2:
-        lines = lines.reshape(values.shape[0], -1, values.shape[dim])
     sums = lines.sum(1)
     found = sums.new_zeros(values.shape[0], size + 1)
     found.index_add_(1, owner % (size + 1), sums)  # -1 goes to the last column

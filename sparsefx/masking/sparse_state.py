@@ -79,9 +79,9 @@ class SparseState(Held):
         owners: Sequence[Sequence[Owner]],
         rules: Sequence[tuple[str, str]],
         *,
-        budgets: int = 1,
-        stored: bool = False,
-        wide: bool = False,
+        budgets: int,
+        stored: bool,
+        wide: bool,
     ) -> None:
         super().__init__()
         self.names, self.rules = tuple(names), list(rules)
