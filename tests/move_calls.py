@@ -22,7 +22,9 @@ MOVES = {
     "expand": lambda x, own: x.unsqueeze(1).expand(-1, 2, -1, -1)[:, 1],
     "expand_as": lambda x, own: x + x.mean(2, keepdim=True).expand_as(x),
     "broadcast_to": lambda x, own: x.mean(2, keepdim=True).broadcast_to(x.shape) + x,
-    "getitem": lambda x, own: x[:, :, 1:],
+    "getitem": lambda x, own: torch.cat(
+        [x[:, 3:, 1:], x[..., :3, None, 1:].squeeze(2)], 1
+    ),
     "select": lambda x, own: x.select(2, 1).unsqueeze(-1),
     "narrow": lambda x, own: torch.cat(
         [x.narrow(1, 3, own.channels - 3), x.narrow(1, 0, 3)], 1

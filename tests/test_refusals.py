@@ -132,6 +132,19 @@ def test_a_model_without_weights() -> None:
         sparsefx.transform(3)
 
 
+def test_a_model_without_weights_names_the_first_three() -> None:
+    class Adds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tables = nn.ParameterList(torch.ones(4, 8) for _ in range(5))
+
+        def forward(self, x):
+            return sum(self.tables, x)
+
+    with pytest.raises(sparsefx.MaskError, match=r"tables\.2: [^;]*\)$"):
+        sparse_of(Adds())
+
+
 def test_out_of_order() -> None:
     net = models.mlp()
     sparse = sparse_of(net, budget=0.3)

@@ -50,6 +50,16 @@ class SeparateAttention(nn.Module):
         return self.out((weights @ v).transpose(1, 2).reshape(b, n, -1))
 
 
+class SummedAttention(FusedAttention):
+    """Products of queries, keys and values written as sums over letters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).unbind(2)
+        weights = torch.einsum("bnhd,bmhd->bhnm", q, k).softmax(-1)
+        return self.proj(torch.einsum("bhnm,bmhd->bnhd", weights, v).flatten(2))
+
+
 class GroupedAttention(nn.Module):
     """Fewer keys and values than queries, no biases, rotated queries and keys."""
 
@@ -181,6 +191,21 @@ class Residual(nn.Module):
         return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))
 
 
+class Beside(nn.Module):
+    """Channels beside two that no unit owns, the last of them read by its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 6, 3, padding=1)
+        self.scale = nn.Parameter(torch.rand(8, 1, 1) + 0.5)
+        self.mix, self.head = nn.Conv2d(8, 6, 3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([F.relu(self.conv(x)), x], 1)
+        y = F.relu(self.mix(x * self.scale)).mean((2, 3))
+        return self.head(y + x[:, -1].mean((1, 2))[:, None])
+
+
 def vit(*, interleaved: bool = False) -> nn.Module:
     return Vit(
         *(
@@ -194,12 +219,14 @@ NETWORKS = {
     "fused": vit,
     "interleaved": lambda: vit(interleaved=True),
     "separate": lambda: Vit(Block(16, SeparateAttention(16, 4, 5), Gelu(16, 24))),
+    "summed": lambda: Vit(Block(16, SummedAttention(16, 4), Gelu(16, 24))),
     "llama": lambda: Vit(
         Block(16, GroupedAttention(16, 4, 2), SwiGlu(16, 24)),
         Block(16, GroupedAttention(16, 4, 4), SwiGlu(16, 24, fused=True)),
     ),
     "gpt2": lambda: Vit(Block(16, SplitQkv(16, 4), Gelu(16, 24))),
     "residual": Residual,
+    "beside": Beside,
 }
 
 

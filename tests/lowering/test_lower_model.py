@@ -70,8 +70,9 @@ def test_models_without_a_graph_are_lowered_by_modules(block: Any) -> None:
     assert isinstance(graph_of(model, (x,)), str)
     fast = sparsefx.lower(model, (x,), "csr", compile=False, rounds=1)
     torch.testing.assert_close(fast(x), model(x), atol=1e-5, rtol=1e-4)
-    assert isinstance(fast.module.fc1, CompressedLayer)
-    assert isinstance(model.fc1, nn.Linear)
+    for name in ("qkv", "proj", "fc1", "fc2"):
+        assert type(fast.module.get_submodule(name)) is CompressedLayer
+        assert type(model.get_submodule(name)) is nn.Linear
 
 
 def test_removal_in_a_model(block: Any) -> None:

@@ -42,6 +42,8 @@ def test_it_computes_like_the_masked_weight(sparse: Any) -> None:
     for read in (shown.clone(), shown + 0, shown.detach() + 0, 0 + shown.data):
         assert type(read) is Tensor
         assert torch.equal(read != 0, mask)
+    for parts in (shown.sort(), shown.max(0), torch.linalg.qr(shown)):
+        assert {type(part) for part in parts} == {Tensor}  # no views of it
 
 
 INITIALISERS: dict[str, Callable[[Any], Any]] = {

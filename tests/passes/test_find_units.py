@@ -1,12 +1,14 @@
 """Units are found in every layout, with what they own and what they cost."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsefx.passes import find_units
 from sparsefx.passes.units.unit_map import UnitGroup, UnitMap
+from sparsefx.passes.units.unit_scores import magnitudes
 from tests.passes.unit_graphs import graph_of
-from tests.unit_networks import NETWORKS, Gelu, Residual
+from tests.unit_networks import NETWORKS, Beside, FusedAttention, Gelu, Residual
 
 
 def found_in(name: str) -> UnitMap:
@@ -52,6 +54,11 @@ def test_heads_own_their_column_of_a_bias_table() -> None:
         assert found[f"blocks.0.attention.{name}.weight", 0] == [12, 13, 14, 15]
 
 
+def test_heads_of_products_written_as_sums() -> None:
+    found = found_in("summed").groups["blocks.0.attention.proj.heads"]
+    assert (found.size, found.kind) == (4, "heads")
+
+
 def test_heads_that_share_keys_go_together() -> None:
     units = found_in("llama")
     found = slices(units, "blocks.0.attention.o.heads", 1)
@@ -74,6 +81,42 @@ def test_channels_of_closed_dependencies() -> None:
     found = owned(stream, 3)
     assert found["stem.weight", 0] == found["conv2.weight", 0] == [3]
     assert found["head.weight", 1] == [12, 13, 14, 15]
+
+
+def test_channels_beside_others() -> None:
+    groups = found_in("beside").groups
+    assert groups["mix.channels"].size == 6
+    assert owned(groups["mix.channels"], 5) == {
+        ("conv.weight", 0): [5],
+        ("conv.bias", 0): [5],
+        ("mix.weight", 1): [5],
+        ("scale", 0): [5],
+    }
+    tensors = {name: torch.ones_like(p) for name, p in Beside().named_parameters()}
+    weights = magnitudes(groups["mix.channels"], tensors)
+    assert weights.tolist() == [2 * 9 + 6 * 9 + 1] * 6
+
+
+def test_heads_that_another_value_weighs_stay() -> None:
+    """A mask of the inputs has no heads to cut; products of inputs make no heads."""
+
+    class Weighed(FusedAttention):
+        def forward(self, x: Tensor) -> Tensor:
+            b, n, width = x.shape
+            qkv = self.qkv(x).view(b, n, 3, self.heads, -1)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            mask = x.mean(-1)[:, None, None].expand(b, self.heads, n, n)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            return self.proj(out.transpose(1, 2).reshape(b, n, width))
+
+    class Mixed(Gelu):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc2((x @ x.mT) @ F.gelu(self.fc1(x)))
+
+    x = torch.randn(2, 3, 8)
+    assert not find_units(graph_of(Weighed(8, 4), x)).groups
+    (neurons,) = find_units(graph_of(Mixed(8, 16), x)).groups.values()
+    assert (neurons.size, neurons.kind) == (16, "neurons")
 
 
 def test_cost_of_a_unit() -> None:

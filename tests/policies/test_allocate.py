@@ -45,6 +45,11 @@ def test_golden_erk(
     assert list(plan.densities.values()) == pytest.approx(expected, abs=1e-9)
 
 
+def test_erk_goes_by_the_sides_over_the_entries() -> None:
+    found = erk([site("a", (1, 1)), site("b", (10, 10))], 10).densities
+    assert found["a.weight"] == pytest.approx(10 * found["b.weight"])
+
+
 def test_counts_hand_out_what_is_left_by_largest_fraction() -> None:
     pair = sites_of([(10,), (10,)])
     plan = planned([0.25, 0.27], pair, 5.2, "params")
@@ -133,6 +138,7 @@ def test_allocate_reads_budgets_and_policies() -> None:
     assert allocate(sites, "60 MACs", policy=Policy(allocation="uniform")).cost == (
         pytest.approx(60)
     )
+    assert allocate(sites, {"macs + params": 0.5}, policy="uniform").budget == 400
     weighty = [site("a", (4,), 1, torch.arange(4.0))]
     plan = allocate(weighty, 0.5, policy="spartan", normalize="none")
     assert plan.densities == {"a.weight": 0.5}

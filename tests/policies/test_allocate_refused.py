@@ -80,6 +80,13 @@ def test_at_most_five_layers_are_blamed_largest_first() -> None:
         uniform(sites, 3)
 
 
+def test_a_table_has_eight_of_the_layers_to_blame() -> None:
+    with pytest.raises(BudgetError) as caught:
+        uniform([site(f"l{i}", (i + 1,), low=1.0) for i in range(10)], 3)
+    *_, last, rest = str(caught.value).splitlines()
+    assert (last.split()[0], rest) == ("l2", "and 2 more")
+
+
 def test_two_fractions_that_round_alike_are_told_apart() -> None:
     sites = [site("a", (10**6,), low=0.5)]
     with pytest.raises(BudgetError, match=r"budget 0\.499999 is below the 0\.5 that"):

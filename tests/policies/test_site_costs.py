@@ -84,7 +84,7 @@ def test_budgets_of_costs_of_your_own() -> None:
         Budget("energy", 12e3, absolute=True),
     )
     assert parse_budget("50%", "macs + energy", own) == (Budget("macs + energy", 0.5),)
-    for text in ("3 J", "-1 energy", "x"):
+    for text in ("3 J", "-1 energy", "0 energy", "1e999 energy", "x"):
         with pytest.raises(BudgetError, match="with the cost's name, such as"):
             parse_budget({"energy": text}, own=own)
     with pytest.raises(BudgetError, match="a mixture of costs, which has no unit"):
@@ -193,6 +193,7 @@ def test_costs_of_your_own_and_mixtures_are_met() -> None:
     assert mixed <= 0.25 * (0.7 * 4 * 768 + 0.3 * dense)
     text = str(sparsefx.report(sparse))
     assert "energy kept" in text
+    assert sparsefx.report(sparse).totals["energy"].fixed == 0
     with pytest.raises(PolicyError, match=re.escape("costs['energy'] pattern 'zz'")):
         sparsefx.transform(
             net(), costs={"energy": {"zz": 1}}, budget={"energy": 0.5},

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 import sparsefx
 from sparsefx.errors import BudgetError, PolicyError
@@ -73,6 +74,16 @@ def test_a_model_with_a_misfit_is_refused_or_left_dense_by_choice() -> None:
     assert "its 12 rows are no multiple of 8" in row["reason"]
 
 
+def test_a_misfit_behind_a_layer_that_is_left_out_is_found() -> None:
+    layers = [nn.Linear(16, 12), nn.Linear(12, 12), nn.Linear(12, 8)]
+    with pytest.warns(UserWarning, match=r"stay dense: 1\.weight \(cannot"):
+        sparse = sparse_of(
+            "block:8x4", nn.Sequential(*layers), exclude=("0",), fallback="dense",
+            budget=0.9, budget_of="selected",
+        )  # fmt: skip
+    assert list(sparsefx.masks(sparse)) == ["2.weight"]
+
+
 def test_layers_differ_by_pattern() -> None:
     sparse = sparse_of("block:2x4", layers={"2": {"granularity": "2:4"}})
     rows = sparsefx.report(sparse).to_dict()["layers"]
@@ -126,6 +137,13 @@ def test_groups_are_those_of_the_definition(
     change = (groups.values(moved) - groups.values(weight)) / 1e-6
     pulled = (groups.pull(weight.detach(), slopes) * direction).sum()
     torch.testing.assert_close((change * slopes).sum(), pulled, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_of_stacked_matrices_lie_in_one_of_them() -> None:
+    stack = torch.randn(4, 6, 9)
+    found = grouping("block:2x3", (4, 6, 9), "matmul").values(stack)
+    one = grouping("block:2x3", (6, 9), "linear")
+    torch.testing.assert_close(found, torch.cat([one.values(w) for w in stack]))
 
 
 @pytest.mark.parametrize("policy", ["cost_budget", "uniform", "rigl"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sparsefx.solver.count_curves import Curves
@@ -61,3 +61,17 @@ def test_a_curve_passes_through_what_was_swept(
             assert float(slope) > 0
         elif not inside:
             assert float(slope) == pytest.approx(0.0, abs=1e-6)
+
+
+@settings(max_examples=60)
+@given(swept(), st.floats(-20, 20))
+def test_the_spread_is_the_slope_of_the_count(problem: Any, nu: float) -> None:
+    z, nus, _ = problem
+    assume(all(abs(nu - at) > 1e-3 for at in nus))
+    curves = Curves([50], [0], [50], [(float(z.min()), float(z.max()))])
+    for at in nus:
+        kept, spread = sums(z, at)
+        curves.add([at], [kept], [spread])
+    step = torch.tensor([nu - 1e-5, nu, nu + 1e-5], dtype=torch.float64)
+    (low, _), (_, slope), (high, _) = (curves.at(value[None]) for value in step)
+    assert float(slope) == pytest.approx(float(high - low) / 2e-5, rel=1e-5, abs=1e-6)

@@ -13,6 +13,7 @@ import sparsefx
 from sparsefx.errors import BudgetError, MaskError
 from sparsefx.kernels import kernels_for
 from sparsefx.solver import hard_masks as greedy
+from sparsefx.solver.greedy_purchase import Offer, Purse, buy
 from sparsefx.solver.hard_masks import solve_hard
 from sparsefx.solver.layer import Layer, total_cost
 from sparsefx.solver.survey_bands import cuts
@@ -64,6 +65,13 @@ def test_whole_budgets_are_spent_whole(price: float, kept: int) -> None:
     layers = [Layer(torch.rand(1000), price, 1.0, 0, 1000)]
     assert solve_hard(layers, kept * price).counts == (kept,)
     assert solve_hard(layers, kept / 1000 * (price * 1000)).counts == (kept,)
+
+
+def test_a_quotient_that_rounds_up_buys_no_more_than_there_is() -> None:
+    assert 7.7 / 1.1 == 7.0
+    assert 7 * 1.1 > 7.7
+    offer = Offer(torch.tensor([2.0, 1.0]), torch.tensor([10, 10]), torch.arange(2))
+    assert buy(Purse(7.7, [1.1, 2.3]), [0, 0], offer) == ([6, 0], 2.0)
 
 
 @settings(max_examples=150)

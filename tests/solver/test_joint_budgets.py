@@ -253,6 +253,18 @@ def test_all_weights_equal_share_what_several_budgets_allow() -> None:
     assert solve_hard_joint(layers, limits).masks.counts == (100, 100)
 
 
+def test_a_start_is_no_more_than_one() -> None:
+    """Of multipliers that are known in part, or of a budget that never runs out."""
+    layers = [Layer(torch.rand(90), 1.0, worth, 0, 90) for worth in (1.0, 2.0, 0.5)]
+    rows = ((1.0, 3.0, 2.0), (3.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+    limits = Limits(rows, (140.0, 120.0, 999.0), ("a", "b", "c"))
+    cold = solve_hard_joint(layers, limits)
+    assert cold.scope.live == (0, 1)
+    for start in (cold.x, (math.nan, 1.0, 0.0), (0.0, 0.0, 0.0)):
+        again = solve_hard_joint(layers, limits, start=start)
+        assert again.masks.counts == cold.masks.counts
+
+
 def test_bounds_may_decide_alone() -> None:
     layers = [Layer(torch.ones(4), 1.0, 1.0, low, 4) for low in (1, 2, 0)]
     limits = Limits(((1.0, 1.0, 0.0), (0.0, 1.0, 1.0)), (3.0, 9.0), ("a", "b"))

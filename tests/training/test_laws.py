@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import sparsefx
+from sparsefx.learners import learner_of
 from tests.training.lives import (
     CASES,
     STEPS,
@@ -135,6 +136,10 @@ def test_after_the_freeze_nothing_moves(name: str) -> None:
                 torch.equal(m, masks[n]) for n, m in sparsefx.masks(sparse).items()
             )
         masks = sparsefx.masks(sparse)
+    if info.frozen and learner_of(POLICIES[name].learner).stored:
+        sparse(X).square().sum().backward()
+        for key, mask in masks.items():
+            assert not sparse.get_parameter(key).grad[~mask].any()
 
 
 @pytest.mark.parametrize("policy", ["cost_budget", "magnitude", "units"])

@@ -69,7 +69,8 @@ def test_regrowth_moves_half_of_each_layer_to_large_gradients() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(PolicyError, match=r"rate is 1\.0; give a share"):
-        study(net(), [], rate=1.0)
+    for rate in (0.0, 1.0):
+        with pytest.raises(PolicyError, match=rf"rate is {rate}; give a share"):
+            study(net(), [], rate=rate)
     with pytest.raises(PolicyError, match="growth needs gradients; give backward"):
         study(net(), [], rate=0.5, regrow=0.5)

@@ -257,3 +257,15 @@ def test_calibration_without_effect_is_told() -> None:
                 calibration=data,
                 loss=F.cross_entropy,
             )
+
+
+def test_the_least_budget_of_units_is_enough() -> None:
+    """Seven parameters a neuron, and two biases that no neuron owns."""
+    make = lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))  # noqa: E731
+    given = {"example_inputs": (torch.randn(3, 4),)}
+    sparse = sparsefx.transform(make(), "units", budget={"params": "9 params"}, **given)
+    assert sum(int(mask.sum()) for mask in sparsefx.masks(sparse).values()) == 1
+    info = sparsefx.step(sparse)
+    assert (info.soft_cost, info.hard_cost) == (9.0, 9.0)
+    with pytest.raises(BudgetError, match="the least number of units cost 9"):
+        sparsefx.transform(make(), "units", budget={"params": "8 params"}, **given)
