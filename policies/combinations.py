@@ -55,6 +55,16 @@ def contradiction(policy: Policy, known: Mapping[str, Setting]) -> str:
         )
     if learner.part == "tokens" and not policy.tokens:
         return f"the learner {learner.name} needs to know where; set tokens: {_FIRST}"
+    if policy.rewrite != "none" and policy.tokens:
+        return (
+            f"tokens and rewrite {policy.rewrite!r} both change the structure; use one"
+        )
+    if policy.rewrite != "none" and learner.part != "weights":
+        return (
+            f"rewrite {policy.rewrite!r} makes layers for sparse weights, but the "
+            f"learner {learner.name} masks none; choose a learner of weights, or set "
+            "rewrite: none"
+        )
     if policy.tokens and policy.budget_of == "selected":
         return (
             "tokens are dropped under a budget of the model, not of selected weights; "

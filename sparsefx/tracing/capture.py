@@ -34,12 +34,14 @@ class Capture:
         programs: recorded graphs by module path ("" is the whole model).
         reasons: why a path could not be recorded, by path.
         observed: how weights that no graph shows were used on the example inputs.
+        inputs: the example inputs; None if there were none, and no sizes are known.
     """
 
     root: nn.Module
     programs: Mapping[str, Program]
     reasons: Mapping[str, str] = field(default_factory=dict)
     observed: Mapping[str, Observed] = field(default_factory=dict)
+    inputs: Any = None
 
     @property
     def graphs(self) -> dict[str, fx.GraphModule]:
@@ -51,9 +53,11 @@ class Capture:
         """Graphs that cover each call once: of the first call, of eval if not of both.
 
         Where a module has a graph in eval only, those of its parts are left out, but
-        for parts that only train mode uses.
+        for parts that only train mode uses. There are none if no sizes are known.
         """
         found: dict[str, fx.GraphModule] = {}
+        if self.inputs is None:
+            return found
         for path, program in self.programs.items():
             owner = self.root.get_submodule(path)
             outer = {p: self.programs[p] for p in _around(path) if p in self.programs}
@@ -160,7 +164,7 @@ def capture(
         for number, other in enumerate(more, 2):
             _add_call(model, number, observe(model, other)[""], one, programs, reasons)
         observed = _observed(model, call, programs)
-    return Capture(model, programs, reasons, observed)
+    return Capture(model, programs, reasons, observed, example_inputs)
 
 
 def _shown(root: nn.Module, programs: Mapping[str, Program]) -> set[int]:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from sparsefx.torch_internals import TreeSpec, set_hints, tree_flatten, tree_unflatten
 from sparsefx.tracing.gradient_regions import closed_on_error
 from sparsefx.tracing.graph_module import bind
-from sparsefx.tracing.guards import Guards, Noted
+from sparsefx.tracing.guards import Guards, Noted, noted
 from sparsefx.tracing.object_trees import unbox
 from sparsefx.tracing.symbolic_inputs import ONE_BATCH
 
@@ -78,6 +78,13 @@ class Program:
         twin.graph = copy.deepcopy(self.graph)
         twin.twin = None if self.twin is None else copy.deepcopy(self.twin, memo)
         twin.other = None if self.other is None else copy.deepcopy(self.other, memo)
+        twin.rebind()
+        return twin
+
+    def of(self, root: nn.Module, graph: fx.Graph) -> Program:
+        """The program of another graph, of another module, for the same calls."""
+        twin = copy.copy(self)
+        twin.graph, twin.attributes, twin.kind = graph, noted(root), None
         twin.rebind()
         return twin
 

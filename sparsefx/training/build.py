@@ -1,4 +1,4 @@
-"""From a model and a policy to the sparse model: capture, price, select, insert."""
+"""From a model's graphs and a policy to the sparse model: price, select, insert."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsefx.errors import CaptureError, MaskError
+from sparsefx.errors import MaskError
 from sparsefx.lowering.latency_costs import Timed, timed
 from sparsefx.masking.masked_module import mask_module, mirror, restore, run_graph
 from sparsefx.masking.site import Site
@@ -20,14 +20,12 @@ from sparsefx.passes.costs.cost_table import CostRow, CostTable
 from sparsefx.passes.insert_masks import InsertMasks
 from sparsefx.policies import function_of
 from sparsefx.policies.latency_line import Line
-from sparsefx.policies.policy import Policy
 from sparsefx.policies.policy_function import Context, prepared
 from sparsefx.policies.site_costs import with_costs
 from sparsefx.settings.budget import parse_budget
 from sparsefx.settings.granularity import Granularity
 from sparsefx.settings.patterns import Selection, select
-from sparsefx.tracing.capture import Capture, capture
-from sparsefx.tracing.offered_inputs import offered
+from sparsefx.tracing.capture import Capture
 from sparsefx.training.budget_targets import floored, targets_of
 from sparsefx.training.build_units import gate_graph
 from sparsefx.training.dense_fallback import without_misfits
@@ -38,25 +36,20 @@ from sparsefx.training.stored_weights import StoredWeights, keeps_masks, wide
 from sparsefx.training.token_part import token_part
 from sparsefx.training.units_around import maps_of, units_around
 from sparsefx.training.weight_coverage import check_coverage, coverage_of, left_apart
+from sparsefx.training.whole_graph import Start
 
 
 def build(
-    model: nn.Module,
-    policy: Policy,
-    example_inputs: Any,
+    start: Start,
     *,
     inplace: bool,
     strict: bool,
     calibration: Sequence[tuple[Any, Any]] = (),
     loss: Callable[[Any, Any], Tensor] | None = None,
-    original: Mapping[str, float] | None = None,
 ) -> nn.Module:
-    """Builds the sparse model; see `sparsefx.transform`.
-
-    ``original`` is what the maskable part cost before a rewrite, by cost name.
-    """
-    found, priced = _captured(model, example_inputs)
-    table = cost_table(model, found.priced if priced else {}, found.observed)
+    """Builds the sparse model; see `sparsefx.transform`."""
+    found, policy, model = start.found, start.policy, start.found.root
+    table = cost_table(model, found.priced, found.observed)
     table = table.at(policy.sizes)
     weights = {row.name: row for row in table if row.maskable}
     if not weights:
@@ -101,7 +94,7 @@ def build(
         )
     fixed = {cost: total["fixed"] for cost, total in table.totals().items()}
     asked = parse_budget(policy.budget, policy.cost, tuple(policy.costs))
-    clock = partial(timed, model, example_inputs, asked, sites, dense)
+    clock = partial(timed, model, found.inputs, asked, sites, dense)
     times: Timed | None = None
 
     def latencies() -> Mapping[str, Line]:
@@ -109,32 +102,21 @@ def build(
         times = times or clock(every=True)
         return times.latencies.lines if times is not None else {}
 
-    context = Context(asked, example_inputs, calibration, loss, latencies)
+    context = Context(asked, found.inputs, calibration, loss, latencies)
     function = prepared(function_of(policy.allocation), model, sites, context)
     times = times or clock()
     if times is not None:
         sites, dense = times.sites, times.dense
+    priced = found.inputs is not None
     targets = targets_of(policy, function, sites, dense, priced, fixed, times)
     covered = coverage_of(model, table, weights, chosen, found)
-    plan = Plan(policy, sites, dense, targets, fixed, covered, original or {}, function)
+    plan = Plan(policy, sites, dense, targets, fixed, covered, start.original, function)
     plan = replace(plan, sites=floored(plan))
     # refuse before touching
     plan.bounds(plan.allowed(1.0), [parameters[s.name] for s in sites])
-    check_coverage(model, covered, found, priced, strict)
+    check_coverage(model, covered, found, strict)
     macs = float(table.totals()["macs"]["total"])
-    return _install(model, plan, found, priced, inplace, macs)
-
-
-def _captured(model: nn.Module, example_inputs: Any) -> tuple[Capture, bool]:
-    if example_inputs is not None:
-        return capture(model, example_inputs), True
-    inputs = offered(model)
-    if inputs is not None:
-        try:
-            return capture(model, inputs), True
-        except CaptureError:
-            pass  # what the model offers does not fit: as if it offered nothing
-    return capture(model, None), False
+    return _install(plan, found, inplace, macs)
 
 
 def _nothing(model: nn.Module, table: CostTable) -> str:
@@ -182,15 +164,8 @@ def _site(
     )
 
 
-def _install(
-    model: nn.Module,
-    plan: Plan,
-    found: Capture,
-    priced: bool,
-    inplace: bool,
-    macs: float,
-) -> nn.Module:
-    root = model if inplace else mirror(model)
+def _install(plan: Plan, found: Capture, inplace: bool, macs: float) -> nn.Module:
+    root = found.root if inplace else mirror(found.root)
     numbers = {site.name: index for index, site in enumerate(plan.sites)}
     named = dict(root.named_parameters())
     index_of = {id(named[name]): index for name, index in numbers.items()}
@@ -222,7 +197,7 @@ def _install(
         state.units = units and units.state
         soft = SoftWeights(plan, state, units=units)
         life.add(StoredWeights(plan, state) if keeps_masks(policy) else soft)
-        _insert(root, life, state, found, index_of, priced)
+        _insert(root, life, found, index_of)
         if units is not None:
             for (_, each), places in zip(found.programs[""].parts(), maps, strict=True):
                 gate_graph(each.module(root), places, units, life)
@@ -234,12 +209,7 @@ def _install(
 
 
 def _insert(
-    root: nn.Module,
-    life: Life,
-    state: SparseState,
-    found: Capture,
-    index_of: Mapping[int, int],
-    priced: bool,
+    root: nn.Module, life: Life, found: Capture, index_of: Mapping[int, int]
 ) -> None:
     """Annotates and masks the graphs, and makes their modules run them."""
     for path, program in found.programs.items():
@@ -253,6 +223,6 @@ def _insert(
         for _, part in program.parts():
             part.rebind()
             bound = part.module(owner)
-            if priced:
+            if found.inputs is not None:
                 AnnotateCosts()(bound)
             InsertMasks(local, life)(bound)

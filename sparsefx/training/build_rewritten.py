@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from sparsefx.errors import MaskError, PolicyError
-from sparsefx.passes.iso_flop.record import KEY, IsoFlop, record_of
+from sparsefx.passes.annotate_costs import cost_table
+from sparsefx.passes.iso_flop.record import record_of
 from sparsefx.passes.sparse_doped import SparseDoped
 from sparsefx.passes.sparse_factorized import SparseFactorized
 from sparsefx.passes.sparse_parallel import SparseParallel
 from sparsefx.passes.sparse_wide import SparseWide
 from sparsefx.policies.policy import Policy
 from sparsefx.settings.fields import rule_of
-from sparsefx.tracing.offered_inputs import offered
-from sparsefx.training.build import build
 from sparsefx.training.life import life_of
-from sparsefx.training.whole_graph import whole_graph
+from sparsefx.training.whole_graph import Start, as_model, whole_graph
 
 MEMBERS: Mapping[str, Any] = {
     "sparse_wide": SparseWide,
@@ -32,66 +31,31 @@ MEMBERS: Mapping[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Restructured:
-    """What a rewrite makes of a model and a policy.
+def rewritten(
+    model: nn.Module, policy: Policy, example_inputs: Any, *, inplace: bool
+) -> Start:
+    """Rewrites a model as the policy's ``rewrite`` says.
 
-    Attributes:
-        model: the rewritten model, a graph module with the model's call signature.
-        policy: the policy with the densities of the new layers.
-        original: maskable cost of the model as it was given, by cost name.
-    """
-
-    model: fx.GraphModule
-    policy: Policy
-    original: Mapping[str, float]
-
-
-def rebuild(
-    model: nn.Module,
-    policy: Policy,
-    example_inputs: Any,
-    *,
-    inplace: bool,
-    strict: bool,
-) -> nn.Module:
-    """Rewrites a model, masks what came out, and gives the weights their energy.
+    Returns:
+        a graph module with the model's call signature, and the policy with the
+        densities of the new layers.
 
     Raises:
         MaskError: ``inplace``, though the result is a new model.
+        CaptureError: the model is not one graph, which a rewrite needs.
+        PolicyError: the rewrite does not know an option, or a setting contradicts it.
     """
     if inplace:
         raise MaskError(
             f"rewrite {policy.rewrite!r} makes a new model; drop inplace=True"
         )
-    new = restructured(model, policy, example_inputs)
-    inputs = offered(model) if example_inputs is None else example_inputs
-    root = build(
-        new.model,
-        new.policy,
-        inputs,
-        inplace=True,  # the new model is nobody else's
-        strict=strict,
-        original=new.original,
-    )
-    calibrate(root)
-    return root
-
-
-def restructured(model: nn.Module, policy: Policy, example_inputs: Any) -> Restructured:
-    """Rewrites a model as the policy's ``rewrite`` says.
-
-    Raises:
-        CaptureError: the model is not one graph, which a rewrite needs.
-        PolicyError: the rewrite does not know an option, or a setting contradicts it.
-    """
     rewrite = rewrite_of(policy)
     if policy.budget != Policy().budget:
         warnings.warn(
             f"budget {policy.budget!r} has no effect with rewrite {policy.rewrite!r}, "
             "which keeps the dense model's cost; set density instead",
             UserWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
     for name in ("exclude", "layers"):
         if getattr(policy, name):
@@ -99,8 +63,8 @@ def restructured(model: nn.Module, policy: Policy, example_inputs: Any) -> Restr
                 f"{name} has no effect with rewrite {policy.rewrite!r}, which decides "
                 "how much of each layer is kept; name the layers to rewrite by include"
             )
-    graph, totals = whole_graph(model, example_inputs)
-    made = rewrite(graph)
+    found = whole_graph(model, example_inputs)
+    made = rewrite(found.graphs[""])
     record = record_of(made)
     settled = replace(
         policy,
@@ -111,8 +75,9 @@ def restructured(model: nn.Module, policy: Policy, example_inputs: Any) -> Restr
             for name, count in record.kept.items()
         },
     )
-    original = {cost: float(total["maskable"]) for cost, total in totals.items()}
-    return Restructured(made, settled, original)
+    totals = cost_table(model, found.priced, found.observed).totals()
+    original = {cost: total["maskable"] for cost, total in totals.items()}
+    return Start(as_model(made, found), settled, original)
 
 
 def rewrite_of(policy: Policy) -> Any:
@@ -134,7 +99,8 @@ def calibrate(root: nn.Module) -> None:
     Random masks keep an average share of the energy; masks of the largest weights
     keep more, so that the same weights would start with larger outputs.
     """
-    energies = record_of_root(root).energies
+    assert isinstance(root, fx.GraphModule)
+    energies = record_of(root).energies
     changed = False
     with torch.no_grad():
         for name, wanted in energies.items():
@@ -148,17 +114,3 @@ def calibrate(root: nn.Module) -> None:
                 changed = True
     if changed:
         life_of(root, "transform").begin()
-
-
-def record_of_root(root: nn.Module) -> IsoFlop:
-    """The record of the rewrite that made a model, also when it is masked.
-
-    Raises:
-        MaskError: no rewrite made it.
-    """
-    meta = getattr(root, "meta", {})
-    if not isinstance(meta, Mapping) or KEY not in meta:
-        raise MaskError("this model was not rewritten")
-    found = meta[KEY]
-    assert isinstance(found, IsoFlop)
-    return found

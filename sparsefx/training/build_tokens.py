@@ -1,4 +1,4 @@
-r"""Chooses how many tokens stay, and builds the model that drops the others.
+r"""Chooses how many tokens stay, and makes the model that drops the others.
 
 A budget of MACs is spent on tokens and weights together. With a share :math:`s` of the
 tokens the model costs :math:`c(s)`, and weights (or units) of density :math:`d(s)` use
@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
@@ -23,7 +23,7 @@ from torch import fx, nn
 from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.learners import learner_of
 from sparsefx.passes.annotate_costs import cost_table
-from sparsefx.passes.graphs.owned_graph import settle_sizes
+from sparsefx.passes.graphs.owned_graph import own_graph, settle_sizes
 from sparsefx.passes.select_tokens import SelectTokens, anchor_of
 from sparsefx.passes.tokens.token_scorer import TokenChoice, scorers
 from sparsefx.policies.policy import Policy
@@ -31,87 +31,37 @@ from sparsefx.settings.budget import parse_budget
 from sparsefx.settings.token_options import Place, TokenOptions, parse_tokens
 from sparsefx.torch_internals import hint
 from sparsefx.tracing.graph_module import assembled, held_by
-from sparsefx.tracing.offered_inputs import offered
-from sparsefx.training.build import build
-from sparsefx.training.build_units import build_units
-from sparsefx.training.whole_graph import Totals, whole_graph
+from sparsefx.training.whole_graph import Start, as_model, whole_graph
 
 Keep = int | float
+Totals = Mapping[str, Mapping[str, float]]
 
 
-def build_tokens(
-    model: nn.Module,
-    policy: Policy,
-    example_inputs: Any,
-    *,
-    inplace: bool,
-    strict: bool,
-) -> nn.Module:
-    """Puts token selections into a model, and masks or gates what the policy says.
+def shortened(
+    model: nn.Module, policy: Policy, example_inputs: Any, *, inplace: bool
+) -> Start:
+    """Puts the token selections into a model that the policy asks for.
+
+    Returns:
+        a graph module with the model's call signature, and the policy with its budget
+        of MACs as an amount.
 
     Raises:
         MaskError: ``inplace``, though the result is a new model; or nothing in the
             model takes (batch, tokens, width).
-        PolicyError: the policy also rewrites layers, or leaves the number of tokens to
-            a budget that does not speak of MACs.
+        PolicyError: the policy leaves the number of tokens to a budget that does not
+            speak of MACs.
         BudgetError: the budget is below what the least number of tokens costs.
         CaptureError: the model is not one graph, or what follows a place needs the
             number of tokens it was recorded with.
     """
     if inplace:
         raise MaskError("dropping tokens makes a new model; drop inplace=True")
-    if policy.rewrite != "none":
-        raise PolicyError(
-            f"tokens and rewrite {policy.rewrite!r} both change the structure; use one"
-        )
     options = parse_tokens(policy.tokens)
     assert options is not None
-    short = shortened(model, policy, options, example_inputs)
-    inputs = offered(model) if example_inputs is None else example_inputs
-    if learner_of(policy.learner).part != "weights":
-        return build_units(
-            short.model,
-            short.policy,
-            inputs,
-            inplace=True,
-            strict=strict,
-            given=short.given,
-        )
-    original = {name: cost["maskable"] for name, cost in short.given.items()}
-    original["macs"] = short.given["macs"]["total"] - short.fixed
-    return build(
-        short.model,
-        replace(short.policy, exclude=(*policy.exclude, "tokens_*")),
-        inputs,
-        inplace=True,  # the new model is nobody else's
-        strict=strict,
-        original=original,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Shortened:
-    """A model with token selections.
-
-    Attributes:
-        model: a graph module with the model's call signature.
-        policy: the policy, its budget of MACs as an amount.
-        given: what the model cost as it was given.
-        fixed: MACs of the shorter model that no mask can save.
-    """
-
-    model: fx.GraphModule
-    policy: Policy
-    given: Totals
-    fixed: float
-
-
-def shortened(
-    model: nn.Module, policy: Policy, options: TokenOptions, example_inputs: Any
-) -> Shortened:
-    """The model with the selections that the policy asks for; see `build_tokens`."""
-    base, given = whole_graph(model, example_inputs)
-    settle_sizes(base)  # what comes out is recorded anew
+    found = whole_graph(model, example_inputs)
+    given = cost_table(model, found.priced, found.observed).totals()
+    base = own_graph(found.graphs[""])
     part = learner_of(policy.learner).part
     places = resolved(model, base, options)
     limit = _limit(policy, given, part != "weights")
@@ -122,7 +72,7 @@ def shortened(
                 f"budget {policy.budget!r} says nothing of MACs, so it cannot say how "
                 "many tokens stay; give tokens={'keep': 0.7}, or a budget in macs"
             )
-        keeps = _chosen(base, places, options, policy, limit)
+        keeps = _chosen(_plain(base), places, options, policy, limit)
     if len(keeps) == 1:
         keeps *= len(places)
     made, totals = _made(base, places, keeps, options.prefix)
@@ -133,8 +83,13 @@ def shortened(
             f"budget's {limit:.6g}; lower keep, or leave it out"
         )
     _describe(made, places, options, policy, [given, *totals])
-    fixed = totals[-1]["macs"]["fixed"]
-    return Shortened(made, _settled(policy, limit), given, fixed)
+    new, settled = as_model(made, found), _settled(policy, limit)
+    if part != "weights":
+        return Start(new, settled, {c: cost["total"] for c, cost in given.items()})
+    settled = replace(settled, exclude=(*policy.exclude, "tokens_*"))
+    original: dict[str, float] = {c: cost["maskable"] for c, cost in given.items()}
+    original["macs"] = given["macs"]["total"] - totals[-1]["macs"]["fixed"]
+    return Start(new, settled, original)
 
 
 def resolved(
@@ -271,6 +226,13 @@ def largest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
+
+
+def _plain(base: fx.GraphModule) -> fx.GraphModule:
+    """The same graph without symbols, to be priced many times."""
+    twin = assembled(copy.deepcopy(base.graph), held_by(base), base)
+    settle_sizes(twin)
+    return twin
 
 
 def _made(

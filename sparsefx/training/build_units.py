@@ -25,13 +25,12 @@ from sparsefx.policies.unit_bounds import bounds
 from sparsefx.reports.report import Coverage
 from sparsefx.settings.budget import parse_budget
 from sparsefx.settings.patterns import Selection, named_by, select
-from sparsefx.tracing.capture import capture
-from sparsefx.tracing.offered_inputs import offered
 from sparsefx.training.life import Life
 from sparsefx.training.plan import Plan, Target
 from sparsefx.training.token_part import token_part
 from sparsefx.training.unit_gates import GateState, columns_of
 from sparsefx.training.unit_part import UnitPart
+from sparsefx.training.whole_graph import Start
 
 if TYPE_CHECKING:
     import sympy
@@ -40,19 +39,10 @@ COSTS = ("macs", "params")
 Totals = Mapping[str, float]
 
 
-def build_units(
-    model: nn.Module,
-    policy: Policy,
-    example_inputs: Any,
-    *,
-    inplace: bool,
-    strict: bool,
-    given: Mapping[str, Mapping[str, float]] | None = None,
-) -> nn.Module:
+def build_units(start: Start, *, inplace: bool, strict: bool) -> nn.Module:
     """Puts gates on the units of a model; see `sparsefx.transform`.
 
     With the learner of tokens there are no gates, only what counts and reports them.
-    ``given`` is what the model cost before tokens were dropped, by cost name.
 
     Raises:
         CaptureError: the model is not one graph, or no inputs are known.
@@ -60,10 +50,9 @@ def build_units(
         PolicyError: a setting has no meaning for units.
         BudgetError: the budget is below what no unit owns.
     """
-    inputs = offered(model) if example_inputs is None else example_inputs
-    if inputs is None:
+    found, policy, model = start.found, start.policy, start.found.root
+    if found.inputs is None:
         raise CaptureError("units are found in a graph: give example_inputs=(x,)")
-    found = capture(model, inputs)
     if not found.whole:
         reason = next(iter(found.reasons.values()), "")
         raise CaptureError(
@@ -72,7 +61,7 @@ def build_units(
         )
     table = cost_table(model, found.priced, found.observed)
     totals = {cost: float(table.totals()[cost]["total"]) for cost in COSTS}
-    before = {c: float((given or {}).get(c, {}).get("total", totals[c])) for c in COSTS}
+    before = {cost: float(start.original.get(cost, totals[cost])) for cost in COSTS}
     root = model if inplace else mirror(model)
     program = found.programs[""]
     maps = [find_units(SplitAttention()(p.module(root))) for _, p in program.parts()]

@@ -19,13 +19,14 @@ from sparsefx.policies.policy import Policy
 from sparsefx.reports.report import Report
 from sparsefx.tracing.capture import by_path
 from sparsefx.training.build import build
-from sparsefx.training.build_rewritten import rebuild
-from sparsefx.training.build_tokens import build_tokens
+from sparsefx.training.build_rewritten import calibrate, rewritten
+from sparsefx.training.build_tokens import shortened
 from sparsefx.training.build_units import build_units
 from sparsefx.training.life import Life, life_of
 from sparsefx.training.present_zeros import check_zeros, keep_zeros
 from sparsefx.training.recipe import recipe_of
 from sparsefx.training.step_report import StepReport
+from sparsefx.training.whole_graph import Start, recorded
 
 
 def transform(
@@ -88,16 +89,22 @@ def transform(
             "original model, or finalize this one first"
         )
     _check_data(settings, calibration, loss)
-    options: dict[str, Any] = {"inplace": inplace, "strict": strict}
+    part = learner_of(settings.learner).part
     if settings.tokens:
-        sparse = build_tokens(model, settings, example_inputs, **options)
-    elif learner_of(settings.learner).part == "units":
-        sparse = build_units(model, settings, example_inputs, **options)
+        start = shortened(model, settings, example_inputs, inplace=inplace)
     elif settings.rewrite != "none":
-        sparse = rebuild(model, settings, example_inputs, **options)
+        start = rewritten(model, settings, example_inputs, inplace=inplace)
     else:
-        known: dict[str, Any] = {"calibration": calibration, "loss": loss}
-        sparse = build(model, settings, example_inputs, **known, **options)
+        start = Start(recorded(model, example_inputs), settings)
+    new = start.found.root is not model
+    options: dict[str, Any] = {"inplace": inplace or new, "strict": strict}
+    if part == "weights":
+        data: dict[str, Any] = {"calibration": calibration, "loss": loss}
+        sparse = build(start, **options, **({} if new else data))
+    else:
+        sparse = build_units(start, **options)
+    if settings.rewrite != "none":
+        calibrate(sparse)
     life = life_of(sparse, "transform")  # remembers where the weights stand
     if masks == "nonzero":
         keep_zeros(life)

@@ -82,7 +82,6 @@ def check_coverage(
     model: nn.Module,
     covered: Sequence[Coverage],
     found: Capture,
-    priced: bool,
     strict: bool,
 ) -> None:
     """Says which weights stay dense though nobody asked for it.
@@ -100,7 +99,7 @@ def check_coverage(
         if strict:
             raise MaskError(f"{message}; exclude them, or drop strict=True")
         _say(f"{message}; report() lists them")
-    if priced and not found.whole:
+    if found.inputs is not None and not found.whole:
         reason = next(iter(found.reasons.values()), "")
         parts = ", ".join(list(found.programs)[:4]) or "none"
         _say(

@@ -14,6 +14,7 @@ from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.passes import ShrinkUnits
 from sparsefx.passes.tokens.token_scorer import scorers
 from sparsefx.settings.token_options import parse_tokens
+from sparsefx.tracing.capture import Capture
 from sparsefx.training import build_tokens
 from sparsefx.training.build_tokens import largest
 from sparsefx.training.whole_graph import whole_graph
@@ -59,16 +60,13 @@ def sparse_of(policy: str, **options: object) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def recorded() -> tuple[object, object]:
+def recorded() -> Capture:
     return whole_graph(tall(), (pictures(),))
 
 
-def reuse(recorded, patch: pytest.MonkeyPatch) -> None:
+def reuse(recorded: Capture, patch: pytest.MonkeyPatch) -> None:
     """Recording takes most of the time, and is the same in every test."""
-    graph, totals = recorded
-    patch.setattr(
-        build_tokens, "whole_graph", lambda *_: (copy.deepcopy(graph), totals)
-    )
+    patch.setattr(build_tokens, "whole_graph", lambda *_: recorded)
 
 
 @pytest.fixture
@@ -188,9 +186,8 @@ def test_tokens_and_weights_share_a_budget(joint: nn.Module) -> None:
 def test_bounds_hold_the_share_of_the_tokens(quick: Any) -> None:
     bounds = {"before": 0.5, "min_keep": 0.75, "max_keep": 0.8}
     policy = sparsefx.load_policy("svite_joint", tokens=bounds)
-    options = parse_tokens(policy.tokens)
-    short = build_tokens.shortened(tall(), policy, options, (pictures(),))
-    (scorer,) = scorers(short.model)
+    short = build_tokens.shortened(tall(), policy, (pictures(),), inplace=False)
+    (scorer,) = scorers(short.found.root)
     assert scorer.choice.before == "blocks.1"
     assert scorer.choice.kept == 12
     assert short.policy.budget == {"macs": f"{0.5 * macs({}, dense=True)} MACs"}

@@ -1,0 +1,61 @@
+"""A transform records its model once, whatever is made of the graph."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import sparsefx
+from sparsefx.tracing import record_module
+from tests.unit_networks import Block, FusedAttention, Gelu, Vit
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return Vit(Block(8, FusedAttention(8, 2), Gelu(8, 12)), width=8)
+
+
+def pictures(rows: int = 2) -> torch.Tensor:
+    return torch.randn(rows, 2, 8, 8, generator=torch.Generator().manual_seed(rows))
+
+
+TOKENS = {"before": "blocks.0", "keep": 0.5}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "weights": ("cost_budget", {}),
+    "units": ("svite_units", {"budget": 0.9}),
+    "tokens": ("svite_tokens", {"tokens": TOKENS, "budget": 0.9}),
+    "tokens of a budget": (
+        "svite_tokens",
+        {"tokens": {"before": "blocks.0"}, "budget": 0.8},
+    ),
+    "tokens and units": ("svite_units", {"tokens": TOKENS, "budget": 0.8}),
+    "tokens and weights": ("svite_joint", {"tokens": TOKENS}),
+    "units and weights": ("spartan", {"unit_density": 0.5}),
+    "wide": ("sparse_wide", {}),
+    "parallel": ("sparse_parallel", {}),
+    "factorized": ("sparse_factorized", {}),
+    "doped": ("sparse_doped", {}),
+    "wide, granet": ("sparse_wide", {"learner": "granet"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_transform_records_once(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[bool] = []
+    record = record_module.record
+
+    def counted(root: nn.Module, *rest: Any, **options: Any) -> Any:
+        modes.append(root.training)
+        return record(root, *rest, **options)
+
+    monkeypatch.setattr(record_module, "record", counted)
+    policy, options = CASES[case]
+    sparse = sparsefx.transform(
+        network(), policy, example_inputs=(pictures(),), total_steps=8, **options
+    )
+    assert modes == [True, False]
+    assert list(sparsefx.graphs(sparse)) == [""]
+    plain = sparsefx.finalize(sparse.eval())
+    for rows in (1, 3):
+        torch.testing.assert_close(sparse(pictures(rows)), plain(pictures(rows)))
