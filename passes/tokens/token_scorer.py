@@ -166,23 +166,3 @@ def anneal(
 def scorers(module: nn.Module) -> list[TokenScorer]:
     """The scorers of a model's selections, in the order in which they run."""
     return [part for part in module.modules() if isinstance(part, TokenScorer)]
-
-
-def cool(module: nn.Module, step: int) -> None:
-    """Sets every temperature to what its schedule says of a step.
-
-    Args:
-        module: a model whose policy dropped tokens.
-        step: optimizer steps taken so far.
-
-    Example:
-        >>> scorer = TokenScorer(8)
-        >>> scorer.steps = 100
-        >>> cool(scorer, 50)
-        >>> round(float(scorer.tau), 4)
-        5.05
-    """
-    for scorer in scorers(module):
-        progress = 1.0 if scorer.steps is None else step / scorer.steps
-        first, last = scorer.ends
-        anneal(scorer, progress, first=first, last=last)

@@ -6,9 +6,9 @@ may fail, and when all have proposed, what they want written is written, which c
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -79,52 +79,61 @@ class Proposal:
     later: StepReport | None = None
 
 
-class Part(Protocol):
+class Part(ABC):
     """Weights, units or tokens of a model that lives sparse.
+
+    What is answered here is right for a part without masks.
 
     Attributes:
         name: under which the model's state holds `state`.
         state: what the part keeps in tensors, if anything.
     """
 
-    @property
-    def name(self) -> str: ...  # noqa: D102
+    __slots__ = ()
+    name: str
+    state: nn.Module | None
 
-    @property
-    def state(self) -> nn.Module | None: ...  # noqa: D102
-
+    @abstractmethod
     def begin(self, moment: Moment, drawn: bool) -> Sequence[Write]:
         """The first masks: those of the learner, or the largest if not `drawn`."""
 
+    @abstractmethod
     def propose(self, moment: Moment) -> Proposal:
         """What a step does; nothing has changed yet."""
 
     def stand(self) -> Sequence[Write]:
         """Masks stand still from now on, as they are."""
+        return ()
 
     def settle(self) -> StepReport | None:
         """The report of the last step, once, if a device has taken it meanwhile."""
+        return None
 
-    def reload(self, moment: Moment) -> None:
+    def reload(self, moment: Moment) -> None:  # noqa: B027
         """The state has been read from a checkpoint."""
 
     def latent(self) -> list[Tensor]:
         """The weights under masks or gates."""
+        return []
 
-    def let_follow(self, follow: Callable[[], None] | None) -> None:
+    def let_follow(self, follow: Callable[[], None] | None) -> None:  # noqa: B027
         """What is to be called before masks are read."""
 
     def masks(self) -> dict[str, Tensor]:
         """Hard masks by name."""
+        return {}
 
     def counts(self) -> tuple[int, ...]:
         """Kept entries of each site."""
+        return ()
 
     def sites(self) -> tuple[Site, ...]:
         """What can be masked."""
+        return ()
 
     def rows(self, costs: Sequence[str]) -> tuple[LayerReport, ...]:
         """Rows of the report, with these costs."""
+        return ()
 
-    def bake(self) -> None:
+    def bake(self) -> None:  # noqa: B027
         """Puts the masks into the weights, for good."""

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
-from sparsefx.masking.site import Site
 from sparsefx.passes.tokens.token_scorer import TokenScorer
 from sparsefx.reports.report import Cost, LayerReport
-from sparsefx.training.part import Moment, Proposal, Write
+from sparsefx.training.part import Moment, Part, Proposal, Write
 from sparsefx.training.plan import Plan
-from sparsefx.training.step_report import StepReport
 
 
 @dataclass(slots=True, eq=False)
-class TokenPart:
+class TokenPart(Part):
     """The selections of tokens in a model.
 
     Attributes:
         plan: of the model; it counts no selection, but what is left of the model.
         scorers: the selections, by path.
-        name: they live in the model itself, so nothing is held under it.
+        name: of the part.
+        state: None: scorers live in the model, and their temperatures are its buffers.
     """
 
     plan: Plan
     scorers: Sequence[tuple[str, TokenScorer]]
     name: str = "tokens"
-
-    @property
-    def state(self) -> nn.Module | None:
-        """See `Part.state`."""
-        return None
+    state: None = None
 
     def begin(self, moment: Moment, drawn: bool) -> Sequence[Write]:
         """See `Part.begin`."""
@@ -42,36 +37,6 @@ class TokenPart:
     def propose(self, moment: Moment) -> Proposal:
         """See `Part.propose`."""
         return Proposal(writes=self._cooled(moment.number))
-
-    def stand(self) -> Sequence[Write]:
-        """See `Part.stand`."""
-        return []
-
-    def settle(self) -> StepReport | None:
-        """See `Part.settle`."""
-        return None
-
-    def reload(self, moment: Moment) -> None:
-        """See `Part.reload`: temperatures are the model's buffers."""
-
-    def latent(self) -> list[Tensor]:
-        """See `Part.latent`."""
-        return []
-
-    def let_follow(self, follow: Callable[[], None] | None) -> None:
-        """See `Part.let_follow`."""
-
-    def masks(self) -> dict[str, Tensor]:
-        """See `Part.masks`: each input has tokens of its own."""
-        return {}
-
-    def counts(self) -> tuple[int, ...]:
-        """See `Part.counts`."""
-        return ()
-
-    def sites(self) -> tuple[Site, ...]:
-        """See `Part.sites`."""
-        return ()
 
     def rows(self, costs: Sequence[str]) -> tuple[LayerReport, ...]:
         """A row for each selection: the whole model's MACs with it, and without.
@@ -84,17 +49,11 @@ class TokenPart:
             if choice is not None:
                 spent = dict.fromkeys(costs, Cost(0, 0))
                 spent["macs"] = Cost(choice.macs, choice.without)
-                label, share = (
-                    f"{name} before {choice.before}",
-                    choice.kept / choice.tokens,
-                )
-                size = (choice.tokens,)
+                label = f"{name} before {choice.before}"
+                share, size = choice.kept / choice.tokens, (choice.tokens,)
                 row = LayerReport(label, "select_tokens", size, "token", share, spent)
                 rows.append(row)
         return tuple(rows)
-
-    def bake(self) -> None:
-        """See `Part.bake`: the scorers stay."""
 
     def _cooled(self, step: int) -> list[Write]:
         writes: list[Write] = []

@@ -23,14 +23,13 @@ from sparsefx.passes.units.unit_map import UnitGroup
 from sparsefx.passes.units.unit_scores import magnitudes
 from sparsefx.reports.report import LayerReport
 from sparsefx.training.layer_rows import layer_rows
-from sparsefx.training.part import Moment, Proposal, Write
+from sparsefx.training.part import Moment, Part, Proposal, Write
 from sparsefx.training.plan import Plan
-from sparsefx.training.step_report import StepReport
 from sparsefx.training.unit_gates import GateState
 
 
 @dataclass(slots=True, eq=False)
-class UnitPart:
+class UnitPart(Part):
     """The gated units of a model.
 
     Attributes:
@@ -93,17 +92,6 @@ class UnitPart:
             changed=moves / max(sum(group.size for group in self.groups), 1),
             beta=moment.phase.beta,
         )
-
-    def stand(self) -> Sequence[Write]:
-        """See `Part.stand`: gates are what they are."""
-        return []
-
-    def settle(self) -> StepReport | None:
-        """See `Part.settle`."""
-        return None
-
-    def reload(self, moment: Moment) -> None:
-        """See `Part.reload`."""
 
     def latent(self) -> list[Tensor]:
         """See `Part.latent`."""

@@ -14,13 +14,12 @@ from sparsefx.masking.site import Site
 from sparsefx.masking.sparse_state import SparseState
 from sparsefx.reports.report import LayerReport
 from sparsefx.training.layer_rows import layer_rows
-from sparsefx.training.part import Moment, Proposal, Write
+from sparsefx.training.part import Part, Proposal, Write
 from sparsefx.training.plan import Plan
-from sparsefx.training.step_report import StepReport
 
 
 @dataclass(slots=True, eq=False)
-class WeightPart:
+class WeightPart(Part):
     """The masked weights of a model.
 
     Attributes:
@@ -65,13 +64,6 @@ class WeightPart:
             *(functools.partial(weight.copy_, value) for weight, value in pairs),
             *self.state.writes(self.state.standing(vectors)),
         ]
-
-    def settle(self) -> StepReport | None:
-        """See `Part.settle`."""
-        return None
-
-    def reload(self, moment: Moment) -> None:
-        """See `Part.reload`."""
 
     def latent(self) -> list[Tensor]:
         """See `Part.latent`."""
