@@ -83,6 +83,8 @@ def test_densities_need_a_policy_that_takes_them() -> None:
     [
         ({"learner": "tokens"}, r"needs to know where; set tokens: \{before: 0\}"),
         ({"unit_density": 0.5, "learner": "magnitude"}, "masks weights inside units"),
+        ({"rewrite": "sparse_wide", "learner": "units_taylor"}, "learner of weights"),
+        ({"rewrite": "sparse_wide", "tokens": {"before": 0}}, "use one"),
         ({"inclusive": True}, "inclusive draws one threshold"),
         (
             {"inclusive": True, "keep_units": False, "allocation": "uniform"},

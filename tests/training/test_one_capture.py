@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import sparsefx
+from sparsefx.errors import CaptureError
 from sparsefx.tracing import record_module
 from tests.unit_networks import Block, FusedAttention, Gelu, Vit
 
@@ -59,3 +61,30 @@ def test_a_transform_records_once(case: str, monkeypatch: pytest.MonkeyPatch) ->
     plain = sparsefx.finalize(sparse.eval())
     for rows in (1, 3):
         torch.testing.assert_close(sparse(pictures(rows)), plain(pictures(rows)))
+
+
+@pytest.mark.parametrize("preset", ["sparse_wide", "svite_tokens"])
+def test_a_wrong_recording_is_caught(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = record_module.record
+
+    def wrong(*args: Any, **options: Any) -> Any:
+        found = record(*args, **options)
+        for node in found.graph.nodes:
+            if node.target is F.layer_norm:
+                node.args = (*node.args[:4], 0.1)
+        return found
+
+    monkeypatch.setattr(record_module, "record", wrong)
+    with pytest.raises(CaptureError, match="the recorded graph is not the module"):
+        sparsefx.transform(network(), preset, example_inputs=(pictures(),))
+
+
+def test_one_call_in_a_list_is_a_call() -> None:
+    net, x = (
+        nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8)),
+        torch.ones(3, 4),
+    )
+    sparse = sparsefx.transform(net, "sparse_parallel", example_inputs=[(x,)])
+    assert sparse(x).shape == (3, 8)
