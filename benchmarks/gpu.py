@@ -135,7 +135,7 @@ def training(name: str, mode: str, batch: int) -> dict:
 
     def model() -> nn.Module:
         torch.manual_seed(0)
-        net = gpu_models.resnet50() if name == "resnet50" else gpu_models.ViT()
+        net = gpu_models.resnet50() if name == "resnet50" else gpu_models.vit()
         return net.to("cuda", memory_format=torch.channels_last)
 
     masked = sparsefx.transform(
@@ -217,7 +217,7 @@ def main() -> None:
         copy = copy_bandwidth()
         result["copy_bytes_per_second"] = copy
         vit = [
-            tuple(p.shape) for p in gpu_models.ViT().parameters() if p.dim() in (2, 4)
+            tuple(p.shape) for p in gpu_models.vit().parameters() if p.dim() in (2, 4)
         ]
         shapes = {"25M": [(1000, 500)] * 50, "86M": vit}
         result["projection"] = [

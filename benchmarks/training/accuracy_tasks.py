@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from training.networks import Block, Layer
+from training.networks import Layer, ViT, resnet
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 HINT = (
@@ -76,40 +76,9 @@ class Task:
     last_rate: float = 0.0
 
 
-def resnet(width: int) -> nn.Module:
-    """The 18-layer residual net for one-channel images, its stem with stride 2."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(1, width, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-    ]
-    inputs = width
-    for stage in range(4):
-        outputs = width * 2**stage
-        layers += [
-            Block(inputs, outputs, 2 if stage else 1),
-            Block(outputs, outputs, 1),
-        ]
-        inputs = outputs
-    head = nn.Linear(inputs, 10)
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
-
-
-class SmallViT(nn.Module):
+def small_vit(dim: int, depth: int) -> nn.Module:
     """A vision transformer of 16 patches of 7 x 7 and a class token."""
-
-    def __init__(self, dim: int, depth: int) -> None:
-        super().__init__()
-        self.patch = nn.Conv2d(1, dim, 7, 7)
-        self.token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.place = nn.Parameter(0.02 * torch.randn(1, 17, dim))
-        self.layers = nn.Sequential(*(Layer(dim, 3) for _ in range(depth)))
-        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place
-        return self.head(self.norm(self.layers(x))[:, 0])
+    return ViT(dim, depth, channels=1, size=28, patch=7)
 
 
 class CharLM(nn.Module):
@@ -119,25 +88,11 @@ class CharLM(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(128, dim)
         self.place = nn.Parameter(0.02 * torch.randn(1, context, dim))
-        self.layers = nn.Sequential(*(CausalLayer(dim) for _ in range(depth)))
+        self.layers = nn.Sequential(*(Layer(dim, 3, causal=True) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, 128)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.norm(self.layers(self.embed(x) + self.place)))
-
-
-class CausalLayer(Layer):
-    """A layer that looks back only."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
 def adamw(lr: float) -> Callable[[nn.Module], torch.optim.Optimizer]:
@@ -211,8 +166,8 @@ def vision(name: str, scale: Scale, folder: Path | None, device: str) -> Task:
         return 100 * right / len(y)
 
     nets: dict[str, Callable[[], nn.Module]] = {
-        "resnet": lambda: resnet(scale.width),
-        "vit": lambda: SmallViT(scale.dim, scale.depth),
+        "resnet": lambda: resnet(scale.width, channels=1, stride=2),
+        "vit": lambda: small_vit(scale.dim, scale.depth),
     }
     recipe = {"resnet": sgd(0.1), "vit": adamw(3e-3)}
     return Task(

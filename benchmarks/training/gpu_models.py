@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training.networks import ViT
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -43,36 +43,6 @@ def resnet50(classes: int = 1000) -> nn.Sequential:
     return nn.Sequential(*layers, *head)
 
 
-class Block(nn.Module):
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + self.out(mixed)
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
-
-
-class ViT(nn.Module):
+def vit(dim: int = 768, depth: int = 12, heads: int = 12) -> nn.Module:
     """ViT-B/16 by default: 86 M parameters; images of 224 x 224."""
-
-    def __init__(
-        self, dim: int = 768, depth: int = 12, heads: int = 12, classes: int = 1000
-    ) -> None:
-        super().__init__()
-        self.patch = nn.Conv2d(3, dim, 16, 16)
-        self.token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.place = nn.Parameter(0.02 * torch.randn(1, 197, dim))
-        self.blocks = nn.Sequential(*(Block(dim, heads) for _ in range(depth)))
-        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place
-        return self.head(self.norm(self.blocks(x))[:, 0])
+    return ViT(dim, depth, heads, size=224, patch=16, classes=1000)

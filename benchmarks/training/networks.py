@@ -1,8 +1,9 @@
-"""The two networks of the step benchmark: 32 x 32 images, about 2.7 million weights."""
+"""The networks of the benchmarks; by default 32 x 32 images, 2.7 million weights."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -27,10 +28,10 @@ class Block(nn.Module):
         return (self.norm2(self.conv2(y)) + self.around(x)).relu()
 
 
-def resnet(width: int = 32) -> nn.Module:
-    """The 18-layer residual net for small images."""
+def resnet(width: int = 32, channels: int = 3, stride: int = 1) -> nn.Module:
+    """The 18-layer residual net for small images; ``stride`` is its stem's."""
     layers: list[nn.Module] = [
-        nn.Conv2d(3, width, 3, 1, 1, bias=False),
+        nn.Conv2d(channels, width, 3, stride, 1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
     ]
@@ -50,9 +51,9 @@ def resnet(width: int = 32) -> nn.Module:
 class Layer(nn.Module):
     """Attention and a multilayer perceptron, normalised before."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, *, causal: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
@@ -60,21 +61,32 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
 class ViT(nn.Module):
-    """A vision transformer of 4 x 4 patches and a class token."""
+    """A vision transformer with a class token, of square images in square patches."""
 
-    def __init__(self, dim: int = 192, depth: int = 6, heads: int = 3) -> None:
+    def __init__(
+        self,
+        dim: int = 192,
+        depth: int = 6,
+        heads: int = 3,
+        *,
+        channels: int = 3,
+        size: int = 32,
+        patch: int = 4,
+        classes: int = 10,
+    ) -> None:
         super().__init__()
-        self.patch = nn.Conv2d(3, dim, 4, 4)
+        self.patch = nn.Conv2d(channels, dim, patch, patch)
         self.token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.place = nn.Parameter(0.02 * torch.randn(1, 65, dim))
+        tokens = (size // patch) ** 2 + 1
+        self.place = nn.Parameter(0.02 * torch.randn(1, tokens, dim))
         self.layers = nn.Sequential(*(Layer(dim, heads) for _ in range(depth)))
-        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, 10)
+        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)

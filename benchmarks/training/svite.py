@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from shared.result_lines import RESULTS, append, read
-from training.accuracy_tasks import Scale, SmallViT, Task, vision
+from training.accuracy_tasks import Scale, Task, small_vit, vision
 from training.recipe import fit
 
 import sparsefx
@@ -52,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def run(task: Task, variant: str, seed: int, scale: Scale, **more: Any) -> dict:
     """Trains one network; returns what a run's file holds."""
     torch.manual_seed(seed)
-    model = SmallViT(scale.dim, scale.depth)
+    model = small_vit(scale.dim, scale.depth)
     asked = dict(VARIANTS[variant]) | more
     sparse = model
     given = sparsefx.costs(model, task.example).totals()["macs"]["total"]

@@ -9,6 +9,13 @@ import torch
 from torch import nn
 from zoo.hf_configs import NO_LAYERDROP, from_config, ids, image, seq2seq, text
 
+_TOWER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+
 
 def _whisper() -> tuple[nn.Module, Any]:
     model = from_config("whisper", num_mel_bins=8, max_source_positions=20)
@@ -40,16 +47,10 @@ def _ast() -> tuple[nn.Module, Any]:
 
 
 def _two_towers(name: str) -> tuple[nn.Module, Any]:
-    tower = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-    }
     model = from_config(
         name,
-        text_config={**tower, "vocab_size": 99, "max_position_embeddings": 16},
-        vision_config={**tower, "image_size": 32, "patch_size": 8},
+        text_config={**_TOWER, "vocab_size": 99, "max_position_embeddings": 16},
+        vision_config={**_TOWER, "image_size": 32, "patch_size": 8},
         projection_dim=32,
     )
     return model, {**text(), **image()}
@@ -187,15 +188,9 @@ def _llava() -> tuple[nn.Module, Any]:
         LlavaForConditionalGeneration,
     )
 
-    tower = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-    }
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**tower, image_size=16, patch_size=8),
-        text_config=LlamaConfig(**tower, vocab_size=99, use_cache=False),
+        vision_config=CLIPVisionConfig(**_TOWER, image_size=16, patch_size=8),
+        text_config=LlamaConfig(**_TOWER, vocab_size=99, use_cache=False),
         image_token_id=98,
         vision_feature_select_strategy="default",
         vision_feature_layer=-1,
