@@ -12,10 +12,10 @@ from torch import Tensor, fx, nn
 
 from sparsefx.errors import CaptureError, MaskError
 from sparsefx.passes.graphs.graph_pass import Pass
-from sparsefx.passes.graphs.node_writer import note_value
+from sparsefx.passes.graphs.owned_graph import NodeError, note_values
 from sparsefx.passes.tokens.token_dimension import free_tokens
 from sparsefx.passes.tokens.token_scorer import TokenScorer, select_tokens
-from sparsefx.torch_internals import FakeTensor, hint
+from sparsefx.torch_internals import hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,12 @@ class SelectTokens(Pass):
         )
         kept.meta["val"] = anchor.meta["val"]
         free_tokens(kept, size, tokens)
-        _note(graph)
+        try:
+            note_values(graph_module)
+        except NodeError as error:
+            raise CaptureError(
+                f"{error.node} does not work for fewer tokens: {error.__cause__}"
+            ) from error
         return graph_module
 
     def _count(self, others: int) -> int:
@@ -137,22 +142,3 @@ def _inside(node: fx.Node, path: str) -> bool:
 
 def _device(module: nn.Module) -> torch.device | None:
     return next((p.device for p in module.parameters()), None)
-
-
-def _note(graph: fx.Graph) -> None:
-    """Recorded values anew, so that costs speak of the shorter sequence."""
-    values = (node.meta.get("val") for node in graph.nodes)
-    fakes = [value for value in values if isinstance(value, FakeTensor)]
-    mode = fakes[0].fake_mode if fakes else None
-    for node in graph.nodes:
-        if node.op == "call_module":
-            used = node.args[0]
-            assert isinstance(used, fx.Node)
-            node.meta["val"] = used.meta.get("val")
-        elif node.op in ("call_function", "call_method"):
-            try:
-                note_value(node, mode)
-            except Exception as error:
-                raise CaptureError(
-                    f"{node.name} does not work for fewer tokens: {error}"
-                ) from error

@@ -11,13 +11,7 @@ from torch import Tensor, fx, nn
 
 from sparsefx.errors import CaptureError
 from sparsefx.passes.graphs.node_writer import value_of
-from sparsefx.torch_internals import (
-    FakeTensor,
-    fake_mode,
-    hint,
-    tree_flatten,
-    tree_unflatten,
-)
+from sparsefx.torch_internals import FakeTensor, fake_mode, hint
 from sparsefx.tracing.capture import capture
 from sparsefx.tracing.graph_module import assembled, held_by
 from sparsefx.tracing.preserve import in_eval
@@ -79,18 +73,12 @@ def settle_sizes(graph_module: fx.GraphModule) -> None:
         NodeError: a node does not run on the values before it.
     """
     mode = fake_mode()
-
-    def settled(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        sizes = [hint(size) for size in value.shape]
-        real = torch.empty(sizes, dtype=value.dtype, device=value.device)
-        return mode.from_tensor(real, static_shapes=True)
-
     for node in graph_module.graph.nodes:
-        if node.op == "placeholder" and "val" in node.meta:
-            leaves, spec = tree_flatten(node.meta["val"])
-            node.meta["val"] = tree_unflatten([settled(v) for v in leaves], spec)
+        if node.op == "placeholder":
+            value = node.meta["val"]
+            sizes = [hint(size) for size in value.shape]
+            real = torch.empty(sizes, dtype=value.dtype, device=value.device)
+            node.meta["val"] = mode.from_tensor(real, static_shapes=True)
     note_values(graph_module)
 
 
@@ -114,9 +102,9 @@ def note_values(graph_module: fx.GraphModule) -> None:
 
     for node in graph_module.graph.nodes:
         if node.op == "get_attr":
-            node.meta["val"] = fake(attrgetter(str(node.target))(graph_module))
-            if not isinstance(node.meta["val"], Tensor):
-                del node.meta["val"]
+            value = attrgetter(str(node.target))(graph_module)
+            if isinstance(value, Tensor):
+                node.meta["val"] = fake(value)
         elif node.op in ("call_function", "call_method", "call_module"):
             args, kwargs = value_of((node.args, node.kwargs))
             try:

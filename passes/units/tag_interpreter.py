@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -58,58 +57,46 @@ def run_on_zeros(
     Raises:
         CaptureError: an input carries no recorded value, or a node does not run.
     """
-    values: Values = {}
-    last = _last_uses(graph_module.graph)
+    inputs = [_zeros_like(n) for n in graph_module.graph.nodes if n.op == "placeholder"]
     with torch.no_grad(), closed_on_error():
-        for node in graph_module.graph.nodes:
-            if node.op == "output":
-                break
-            try:
-                values[node] = _value(graph_module, node, values)
-            except CaptureError:
-                raise
-            except Exception as error:
-                raise CaptureError(
-                    f"{node.name} of {node.meta.get('module') or 'the root module'!r} "
-                    f"does not run on zeros of the example's sizes: {cause_of(error)}"
-                ) from error
-            visit(node, values)
-            for done in last.get(node, ()):
-                values[done] = None
+        _Visitor(graph_module, visit).run(*inputs)
 
 
-def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    seen: set[fx.Node] = set()
-    found: dict[fx.Node, list[fx.Node]] = {}
-    for node in reversed(graph.nodes):
-        for used in node.all_input_nodes:
-            if used not in seen:
-                seen.add(used)
-                found.setdefault(node, []).append(used)
-    return found
+class _Visitor(fx.Interpreter):
+    """Runs a graph, and tells somebody else each value while it is in use."""
 
+    def __init__(
+        self, module: fx.GraphModule, visit: Callable[[fx.Node, Values], None]
+    ) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+        self.visit = visit
 
-def _value(graph_module: fx.GraphModule, node: fx.Node, values: Values) -> Any:
-    if node.op == "placeholder":
-        example = node.meta.get("val")
-        if not isinstance(example, Tensor):
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            value = super().run_node(n)
+        except Exception as error:
             raise CaptureError(
-                f"input {node.name} has no recorded value; use a graph of "
-                "sparsefx.capture"
-            )
-        sizes = [hint(size) for size in example.shape]
-        return torch.zeros(sizes, dtype=example.dtype, device=_device(example))
-    if node.op == "get_attr":
-        found = attrgetter(str(node.target))(graph_module)
-        return found.detach() if isinstance(found, Tensor) else found
-    args = fx.node.map_arg(node.args, lambda n: values[n])
-    kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n])
-    if node.op == "call_module":
+                f"{n.name} of {n.meta.get('module') or 'the root module'!r} "
+                f"does not run on zeros of the example's sizes: {cause_of(error)}"
+            ) from error
+        if n.op != "output":
+            self.env[n] = value
+            self.visit(n, self.env)
+        return value
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         return args[0]  # recorded leaves are norms and dropouts, which keep the shape
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    assert callable(node.target)
-    return node.target(*args, **kwargs)
+
+
+def _zeros_like(node: fx.Node) -> Tensor:
+    example = node.meta.get("val")
+    if not isinstance(example, Tensor):
+        raise CaptureError(
+            f"input {node.name} has no recorded value; use a graph of sparsefx.capture"
+        )
+    sizes = [hint(size) for size in example.shape]
+    return torch.zeros(sizes, dtype=example.dtype, device=_device(example))
 
 
 def _device(example: Tensor) -> torch.device:
