@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from sparsefx.errors import MaskError, PolicyError
 from sparsefx.passes.annotate_costs import cost_table
-from sparsefx.passes.iso_flop.record import record_of
+from sparsefx.passes.iso_flop.record import KEY, IsoFlop, record_of
 from sparsefx.passes.sparse_doped import SparseDoped
 from sparsefx.passes.sparse_factorized import SparseFactorized
 from sparsefx.passes.sparse_parallel import SparseParallel
@@ -99,8 +99,7 @@ def calibrate(root: nn.Module) -> None:
     Random masks keep an average share of the energy; masks of the largest weights
     keep more, so that the same weights would start with larger outputs.
     """
-    assert isinstance(root, fx.GraphModule)
-    energies = record_of(root).energies
+    energies = record_of_root(root).energies
     changed = False
     with torch.no_grad():
         for name, wanted in energies.items():
@@ -114,3 +113,17 @@ def calibrate(root: nn.Module) -> None:
                 changed = True
     if changed:
         life_of(root, "transform").begin()
+
+
+def record_of_root(root: nn.Module) -> IsoFlop:
+    """The record of the rewrite that made a model, also when it is masked.
+
+    Raises:
+        MaskError: no rewrite made it.
+    """
+    meta = getattr(root, "meta", {})
+    if not isinstance(meta, Mapping) or KEY not in meta:
+        raise MaskError("this model was not rewritten")
+    found = meta[KEY]
+    assert isinstance(found, IsoFlop)
+    return found

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparsefx
-from sparsefx.passes.iso_flop.record import record_of
+from sparsefx.training.build_rewritten import record_of_root
 from tests.rewrites import ResNet, example
 
 PRESETS = ("sparse_wide", "sparse_parallel", "sparse_factorized", "sparse_doped")
@@ -37,7 +37,7 @@ def test_the_life_cycle_at_equal_cost(preset: str) -> None:
     sparse = sparsefx.transform(
         net, preset, density=0.25, example_inputs=(x,), total_steps=12, update_every=3
     )
-    kept = record_of(sparse).kept
+    kept = record_of_root(sparse).kept
     assert {n: int(m.sum()) for n, m in sparsefx.masks(sparse).items()} == kept
     optimizer = torch.optim.SGD(sparse.parameters(), 0.05, momentum=0.9)
     first = sparsefx.masks(sparse)
@@ -89,7 +89,7 @@ def test_first_masks_carry_the_dense_energy(learner: str) -> None:
         net, "sparse_wide", density=0.1, learner=learner, example_inputs=(x,)
     )
     plain = sparsefx.finalize(sparse)
-    for name, wanted in record_of(sparse).energies.items():
+    for name, wanted in record_of_root(sparse).energies.items():
         energy = float(plain.get_parameter(name).detach().double().square().sum())
         assert energy == pytest.approx(wanted, rel=1e-3)
 
@@ -150,7 +150,7 @@ def test_whole_model_at_equal_cost() -> None:
     sparse = sparsefx.transform(
         net, "sparse_wide", rewrite_options={"iso": "model"}, example_inputs=(x,)
     )
-    macs = record_of(sparse).macs
+    macs = record_of_root(sparse).macs
     norms = macs["norms_after"] - macs["norms_before"]
     assert norms > 0
     assert 0 <= macs["model_before"] - macs["model_after"] - norms < 2 * 256

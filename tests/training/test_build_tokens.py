@@ -13,7 +13,6 @@ import sparsefx
 from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.passes import ShrinkUnits
 from sparsefx.passes.tokens.token_scorer import scorers
-from sparsefx.settings.token_options import parse_tokens
 from sparsefx.tracing.capture import Capture
 from sparsefx.training import build_tokens
 from sparsefx.training.build_tokens import largest
