@@ -123,6 +123,14 @@ class Program:
             for node in self.graph.nodes
         )
 
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What the batch size must be for this graph to stand for the module."""
+        names = {self.symbol: "batch"}
+        said = [str(guard.subs(names)) for guard in self.guards if guard.free_symbols]
+        least = [f"batch >= {self.min_batch}"] * (self.min_batch > 1)
+        return tuple(dict.fromkeys((*least, *said)))
+
     def rebind(self) -> None:
         """Forgets the compiled graph; call it when the module tree has changed."""
         self._bound, self._root = None, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +69,14 @@ def whole_graph(model: nn.Module, example_inputs: Any) -> Capture:
         raise CaptureError(
             f"{type(model).__name__} is not one graph ({reason}), which a rewrite of "
             "its structure needs; transform it without rewrite"
+        )
+    limits = found.programs[""].limits
+    if limits:
+        warnings.warn(
+            f"{type(model).__name__} runs other code unless {' and '.join(limits)}, "
+            "which one rewritten graph cannot do: give the new model such batches only",
+            UserWarning,
+            stacklevel=4,
         )
     return found
 

@@ -88,3 +88,22 @@ def test_one_call_in_a_list_is_a_call() -> None:
     )
     sparse = sparsefx.transform(net, "sparse_parallel", example_inputs=[(x,)])
     assert sparse(x).shape == (3, 8)
+
+
+class Few(nn.Module):
+    """Other code for small batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.b(self.a(x).relu())
+        return y if x.shape[0] > 2 else y * 2
+
+
+def test_a_rewrite_says_for_which_batches_it_stands() -> None:
+    net, x = Few(), torch.randn(4, 4)
+    with pytest.warns(UserWarning, match=r"other code unless .*batch > 2, which"):
+        sparse = sparsefx.transform(net, "sparse_parallel", example_inputs=(x,))
+    assert sparse(x).shape == (4, 8)
