@@ -14,7 +14,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,32 +57,47 @@ def places() -> dict[str, list[str]]:
     return found
 
 
-def outcome(row: Row) -> str:
-    """What a row's tests say now."""
+def outcomes(found: Sequence[Row]) -> dict[str, set[str]]:
+    """By name, what became of the tests of rows: PASSED, FAILED, ERROR."""
+    names = {name for row in found for name in row.tests}
+    ids = [f"{path}::{name}" for name in sorted(names) for path in places()[name]]
+    # the last -m counts: slow tests too
+    asked = ["-q", "-rA", "--tb=no", "--no-header", "-m", "slow or not slow"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *asked, *ids],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    seen: dict[str, set[str]] = {}
+    for end, name in re.findall(
+        r"^(PASSED|FAILED|ERROR) .*?::(\w+)", done.stdout, re.M
+    ):
+        seen.setdefault(name, set()).add(end)
+    return seen
+
+
+def verdict(row: Row, seen: Mapping[str, set[str]]) -> str:
+    """What a row's tests say."""
     if row.why.startswith(WHY):
         return row.why
-    ids = [f"{path}::{name}" for name in row.tests for path in places()[name]]
-    # the last -m counts: slow tests too
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "slow or not slow", *ids]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    found = done.stdout.splitlines()[-1:] or [""]
-    verdict = "right, tested" if done.returncode == 0 else "WRONG"
-    return f"{verdict} ({found[0]})"
+    wrong = [name for name in row.tests if seen.get(name) != {"PASSED"}]
+    return f"WRONG: {', '.join(wrong)}" if wrong else "right, tested"
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Prints the tables; 1 if a row is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paper", nargs="?", default="", help="part of a title")
-    wanted, last, wrong = parser.parse_args(words).paper, "", 0
-    for row in rows():
-        if wanted not in row.paper:
-            continue
+    wanted = parser.parse_args(words).paper
+    found = [row for row in rows() if wanted in row.paper]
+    seen, last, wrong = outcomes(found), "", 0
+    for row in found:
         if row.paper != last:
             print(f"\n## {row.paper}\n\n| row | verdict |\n|---|---|")
-        last, verdict = row.paper, outcome(row)
-        wrong += verdict.startswith("WRONG")
-        print(f"| {row.name} | {verdict} |", flush=True)
+        last, said = row.paper, verdict(row, seen)
+        wrong += said.startswith("WRONG")
+        print(f"| {row.name} | {said} |")
     return int(wrong > 0)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from paper_rows import WHY, places, rows
+from paper_rows import WHY, Row, places, rows, verdict
 from training.spectral_correlation import correlation, table
 
 
@@ -21,6 +21,16 @@ def test_each_row_has_tests_or_a_reason() -> None:
         assert row.tests, row.name
         missing = [name for name in row.tests if name not in places()]
         assert not missing, f"{row.name}: no such tests {missing}"
+
+
+def test_a_row_is_right_where_all_its_tests_pass() -> None:
+    row = Row("a paper", "a row", ("test_a", "test_b"), "`test_a`, `test_b`")
+    seen = {"test_a": {"PASSED"}, "test_b": {"PASSED"}}
+    assert verdict(row, seen) == "right, tested"
+    assert verdict(row, {**seen, "test_b": {"PASSED", "FAILED"}}) == "WRONG: test_b"
+    assert verdict(row, {"test_b": {"PASSED"}}) == "WRONG: test_a"  # it did not run
+    reason = f"{WHY}nobody needs it"
+    assert verdict(Row("a paper", "a row", (), reason), {}) == reason
 
 
 def test_rank_correlations_of_kept_runs() -> None:
