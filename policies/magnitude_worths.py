@@ -38,7 +38,8 @@ def worths(
       scale and knows the layer's shape. Its square is an effect; what is kept is what
       has most effect for its cost, and ``worth |w| / price`` is the root of that.
     - ``"global"``: ``scale``; raw magnitudes compete, as in the Spartan paper.
-    - ``"none"``: 1; raw magnitudes and a raw beta.
+    - ``"none"``: raw magnitudes and a raw beta, the price being that of one example:
+      a number of MACs, say, is a whole batch's (of several budgets, as the first).
 
     Args:
         sites: the maskable weights, with the live tensors in ``weight``.
@@ -73,7 +74,7 @@ def worths(
     totals = _absolute_sums(sites) if sums is None else list(sums)
     _check_finite(sites, totals)
     if normalize == "none":
-        return [1.0] * len(sites)
+        return [examples(sites, next(iter(budgets)))] * len(sites)
     per_weight = prices(sites, next(iter(budgets))) if paid is None else paid
     means = [_mean(s, t) or 1.0 for t, s in zip(totals, sites, strict=True)]
     raw = [1.0] * len(sites)
@@ -83,6 +84,21 @@ def worths(
     count = math.fsum(sites[i].units for i in costly)
     total = math.fsum(raw[i] * totals[i] / per_weight[i] for i in costly) or count
     return [worth * count / total for worth in raw]
+
+
+def examples(sites: Sequence[Site], cost: str) -> float:
+    """How many examples a cost is counted for; 1 where it is the same for any number.
+
+    Example:
+        >>> import sympy
+        >>> costs = {"macs": 9 * sympy.Symbol("batch"), "params": sympy.Integer(1)}
+        >>> site = Site("w", "", "linear", (4, 4), costs, {"batch": 8})
+        >>> examples([site], "macs"), examples([site], "params")
+        (8.0, 1.0)
+    """
+    whole = math.fsum(site.cost(cost) * site.numel for site in sites)
+    single = math.fsum(site.cost(cost, {"batch": 1}) * site.numel for site in sites)
+    return whole / single if single > 0 else 1.0
 
 
 def shares(sites: Sequence[Site], budgets: Mapping[str, float]) -> list[float]:

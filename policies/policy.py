@@ -114,6 +114,8 @@ class Policy:
     """How beta moves from step 0 to freeze_step; constant: final value at once."""
     freeze_step: Position | None = 0.8
     """Position from which masks are frozen; None or 1.0 never freezes."""
+    soft_when_frozen: bool = False
+    """Soft masks stay at the freeze; otherwise kept weights take them on."""
     inclusive: bool = False
     """Keep also the entry that crosses the budget, and its ties: above the budget."""
     update_every: Interval = 1

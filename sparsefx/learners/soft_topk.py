@@ -13,5 +13,14 @@ from sparsefx.learners.learner import Learner
 SOFT_TOPK = Learner(
     name="soft_topk",
     zeroes=False,
-    reads=frozenset({"beta", "beta_initial", "beta_ramp", "inclusive", "unit_density"}),
+    reads=frozenset(
+        {
+            "beta",
+            "beta_initial",
+            "beta_ramp",
+            "inclusive",
+            "soft_when_frozen",
+            "unit_density",
+        }
+    ),
 )

@@ -32,7 +32,7 @@ def grouping(text: str, shape: tuple[int, ...], op: str, name: str = "") -> Grou
         64
     """
     granularity = Granularity.parse(text)
-    layout = Layout(shape, _kind(op))
+    layout = Layout(shape, _kind(op), granularity.taps)
     label = f"{name or 'the weight'} ({op}, {' x '.join(map(str, shape))})"
     if granularity.kind == "n_of_m":
         kept, of = granularity.sizes
@@ -41,14 +41,14 @@ def grouping(text: str, shape: tuple[int, ...], op: str, name: str = "") -> Grou
         return NOfM(layout, kept, of)
     if granularity.kind == "block":
         found = MeanGroups(layout, *granularity.sizes)
-        rows, columns = found.sizes[1:]
+        rows, columns = layout.sizes[1:]
         if not granularity.pad:
             _require_whole(rows, found.height, "row", text, label)
             _require_whole(columns, found.width, "column", text, label)
         return found
     if granularity.kind == "channel":
         _require_outputs(layout, text, label)
-        return MeanGroups(layout, 1, MeanGroups(layout, 1, 1).sizes[2])
+        return MeanGroups(layout, 1, layout.sizes[2])
     if granularity.kind == "kernel" and layout.kind.startswith("conv"):
         width = math.prod(shape[2:])
         if width > 1:

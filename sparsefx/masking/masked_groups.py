@@ -77,7 +77,7 @@ def _forward(
     weight: Tensor, bits: Tensor, scalars: Sequence[Tensor], granularity: str, op: str
 ) -> Tensor:
     groups = grouping(granularity, tuple(weight.shape), op)
-    softly = groups.masked(weight, MaskScalars(*scalars))
+    softly = weight * groups.factors(weight, MaskScalars(*scalars)).to(weight.dtype)
     return softly.masked_fill(~unpack(bits, weight.shape), 0.0).contiguous()
 
 

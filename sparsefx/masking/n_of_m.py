@@ -110,12 +110,12 @@ class NOfM:
         mean = (g * s).sum(-1, keepdim=True) / total.where(total > 0, 1.0)
         return weight.sign() * self.join(slope * s * (g - mean))
 
-    def masked(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
-        """See `Grouping.masked`."""
+    def factors(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
+        """See `Grouping.factors`."""
         top = self.top(weight)
         v = self._rest(magnitude(weight), top)
         n, m = self.soft(weight, scalars.slope), scalars.soft(v)
-        return weight * (1 - (1 - n) * (1 - m)).to(weight.dtype)
+        return 1 - (1 - n) * (1 - m)
 
     def masked_backward(
         self, grad: Tensor, weight: Tensor, scalars: MaskScalars

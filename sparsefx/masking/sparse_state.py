@@ -24,6 +24,7 @@ from sparsefx.masking.budget_gradient import couple
 from sparsefx.masking.cut_groups import grouping
 from sparsefx.masking.held import Held
 from sparsefx.masking.kept_masks import KeptMasks, kept_weight
+from sparsefx.masking.lasting_masks import LastingMasks
 from sparsefx.masking.mask_node import MaskedWeight
 from sparsefx.masking.masked_groups import entries, masked_groups
 from sparsefx.masking.masked_weight import masked_weight
@@ -55,6 +56,7 @@ class SparseState(Held):
         multipliers: of each budget, for hard and soft masks; float64, (2, budgets).
         kept: stored masks, or None where they are ``bits_0``, ...
         still: masks that stand still, bool, so that nothing needs to be unpacked.
+        lasting: soft masks that stay once masks stand still, or None.
         follow: called before masks are read, by copies of a model.
         units: gates around the weights, or None.
     """
@@ -82,6 +84,7 @@ class SparseState(Held):
         budgets: int,
         stored: bool,
         wide: bool,
+        lasting: bool,
     ) -> None:
         super().__init__()
         self.names, self.rules = tuple(names), list(rules)
@@ -99,6 +102,7 @@ class SparseState(Held):
         shared = torch.full((2, budgets), first, dtype=torch.float64, device=device)
         self.hold("multipliers", shared)
         self.kept = KeptMasks(self.weights(), wide) if stored else None
+        self.lasting = LastingMasks(self.weights()) if lasting else None
         self.still: list[Tensor] | None = None
         self.units: Any = None  # a module that is `mask_node.Around`
         self.follow: Callable[[], None] | None = None
@@ -177,13 +181,14 @@ class SparseState(Held):
         return opened
 
     def _standing(self, weight: Tensor, index: int) -> Tensor:
-        mask, reach = None, None
+        rest = self.mu, self.through, index
         if self.kept is not None:
-            mask, reach = self.kept.mask(index), self.kept.reach(index)
-        elif self.still is not None:
-            mask = self.still[index]
-        assert mask is not None
-        return kept_weight(weight, mask, reach, self.mu, self.through, index)
+            return kept_weight(
+                weight, self.kept.mask(index), self.kept.reach(index), *rest
+            )
+        assert self.still is not None
+        found = kept_weight(weight, self.still[index], None, *rest)
+        return found if self.lasting is None else self.lasting.applied(found, index)
 
     def softly(
         self, weight: Tensor, index: int, bits: Tensor, vectors: Vectors

@@ -55,8 +55,8 @@ class Grouping(Protocol):
     def expand(self, weight: Tensor, kept: Tensor) -> Tensor:
         """The bool mask, like the weight, of kept entries of shape (count,)."""
 
-    def masked(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
-        """``m w``, without gradient; see `sparsefx.masking.masked_groups`."""
+    def factors(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
+        """``m`` of every weight, no gradient; see `sparsefx.masking.masked_groups`."""
 
     def masked_backward(
         self, grad: Tensor, weight: Tensor, scalars: MaskScalars
@@ -75,25 +75,46 @@ class Layout:
         shape: the weight's shape.
         kind: ``"conv"``, ``"conv_transpose"``, ``"rows"`` (outputs first, as in a
             linear layer) or ``"free"`` (only blocks can be told).
+        taps: a convolution is a matrix at each place of its kernel, not one of outputs
+            times all that they multiply.
     """
 
     shape: tuple[int, ...]
     kind: str
+    taps: bool = False
 
     def matrices(self, weight: Tensor) -> Tensor:
-        """The weight as (batch, outputs, inputs); convolutions as unfolded ones."""
+        """The weight as (batch, outputs, inputs)."""
         if self.kind == "conv_transpose":
             weight = weight.transpose(0, 1)
-        if self.kind.startswith("conv"):
-            return weight.flatten(1)[None]
-        return weight.reshape(-1, *self.shape[-2:])
+        if not self.kind.startswith("conv"):
+            return weight.reshape(-1, *self.shape[-2:])
+        if self.taps:
+            return weight.flatten(2).movedim(-1, 0)
+        return weight.flatten(1)[None]
 
     def back(self, matrices: Tensor) -> Tensor:
         """What `matrices` was made of."""
+        if not self.kind.startswith("conv"):
+            return matrices.reshape(self.shape)
+        if self.taps:
+            matrices = matrices.movedim(0, -1)
         if self.kind == "conv_transpose":
             swapped = (self.shape[1], self.shape[0], *self.shape[2:])
             return matrices.reshape(swapped).transpose(0, 1)
         return matrices.reshape(self.shape)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Matrices, and rows and columns of each."""
+        shape = self.shape
+        if not self.kind.startswith("conv"):
+            return math.prod(shape[:-2]), shape[-2], shape[-1]
+        outputs, inputs = shape[:2] if self.kind == "conv" else shape[1::-1]
+        places = math.prod(shape[2:])
+        if self.taps:
+            return places, outputs, inputs
+        return 1, outputs, inputs * places
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +139,7 @@ class MeanGroups:
     @property
     def grid(self) -> tuple[int, int, int]:
         """Matrices, and groups down and across each."""
-        batch, rows, columns = self.sizes
+        batch, rows, columns = self.layout.sizes
         return batch, -(-rows // self.height), -(-columns // self.width)
 
     @property
@@ -140,6 +161,8 @@ class MeanGroups:
     def least(self) -> int:
         """A group for every row of them; one where a group is a row."""
         batch, down, across = self.grid
+        if self.layout.taps:  # all places of a kernel feed the same outputs
+            batch, across = 1, batch * across
         return batch * down if across > 1 else 1
 
     def split(self, weight: Tensor) -> Tensor:
@@ -155,7 +178,7 @@ class MeanGroups:
 
     def spread(self, entries: Tensor) -> Tensor:
         """One number a group to one a weight, in the weight's shape."""
-        _, rows, columns = self.sizes
+        _, rows, columns = self.layout.sizes
         grid = entries.reshape(self.grid)
         wide = grid.repeat_interleave(self.height, 1)[:, :rows]
         return self.layout.back(wide.repeat_interleave(self.width, 2)[..., :columns])
@@ -172,10 +195,9 @@ class MeanGroups:
         """See `Grouping.expand`."""
         return self.spread(kept)
 
-    def masked(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
-        """See `Grouping.masked`."""
-        m = scalars.soft(self.values(weight)).to(weight.dtype)
-        return weight * self.spread(m)
+    def factors(self, weight: Tensor, scalars: MaskScalars) -> Tensor:
+        """See `Grouping.factors`."""
+        return self.spread(scalars.soft(self.values(weight)))
 
     def masked_backward(
         self, grad: Tensor, weight: Tensor, scalars: MaskScalars
@@ -193,13 +215,3 @@ class MeanGroups:
         """See `Grouping.transformable`."""
         v = self.split(wide(weight.abs())).mean(1)
         return weight * self.spread(scalars.soft(v)).to(weight.dtype)
-
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """Matrices, and rows and columns of each."""
-        shape = self.layout.shape
-        if self.layout.kind == "conv_transpose":
-            return 1, shape[1], shape[0] * math.prod(shape[2:])
-        if self.layout.kind == "conv":
-            return 1, shape[0], math.prod(shape[1:])
-        return math.prod(shape[:-2]), shape[-2], shape[-1]

@@ -10,9 +10,10 @@ from sparsefx.settings.rules import shown
 
 FORMS = (
     'unstructured, "block:HxW" (as "block:16x16"; "block:16x16:pad" lets a layer end '
-    'inside a block), "N:M" (as "2:4"), channel, kernel'
+    'inside a block, "block:16x16:taps" cuts convolutions at each place of the '
+    'kernel), "N:M" (as "2:4"), channel, kernel'
 )
-_BLOCK = re.compile(r"block:([0-9]{1,9})x([0-9]{1,9})(:pad)?")
+_BLOCK = re.compile(r"block:([0-9]{1,9})x([0-9]{1,9})(:taps)?(:pad)?")
 _N_OF_M = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 _LARGEST = 64  # of M in N:M: beyond it a block or no structure serves better
 
@@ -27,10 +28,12 @@ class Granularity:
         sizes: height and width of a block; N and M; else empty.
         pad: a layer whose sizes no whole blocks fill has partial ones at its edges,
             which cost as much as whole ones; otherwise it is refused.
+        taps: blocks of a convolution are of outputs times inputs, at each place of
+            its kernel; otherwise of outputs times all that they multiply.
 
     Example:
         >>> Granularity.parse("2:4")
-        Granularity(kind='n_of_m', sizes=(2, 4), pad=False)
+        Granularity(kind='n_of_m', sizes=(2, 4), pad=False, taps=False)
         >>> str(Granularity.parse("block:16X16:pad"))
         'block:16x16:pad'
     """
@@ -38,6 +41,7 @@ class Granularity:
     kind: str = "unstructured"
     sizes: tuple[int, ...] = ()
     pad: bool = False
+    taps: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Granularity:
@@ -58,7 +62,7 @@ class Granularity:
                     "blocks hold two weights or more, as in block:16x16 (unstructured "
                     "keeps single ones)"
                 )
-            return cls("block", (height, width), bool(block[3]))
+            return cls("block", (height, width), bool(block[4]), bool(block[3]))
         if n_of_m:
             kept, of = int(n_of_m[1]), int(n_of_m[2])
             if not 0 < kept < of <= _LARGEST:
@@ -71,7 +75,8 @@ class Granularity:
 
     def __str__(self) -> str:
         if self.kind == "block":
-            return f"block:{self.sizes[0]}x{self.sizes[1]}{':pad' * self.pad}"
+            ends = ":taps" * self.taps + ":pad" * self.pad
+            return f"block:{self.sizes[0]}x{self.sizes[1]}{ends}"
         if self.kind == "n_of_m":
             return f"{self.sizes[0]}:{self.sizes[1]}"
         return self.kind

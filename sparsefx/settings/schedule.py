@@ -77,16 +77,26 @@ class Ramp:
             >>> ramp.at(50), ramp.at(200), ramp.at(1000)
             (0.775, 0.1, 0.1)
         """
-        if self.shape == "constant" or step >= self.end:
+        ratio = self.progress(step)
+        if ratio == 1:
             return self.final
+        return self.initial + (self.final - self.initial) * ratio
+
+    def progress(self, step: int) -> float:
+        """The share of the way that is done at a step, ``g(r)``.
+
+        Example:
+            >>> Ramp("cubic", 1.0, 0.1, 0, 200).progress(100)
+            0.875
+        """
+        if self.shape == "constant" or step >= self.end:
+            return 1.0
         if step <= self.begin:
-            return self.initial
+            return 0.0
         ratio = (step - self.begin) / (self.end - self.begin)
         if self.shape == "cosine":
-            ratio = (1 - math.cos(math.pi * ratio)) / 2
-        elif self.shape == "cubic":
-            ratio = 1 - (1 - ratio) ** 3
-        return self.initial + (self.final - self.initial) * ratio
+            return (1 - math.cos(math.pi * ratio)) / 2
+        return 1 - (1 - ratio) ** 3 if self.shape == "cubic" else ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +111,7 @@ class Phase:
         update: masks are computed anew at this step. At the freeze step itself
             both hold: one last update, then the freeze.
         drop_fraction: share of the kept entries that move at this step, in [0, 1].
+        beta_progress: share of the way from the initial beta to the final one.
     """
 
     budget_progress: float
@@ -108,6 +119,7 @@ class Phase:
     frozen: bool
     update: bool
     drop_fraction: float = 0.0
+    beta_progress: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +194,7 @@ class Schedule:
             ... )
             >>> schedule.at(50)
             Phase(budget_progress=0.25, beta=2.1875, frozen=False, update=True, \
-drop_fraction=0.0)
+drop_fraction=0.0, beta_progress=0.0625)
             >>> schedule.at(801).frozen, schedule.at(801).update
             (True, False)
         """
@@ -201,4 +213,5 @@ drop_fraction=0.0)
             frozen=self.freeze is not None and step >= self.freeze,
             update=(due or milestone) and open_,
             drop_fraction=self.drop.at(step) if self.drop and moves else 0.0,
+            beta_progress=self.beta.progress(step),
         )

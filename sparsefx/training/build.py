@@ -182,6 +182,7 @@ def _install(plan: Plan, found: Capture, inplace: bool, macs: float) -> nn.Modul
         budgets=len(plan.targets),
         stored=keeps_masks(policy),
         wide=wide(policy),
+        lasting=policy.soft_when_frozen and not keeps_masks(policy),
     )
     life, tokens = Life(plan), token_part(root, plan)
     if tokens is not None:

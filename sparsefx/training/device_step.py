@@ -21,7 +21,7 @@ from sparsefx.kernels.mask_rule import hard_mask, magnitude
 from sparsefx.kernels.tensor_layout import readable
 from sparsefx.learners import learner_of
 from sparsefx.masking.sparse_state import SparseState
-from sparsefx.policies.magnitude_worths import shares
+from sparsefx.policies.magnitude_worths import examples, shares
 from sparsefx.policies.policy_function import by_weights
 from sparsefx.policies.unit_bounds import bounds
 from sparsefx.training.part import Moment
@@ -180,6 +180,8 @@ def _solver(plan: Plan, weights: Sequence[Tensor]) -> DeviceSolver:
     raw = [1.0] * len(plan.sites)
     if plan.policy.normalize == "layer":
         raw = shares(plan.sites, {t.cost: t.limit for t in plan.targets})
+    elif plan.policy.normalize == "none":
+        raw = [examples(plan.sites, plan.targets[0].cost)] * len(plan.sites)
     return DeviceSolver(
         weights,
         prices,

@@ -22,6 +22,7 @@ from sparsefx.policies.round_to import multiples, stepped
 from sparsefx.policies.unit_bounds import base_cost, bounds, unit_share
 from sparsefx.policies.whole_units import counts
 from sparsefx.reports.report import Coverage
+from sparsefx.settings.schedule import Phase
 from sparsefx.solver.joint_budgets import Limits
 
 _MARGIN = 1e-9  # budgets as near what must be kept are looked at closely
@@ -132,10 +133,17 @@ class Plan:
         """
         return list(self._bills[(target or self.targets[0]).cost].prices)
 
+    def sharpness(self, phase: Phase) -> list[float]:
+        """What beta is multiplied by, one a site: more for means of many weights.
+
+        The final beta is, by the root of their number; the initial one is as given.
+        """
+        final = phase.beta_progress * self.policy.beta / phase.beta
+        return [1.0 + (root - 1.0) * final for root in self._roots]
+
     @cached_property
-    def sharpness(self) -> tuple[float, ...]:
-        """What beta is multiplied by, one a site: more for means of many weights."""
-        return tuple(1.0 if s.base else math.sqrt(s.unit_size) for s in self.sites)
+    def _roots(self) -> list[float]:
+        return [1.0 if s.base else math.sqrt(s.unit_size) for s in self.sites]
 
     def densities(self, counts: Sequence[int]) -> dict[str, float]:
         """Kept fractions of weights by name, where so many units are kept."""

@@ -10,8 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sparsefx.kernels import kernels_for
+from sparsefx.kernels import SoftSums, kernels_for
 from sparsefx.kernels.bits import unpack
+from sparsefx.kernels.mask_rule import MaskScalars
+from sparsefx.masking.lasting_masks import LastingMasks, factors
 from sparsefx.masking.read_masks import entry_bits, entry_counts, weight_bits
 from sparsefx.masking.sparse_state import Vectors
 from sparsefx.reports.report import LayerReport
@@ -59,7 +61,7 @@ class SoftWeights(WeightPart):
         """See `Part.propose`."""
         plan, phase, state = self.plan, moment.phase, self.state
         if moment.frozen:
-            held = self.hold()
+            held = self.hold() if state.lasting is None else self._lasts(state.lasting)
             return replace(held, writes=[*held.writes, self._told()])
         later = self.device.advance(state, plan, moment)
         if later is not None:
@@ -81,10 +83,7 @@ class SoftWeights(WeightPart):
             known = (moment.number, counts, bought)
         else:
             counts, changed = entry_counts(state, state.hard()), (0,)
-            rules = (vectors["threshold"].tolist(), vectors["last"].tolist())
-            keys = ("slope", "center", "mu")
-            slope, center, mus = (vectors[key].tolist() for key in keys)
-            sums = kernels_for(flats).soft_sums(flats, slope, center, mus, *rules)
+            sums = self._sums(flats, vectors)
             soft, bought = plan.spent(sums.kept), sums.bought
         if phase.frozen:
             writes += self._frozen(bits, vectors, gates)
@@ -134,18 +133,39 @@ class SoftWeights(WeightPart):
     def _frozen(
         self, bits: Sequence[Tensor], vectors: Vectors, gates: Sequence[Tensor] | None
     ) -> list[Write]:
-        """Writes that bake these masks in."""
+        """Writes that let masks stand; soft ones go into the weights, or last."""
         state, weights = self.state, self.state.weights()
-        rows = enumerate(zip(weights, bits, strict=True))
-        baked = [state.softly(weight, i, kept, vectors) for i, (weight, kept) in rows]
-        if state.units is not None:
-            baked = [state.units.opened(w, i, gates) for i, w in enumerate(baked)]
-        pairs = zip(bits, weights, strict=True)
+        pairs = list(zip(bits, weights, strict=True))
         still = [unpack(kept, weight.shape) for kept, weight in pairs]
+        ends = partial(setattr, state, "still", still)
+        if state.lasting is None:
+            rows = enumerate(pairs)
+            found = [state.softly(w, i, kept, vectors) for i, (kept, w) in rows]
+        else:
+            rule = MaskScalars(*(vectors[name] for name in MaskScalars._fields))
+            cuts = state.groups()
+            found = [factors(w, cuts[i], rule.at(i)) for i, w in enumerate(weights)]
+        if state.units is not None:
+            found = [state.units.opened(w, i, gates) for i, w in enumerate(found)]
+        if state.lasting is None:
+            return [*self.standing(dict(vectors), found), ends]
+        sums = self._sums(state.values(gates), vectors)
         return [
-            *self.standing(dict(vectors), baked),
-            partial(setattr, state, "still", still),
+            *state.lasting.writes(found, (sums.kept, sums.bought)),
+            *state.writes(state.standing(dict(vectors))),
+            ends,
         ]
+
+    def _lasts(self, lasting: LastingMasks) -> Proposal:
+        """A step of masks that stand still, soft ones too: nothing is written."""
+        kept, bought = lasting.sums.tolist()
+        rest = self.plan.spent(kept), math.fsum(bought)
+        return replace(self.hold(), writes=[], soft=rest[0], bought=rest[1])
+
+    def _sums(self, flats: Sequence[Tensor], vectors: Vectors) -> SoftSums:
+        """What the soft masks of these parameters come to."""
+        keys = ("slope", "center", "mu", "threshold", "last")
+        return kernels_for(flats).soft_sums(flats, *(vectors[k].tolist() for k in keys))
 
     def _moved(
         self, moment: Moment, *, update: bool
@@ -171,7 +191,7 @@ class SoftWeights(WeightPart):
                 bounds=plan.bounds(allowed, weights),
                 beta=phase.beta,
                 names=state.names,
-                sharpness=plan.sharpness,
+                sharpness=plan.sharpness(phase),
                 inclusive=plan.policy.inclusive,
             ),
             Warm(
