@@ -40,7 +40,7 @@ def contradiction(policy: Policy, known: Mapping[str, Setting]) -> str:
     learner = learner_of(policy.learner)
     for name in sorted(learner.reads - known.keys()):
         unknown(f"setting of the learner {learner.name}", name, known)
-    for name in ("begin_step", "end_step", "freeze_step"):
+    for name in ("begin_step", "drop_end", "end_step", "freeze_step"):
         position, total = getattr(policy, name), policy.total_steps
         if position is None or total is None or resolve(position, total) <= total:
             continue

@@ -95,9 +95,13 @@ class Policy:
     drop_fraction: Density = 0.3
     """Share of the kept weights that set, rigl and granet move at the first update."""
     drop_fraction_final: Density = 0.0
-    """That share at the freeze, or at the end; in [0, 1]."""
+    """That share at drop_end; in [0, 1]."""
     drop_ramp: RampShape = "cosine"
-    """How the share moves from step 0 on."""
+    """How the share moves from step 0 to drop_end."""
+    drop_end: Position | None = None
+    """Position where the share is final; None: where masks freeze, or the end."""
+    regrow_dropped: bool = False
+    """What an update drops may grow again in it, as it was."""
     dropped: Literal["zero", "hold"] = "zero"
     """What becomes of weights that magnitude drops; those that hold may return."""
     backward_density: Fraction = 1.0
@@ -197,12 +201,13 @@ class Policy:
         freeze = None if never or position is None else resolve(position, total)
         begin, end = resolve(self.begin_step, total), resolve(self.end_step, total)
         last = total if freeze is None else freeze
+        settled = last if self.drop_end is None else resolve(self.drop_end, total)
         return Schedule(
             Ramp(self.budget_ramp, 0.0, 1.0, begin, end),
             Ramp(self.beta_ramp, self.beta_initial, self.beta, 0, last),
             freeze=freeze,
             update_every=self.interval(),
-            drop=Ramp(self.drop_ramp, share, self.drop_fraction_final, 0, last)
+            drop=Ramp(self.drop_ramp, share, self.drop_fraction_final, 0, settled)
             if drops
             else None,
             last=total,

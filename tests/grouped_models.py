@@ -48,6 +48,9 @@ def labels(granularity, shape, transposed=False):
             found[index] = (out,)
         elif kind == "kernel":
             found[index] = index[:2]
+        elif kind == "block" and sizes.taps and conv:
+            blocks = out // sizes.sizes[0], rest[0] // sizes.sizes[1]
+            found[index] = (*blocks, *rest[1:])
         elif kind == "block":
             found[index] = (out // sizes.sizes[0], column // sizes.sizes[1])
         else:

@@ -34,6 +34,7 @@ class Situation:
         scores: absolute gradients, flat; None where none was seen.
         starts: entries of random masks at the start.
         drop_fraction: share of the kept entries that move now, in [0, 1].
+        regrow_dropped: entries that an update drops may grow again in it.
         beta: inverse temperature of soft gates.
         hold: dropped entries keep their values and may come back by magnitude.
         wider: a second budget and limits, for what receives gradients beyond what is
@@ -51,6 +52,7 @@ class Situation:
     scores: Sequence[Tensor | None] = ()
     starts: Sequence[int] = ()
     drop_fraction: float = 0.0
+    regrow_dropped: bool = False
     beta: float = 1.0
     hold: bool = False
     further: Sequence[tuple[Sequence[float], float]] = ()

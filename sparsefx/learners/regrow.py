@@ -8,7 +8,9 @@ An update first prunes to the budget, if that has shrunk: the largest kept weigh
     grow k entries that were not kept: at random (SET), or of largest |gradient|
 
 so that counts, and with them the cost of each layer, stay exactly. Entries dropped in
-the same update are not grown again; entries just pruned may be, and restart at zero.
+the same update are not grown again, so that the share is what moves; with
+`regrow_dropped` they may be, and keep their values, as in the code of GraNet and Sparse
+IFT. Entries just pruned may be grown too, and restart at zero.
 
 Sources: Mocanu et al., "Scalable training of artificial neural networks with adaptive
 sparse connectivity", 2018 (arXiv 1707.04780); Evci et al., "Rigging the Lottery", 2020
@@ -102,19 +104,30 @@ def exchanged(
     value: Tensor, mask: Tensor, score: Tensor, situation: Situation, name: str
 ) -> Tensor:
     """One layer's mask after dropping and growing."""
-    free = ~mask & score.isfinite()  # a gradient that overflowed says nothing
+    finite = score.isfinite()  # a gradient that overflowed says nothing
+    free = ~mask & finite
     kept = int(mask.count_nonzero())
     # 0.1 * 30 is 3.0000000000000004 in floating point; the user means 3
-    wanted = math.ceil(situation.drop_fraction * kept - 1e-9)
-    number = min(wanted, int(free.count_nonzero()))
+    number = math.ceil(situation.drop_fraction * kept - 1e-9)
+    if not situation.regrow_dropped:
+        number = min(number, int(free.count_nonzero()))
     if number == 0:
         return mask
     held = inside(mask, largest(value[mask], kept - number, name))
+    if situation.regrow_dropped:
+        free, score = ~held, score.where(finite, 0.0)
     return held | inside(free, largest(score[free], number, name))
 
 
 _READS = frozenset(
-    {"drop_fraction", "drop_fraction_final", "drop_ramp", "optimizer_state"}
+    {
+        "drop_end",
+        "drop_fraction",
+        "drop_fraction_final",
+        "drop_ramp",
+        "optimizer_state",
+        "regrow_dropped",
+    }
 )
 SET = Learner(name="set", decide=by_chance, drawn=True, steady=True, reads=_READS)
 RIGL = Learner(

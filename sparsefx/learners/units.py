@@ -158,7 +158,7 @@ TAYLOR = Learner(
     drawn=True,
     steady=True,
     scores=True,
-    reads=frozenset({"drop_fraction", "drop_fraction_final", "drop_ramp"}),
+    reads=frozenset({"drop_end", "drop_fraction", "drop_fraction_final", "drop_ramp"}),
 )
 MAGNITUDE = Learner(name="units_magnitude", decide=by_magnitude, part="units")
 SOFT_TOPK = Learner(

@@ -70,8 +70,9 @@ def rewritten(
         policy,
         budget={"macs": f"{record.macs['after']} MACs"},
         include=tuple(record.kept),
-        layers={
-            name: {"density": count / made.get_parameter(name).numel()}
+        allocation="layerwise",  # which a ramp of the budget reaches by degrees
+        densities={
+            name: count / made.get_parameter(name).numel()
             for name, count in record.kept.items()
         },
     )

@@ -250,6 +250,7 @@ class StoredWeights(WeightPart):
             scores=scores,
             starts=starts,
             drop_fraction=phase.drop_fraction,
+            regrow_dropped=policy.regrow_dropped,
             beta=phase.beta,
             hold=policy.dropped == "hold",
             wider=wider,

@@ -16,7 +16,17 @@ from tests.grouped_models import X, labels, members, net, sparse_of
 
 
 @pytest.mark.parametrize(
-    "text", ["unstructured", "channel", "kernel", "2:4", "block:16x16", "block:1x4:pad"]
+    "text",
+    [
+        "unstructured",
+        "channel",
+        "kernel",
+        "2:4",
+        "block:16x16",
+        "block:1x4:pad",
+        "block:2x4:taps",
+        "block:2x4:taps:pad",
+    ],
 )
 def test_a_granularity_reads_as_it_is_written(text: str) -> None:
     assert str(Granularity.parse(text)) == text
@@ -108,6 +118,9 @@ def test_a_bound_below_what_n_of_m_keeps_is_refused() -> None:
         ("block:2x4", (4, 8), "linear"),
         ("block:3x5:pad", (7, 11), "linear"),
         ("block:2x6", (4, 2, 3, 3), "conv2d"),
+        ("block:2x4:taps", (4, 8, 3, 2), "conv2d"),
+        ("block:2x4:taps:pad", (5, 3, 2, 3), "conv_transpose2d"),
+        ("block:2x4:taps", (4, 8), "linear"),
         ("block:2x4:pad", (3, 5, 3), "conv_transpose1d"),
         ("channel", (4, 3, 2, 2), "conv2d"),
         ("channel", (4, 3, 2, 2), "conv_transpose2d"),

@@ -81,6 +81,43 @@ def test_any_learner_keeps_the_cost(learner: str) -> None:
         assert sparsefx.report(sparse).to_dict()["totals"]["macs"]["kept"] == dense
 
 
+@pytest.mark.parametrize("learner", ["granet", "magnitude", "soft_topk"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_cost_follows_a_ramp_down_to_the_dense_models(
+    preset: str, learner: str
+) -> None:
+    """GraNet and GMP on wider layers, as published: from all of them to equal cost."""
+    net, x = small(), torch.randn(4, 3, 6, 6)
+    dense = sparsefx.costs(net, (x,)).totals()["macs"]["maskable"]
+    sparse = sparsefx.transform(
+        net,
+        preset,
+        density=0.25,
+        learner=learner,
+        budget_ramp="cubic",
+        end_step=8,
+        total_steps=12,
+        update_every=2,
+        freeze_step=None,
+        example_inputs=(x,),
+    )
+    optimizer = torch.optim.SGD(sparse.parameters(), 0.05, momentum=0.9)
+    whole = sparsefx.report(sparse).to_dict()["totals"]["macs"]["dense"]
+    assert sparsefx.report(sparse).to_dict()["totals"]["macs"]["kept"] == whole
+    for number in range(1, 13):
+        F.cross_entropy(sparse(x), torch.arange(4)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        info = sparsefx.step(sparse, optimizer)
+        left = max(1 - (number - number % 2) / 8, 0) ** 3
+        assert info.budget == pytest.approx(dense + (whole - dense) * left)
+        dear = max(site.cost("macs") for site in sparsefx.sites(sparse))
+        assert info.budget - dear < info.hard_cost <= info.budget * (1 + 1e-12)
+    assert info.hard_cost == dense
+    counts = {n: int(m.sum()) for n, m in sparsefx.masks(sparse).items()}
+    assert counts == record_of_root(sparse).kept
+
+
 @pytest.mark.parametrize("learner", ["rigl", "soft_topk"])
 def test_first_masks_carry_the_dense_energy(learner: str) -> None:
     """Also where masks keep the largest weights, which hold more than their share."""
