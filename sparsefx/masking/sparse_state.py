@@ -181,11 +181,9 @@ class SparseState(Held):
         return opened
 
     def _standing(self, weight: Tensor, index: int) -> Tensor:
-        rest = self.mu, self.through, index
-        if self.kept is not None:
-            return kept_weight(
-                weight, self.kept.mask(index), self.kept.reach(index), *rest
-            )
+        rest, kept = (self.mu, self.through, index), self.kept
+        if kept is not None:
+            return kept_weight(weight, kept.mask(index), kept.reach(index), *rest)
         assert self.still is not None
         found = kept_weight(weight, self.still[index], None, *rest)
         return found if self.lasting is None else self.lasting.applied(found, index)
