@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from sparsefx.policies.cost_budget import cost_budget
+from sparsefx.policies.er import er
 from sparsefx.policies.erk import erk
 from sparsefx.policies.layerwise import layerwise
 from sparsefx.policies.policy_function import PolicyFunction
@@ -28,6 +29,7 @@ ALLOCATIONS: Mapping[str, PolicyFunction] = {
     "cost_budget": cost_budget,
     "uniform": uniform,
     "erk": erk,
+    "er": er,
     "layerwise": layerwise,
     "sensitivity": sensitivity,
     "same_latency": same_latency,

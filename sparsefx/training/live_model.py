@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,8 +22,15 @@ from sparsefx.training.build import build
 from sparsefx.training.build_rewritten import calibrate, rewritten
 from sparsefx.training.build_tokens import shortened
 from sparsefx.training.build_units import build_units
+from sparsefx.training.first_masks import (
+    First,
+    check_first,
+    saliencies,
+    start_by,
+    start_from,
+    zeros_of,
+)
 from sparsefx.training.life import Life, life_of
-from sparsefx.training.present_zeros import check_zeros, keep_zeros
 from sparsefx.training.recipe import recipe_of
 from sparsefx.training.step_report import StepReport
 from sparsefx.training.whole_graph import Start, recorded
@@ -38,7 +45,7 @@ def transform(
     strict: bool = False,
     calibration: Sequence[tuple[Any, Any]] = (),
     loss: Callable[[Any, Any], Tensor] | None = None,
-    masks: Literal["learner", "nonzero"] = "learner",
+    masks: First = "learner",
     **overrides: Any,
 ) -> nn.Module:
     """Makes a model train sparse: its weights are masked under an exact budget.
@@ -54,10 +61,15 @@ def transform(
         inplace: transform the model itself.
         strict: raise if a selected weight cannot be masked, instead of warning.
         calibration: a few batches, pairs of input and target, for the policy
-            ``sensitivity``; and the ``loss`` of output and target they are judged by.
+            ``sensitivity`` or ``masks="snip"``; and the ``loss`` of output and target
+            they are judged by.
         loss: see ``calibration``.
         masks: ``"nonzero"`` keeps the zeros that are there, with the policy ``fixed``:
             to train on what `finalize` returned, say. What is not zero is the budget.
+            Bool tensors by parameter name, such as `masks` returns, are where
+            ``fixed``, ``rigl`` and ``set`` start, and their budget. ``"snip"`` starts
+            these and ``granet`` from the weights of largest ``|w dL/dw|`` on the
+            calibration batches, as many of each layer as the allocation says.
         overrides: fields of `Policy`: ``budget=``, ``total_steps=``, ``exclude=`` ...
 
     Returns:
@@ -78,7 +90,8 @@ def transform(
         >>> sum(int(mask.sum()) for mask in masks(sparse).values())
         48
     """
-    if check_zeros(masks, overrides):
+    given = check_first(masks, overrides)
+    if given:
         overrides["budget"] = 1.0
     settings = load_policy(policy, **overrides)
     if not isinstance(model, nn.Module):
@@ -88,7 +101,9 @@ def transform(
             f"this {type(model).__name__} is already transformed; transform the "
             "original model, or finalize this one first"
         )
-    _check_data(settings, calibration, loss)
+    values = saliencies(model, calibration, loss) if masks == "snip" else {}
+    if masks != "snip":
+        _check_data(settings, calibration, loss)
     part = learner_of(settings.learner).part
     if settings.tokens:
         start = shortened(model, settings, example_inputs, inplace=inplace)
@@ -106,8 +121,14 @@ def transform(
     if settings.rewrite != "none":
         calibrate(sparse)
     life = life_of(sparse, "transform")  # remembers where the weights stand
-    if masks == "nonzero":
-        keep_zeros(life)
+    try:
+        if given:
+            start_from(life, masks if isinstance(masks, Mapping) else zeros_of(life))
+        elif values:
+            start_by(life, values)
+    except BaseException:
+        restore(sparse)  # it may be the user's own
+        raise
     life.recipe = recipe_of(settings, example_inputs, life.plan)
     return sparse
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from sparsefx.errors import PolicyError
+from sparsefx.learners import learner_of
 from sparsefx.settings.rules import number, refuse
 from sparsefx.training.life import life_of
 from sparsefx.training.live_model import transform
@@ -47,12 +48,14 @@ def pruning_plasticity(
     backward: Callable[[nn.Module], object] | None = None,
     cost: str = "params",
     example_inputs: Any = None,
+    **overrides: Any,
 ) -> Plasticity:
     r"""Prunes a copy of a network once, trains it on, and compares the scores.
 
-    The largest weights by ``|w| / cost`` are kept over all layers. With ``regrow`` a
-    share of those, the smallest of each layer, then gives way to as many others of
-    largest gradient, which start at zero. Plasticity is ``score_after -
+    The largest weights by ``|w| / cost`` are kept over all layers, or in each as many
+    (``allocation="uniform"``). With ``regrow`` a share of those, the smallest of each
+    layer, then gives way to as many others of largest gradient, or drawn at random
+    (``learner="set"``), which start at zero. Plasticity is ``score_after -
     score_before``: call this at several moments of a training run to see when a network
     still recovers. Source: Liu et al., "Sparse Training via Boosting Pruning Plasticity
     with Neuroregeneration", 2021 (arXiv 2106.10404).
@@ -65,9 +68,12 @@ def pruning_plasticity(
         evaluate: the score of a network; higher is better.
         regrow: share of the weights left that regeneration moves, in [0, 1].
         backward: runs a loss and its backward pass on the network it is given, for
-            the gradients that regeneration ranks by; needed with ``regrow``.
+            the gradients that regeneration ranks by; needed with ``regrow``, unless it
+            is random.
         cost: what is pruned: ``"params"``, ``"macs"`` ...
         example_inputs: as for `sparsefx.transform`; needed for MACs.
+        overrides: fields of `sparsefx.Policy`: ``allocation="uniform"``,
+            ``learner="set"``, ``seed=1``, ``regrow_dropped=True`` ...
 
     Raises:
         PolicyError: the rate or the share is out of range, or ``backward`` is missing.
@@ -92,10 +98,12 @@ def pruning_plasticity(
     if not 0 < rate < 1:
         refuse("rate", rate, "a share of the cost to prune, in (0, 1)")
     number("a share in [0, 1]", 0, 1).read("regrow", regrow)
-    if regrow > 0 and backward is None:
+    learner = learner_of(overrides.get("learner", "granet"))
+    if regrow > 0 and learner.scores and backward is None:
         raise PolicyError(
             f"regrow is {regrow:g}, and growth needs gradients; give backward, a "
-            "function that runs loss.backward() on the network it is given"
+            "function that runs loss.backward() on the network it is given, or "
+            'learner="set", which grows at random'
         )
     before = float(evaluate(model))
     sparse = transform(
@@ -104,16 +112,21 @@ def pruning_plasticity(
         budget={cost: 1 - rate},
         example_inputs=example_inputs,
         inplace=True,
-        update_every=1,
-        drop_fraction=float(regrow),
-        optimizer_state="keep",
+        **{
+            "budget_ramp": "constant",
+            "update_every": 1,
+            "drop_fraction": float(regrow),
+            "optimizer_state": "keep",
+            **overrides,
+        },
     )
     life = life_of(sparse, "pruning")
     life.begin(drawn=False)
-    if regrow > 0 and backward is not None:
-        sparse.zero_grad()
-        backward(sparse)
-        sparse.zero_grad()
+    if regrow > 0:
+        if backward is not None:
+            sparse.zero_grad()
+            backward(sparse)
+            sparse.zero_grad()
         life.advance()
     life.freeze()
     pruned = float(evaluate(sparse))

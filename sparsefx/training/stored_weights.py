@@ -55,9 +55,12 @@ class StoredWeights(WeightPart):
 
     Attributes:
         told: a missing optimizer has been warned of.
+        first: what weights are worth when the first masks are chosen, in their shapes;
+            None leaves that to the learner.
     """
 
     told: bool = False
+    first: Sequence[Tensor] | None = None
 
     @torch.no_grad()
     def begin(self, moment: Moment, drawn: bool) -> Sequence[Write]:
@@ -65,7 +68,14 @@ class StoredWeights(WeightPart):
         phase = replace(moment.phase, drop_fraction=0.0)
         state = self.state
         situation = self._situation(moment, phase, state.weights(), None, [])
-        found = self._learner.answer(situation) if drawn else by_magnitude(situation)
+        if drawn and self.first is not None:
+            pairs = zip(state.groups(), self.first, strict=True)
+            values = [entries(cut, value) for cut, value in pairs]
+            sizes = [float(site.unit_size) for site in self.plan.sites]
+            found = by_magnitude(replace(situation, values=values, worths=sizes))
+        else:
+            learner = self._learner.answer if drawn else by_magnitude
+            found = learner(situation)
         return [
             *self._masks(found, everything=True),
             partial(state.mu.fill_, torch.inf),

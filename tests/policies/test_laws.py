@@ -32,7 +32,7 @@ SLACK = 1 + 1e-9
 Problem = tuple[list[Site], float, float]
 every = pytest.mark.parametrize("function", READY.values(), ids=READY)
 POLICY = sparsefx.load_policy("layerwise", densities={"*": 1e-12})
-fixing = pytest.mark.parametrize("name", ["uniform", "erk"])
+fixing = pytest.mark.parametrize("name", ["uniform", "erk", "er"])
 LAW = settings(max_examples=40)
 
 

@@ -68,6 +68,26 @@ def test_regrowth_moves_half_of_each_layer_to_large_gradients() -> None:
         assert int((mask & ~new).sum()) == -(-int(mask.sum()) // 2)
 
 
+def test_every_layer_is_pruned_alike() -> None:
+    model, seen = net(), []
+    study(model, seen, rate=0.75, allocation="uniform")
+    for key, mask in seen[0].items():
+        weight = model.get_parameter(key).abs()
+        assert int(mask.sum()) == 8
+        assert weight[mask].min() >= weight[~mask].max()
+
+
+def test_growth_at_random_needs_no_gradients() -> None:
+    plain, grown, other = [], [], []
+    study(net(), plain, rate=0.75)
+    study(net(), grown, rate=0.75, regrow=0.5, learner="set")
+    study(net(), other, rate=0.75, regrow=0.5, learner="set", seed=1)
+    for key, mask in plain[0].items():
+        assert int((mask & ~grown[0][key]).sum()) == -(-int(mask.sum()) // 2)
+        assert int(grown[0][key].sum()) == int(other[0][key].sum()) == int(mask.sum())
+    assert any(not torch.equal(grown[0][k], other[0][k]) for k in plain[0])
+
+
 def test_refusals() -> None:
     for rate in (0.0, 1.0):
         with pytest.raises(PolicyError, match=rf"rate is {rate}; give a share"):

@@ -1,0 +1,176 @@
+"""Masks that start from what is given: zeros that are there, a file's, or SNIP's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparsefx.errors import MaskError, PolicyError
+from sparsefx.learners import learner_of
+from sparsefx.learners.fixed import FIXED
+from sparsefx.tracing.preserve import in_eval
+from sparsefx.training.life import Life
+from sparsefx.training.stored_weights import StoredWeights
+
+First = Literal["learner", "nonzero", "snip"] | Mapping[str, Tensor]
+_WORDS = ("learner", "nonzero", "snip")
+
+
+def check_first(masks: First, overrides: Mapping[str, object]) -> bool:
+    """Whether the first masks are given, and their cost is the budget.
+
+    Raises:
+        PolicyError: the word is not known, or a budget is given besides.
+    """
+    given = isinstance(masks, Mapping)
+    if not given and masks not in _WORDS:
+        raise PolicyError(
+            f"masks is {masks!r}; allowed: {', '.join(_WORDS)}, or bool tensors by "
+            "parameter name, as sparsefx.masks returns"
+        )
+    if (given or masks == "nonzero") and "budget" in overrides:
+        what = "masks that are given have" if given else "masks='nonzero' keeps"
+        raise PolicyError(
+            f"{what} a cost, and that is the budget; leave budget out, or masks"
+        )
+    return given or masks == "nonzero"
+
+
+def zeros_of(life: Life) -> dict[str, Tensor]:
+    """What is not zero in the weights.
+
+    Raises:
+        MaskError: the learner moves masks, so that zeros would not stay.
+    """
+    learner = learner_of(life.plan.policy.learner)
+    part = life.parts[-1]
+    if not isinstance(part, StoredWeights) or learner is not FIXED:
+        raise MaskError(
+            f"the learner {learner.name} moves masks, so that zeros would come back; "
+            "use masks='nonzero' with the policy fixed"
+        )
+    pairs = zip(part.state.names, part.state.weights(), strict=True)
+    return {name: weight.detach() != 0 for name, weight in pairs}
+
+
+def start_from(life: Life, masks: Mapping[str, Tensor]) -> None:
+    """Makes these the masks of a model, and their cost the budget.
+
+    Raises:
+        MaskError: the learner does not start from masks of its own and keep their
+            number; or names, shapes or groups are not those of the masked weights.
+    """
+    part, plan = life.parts[-1], life.plan
+    learner = learner_of(plan.policy.learner)
+    if not isinstance(part, StoredWeights) or not (learner.drawn and learner.steady):
+        raise MaskError(
+            f"the learner {learner.name} finds its first masks itself; masks can be "
+            "given to fixed, rigl and set"
+        )
+    state = part.state
+    if masks.keys() != set(state.names):
+        odd = sorted(masks.keys() ^ set(state.names))
+        raise MaskError(
+            f"masks are given for {len(masks)} weights, {len(state.names)} are masked; "
+            f"they differ in {', '.join(odd[:5])}: give one for each, or exclude it"
+        )
+    found = [masks[name].to(w.device) for name, w in _rows(part)]
+    for mask, cut, (name, weight) in zip(
+        found, state.groups(), _rows(part), strict=True
+    ):
+        if mask.dtype != torch.bool or mask.shape != weight.shape:
+            raise MaskError(
+                f"the mask of {name!r} is {mask.dtype} of shape {tuple(mask.shape)}; "
+                f"give bools of shape {tuple(weight.shape)}"
+            )
+        whole = (
+            mask if cut is None else cut.expand(weight, cut.values(mask.float()) > 0)
+        )
+        if not torch.equal(whole, mask):
+            raise MaskError(
+                f"the mask of {name!r} keeps parts of groups; with granularity "
+                f"{plan.sites[state.names.index(name)].granularity} keep whole ones"
+            )
+    kept = state.kept
+    assert kept is not None
+    kept.take({f"mask_{index}": mask for index, mask in enumerate(found)})
+    rows = zip(plan.targets, plan.spent(part.entries()), strict=True)
+    targets = tuple(replace(target, limit=cost) for target, cost in rows)
+    life.plan = part.plan = replace(plan, targets=targets)
+
+
+def saliencies(
+    model: nn.Module,
+    calibration: Sequence[tuple[Any, Any]],
+    loss: Callable[[Any, Any], Tensor] | None,
+) -> dict[str, Tensor]:
+    r"""SNIP's connection sensitivity of every parameter, :math:`|w \, dL/dw|`.
+
+    It is the derivative of the loss with respect to a mask that is 1. Source: Lee,
+    Ajanthan, Torr, "SNIP: Single-shot Network Pruning based on Connection Sensitivity",
+    ICLR 2019 (arXiv 1810.02340). The model is left as it is.
+
+    Args:
+        model: the dense model, which is run in eval mode.
+        calibration: pairs of input and target; gradients of their losses add up.
+        loss: of output and target.
+
+    Raises:
+        PolicyError: calibration or loss is missing.
+
+    Example:
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> _ = nn.init.constant_(net.weight, 2.0)
+        >>> data = [(torch.tensor([[1.0, -3.0]]), torch.zeros(1, 1))]
+        >>> saliencies(net, data, lambda out, target: (out - target).sum())
+        {'weight': tensor([[2., 6.]])}
+    """
+    if loss is None or not calibration:
+        raise PolicyError(
+            "masks='snip' ranks weights by gradients; give calibration=[(x, y), ...] "
+            "and loss="
+        )
+    named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+    leaves = {n: p.detach().clone().requires_grad_() for n, p in named.items()}
+    losses = []
+    with in_eval(model), torch.enable_grad():
+        for inputs, target in calibration:
+            args = inputs if isinstance(inputs, tuple) else (inputs,)
+            out = torch.func.functional_call(model, leaves, args)
+            losses.append(loss(out, target))
+        total = torch.stack(losses).sum()
+        slopes = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if slope is None else (leaf * slope).detach().abs()
+        for (name, leaf), slope in zip(leaves.items(), slopes, strict=True)
+    }
+
+
+def start_by(life: Life, values: Mapping[str, Tensor]) -> None:
+    """Makes the weights of largest values per cost the first masks of a model.
+
+    Raises:
+        MaskError: the learner has no masks of its own to start from.
+    """
+    part, learner = life.parts[-1], learner_of(life.plan.policy.learner)
+    if not isinstance(part, StoredWeights) or not learner.drawn:
+        raise MaskError(
+            f"the learner {learner.name} finds its first masks itself; masks='snip' is "
+            "for fixed, rigl, set and granet"
+        )
+    if new := [name for name in part.state.names if name not in values]:
+        raise MaskError(
+            f"masks='snip' ranks the weights of the model as it was given, which has no "
+            f"{new[0]!r}; leave the rewrite or the tokens out"
+        )
+    part.first = [values[name] for name in part.state.names]
+    life.begin()
+    part.first = None
+
+
+def _rows(part: StoredWeights) -> Sequence[tuple[str, Tensor]]:
+    return list(zip(part.state.names, part.state.weights(), strict=True))
