@@ -242,7 +242,7 @@ RAMP_ONE = [0, 0.2439, 0.4392, 0.5913, 0.7056, 0.7875, 0.8424, 0.8757, 0.8928, 0
     ("name", "wanted"), [("granet_sparse", RAMP_HALF), ("granet", RAMP_ONE)]
 )
 def test_the_cubic_ramp_reaches_its_end(name: str, wanted: list[Any]) -> None:
-    policy = load_policy(name, total_steps=2000, budget=0.1)
+    policy = load_policy(name, total_steps=2000, update_every=100, budget=0.1)
     schedule = policy.schedule()
     for j, sparsity in enumerate(wanted):
         progress = schedule.at(100 * j).budget_progress
@@ -252,7 +252,7 @@ def test_the_cubic_ramp_reaches_its_end(name: str, wanted: list[Any]) -> None:
 
 
 def test_the_share_that_moves() -> None:
-    schedule = load_policy("granet", total_steps=4000).schedule()
+    schedule = load_policy("granet", total_steps=4000, update_every=100).schedule()
     found = [schedule.at(step).drop_fraction for step in (1000, 2000, 3000, 3900)]
     wanted = [0.42751, 0.2525, 0.07749]
     assert found[:3] == pytest.approx(wanted, abs=1e-5)
@@ -260,7 +260,7 @@ def test_the_share_that_moves() -> None:
     assert schedule.at(0).drop_fraction == 0
     # what would grow at the last step could not be trained any more
     assert schedule.at(4000).drop_fraction == 0
-    rigl = load_policy("rigl", total_steps=4000).schedule()
+    rigl = load_policy("rigl", total_steps=4000, update_every=100).schedule()
     assert rigl.at(1500).drop_fraction == pytest.approx(0.15)
     assert rigl.at(3000).drop_fraction == 0
     assert rigl.at(3100).drop_fraction == 0
@@ -268,7 +268,8 @@ def test_the_share_that_moves() -> None:
 
 def test_the_share_may_move_on_beyond_the_freeze() -> None:
     """The period of the authors' code is the whole run: .2525 at half of it."""
-    options = {"total_steps": 4000, "drop_fraction": 0.5, "drop_fraction_final": 0.005}
+    options = {"total_steps": 4000, "update_every": 100, "drop_fraction": 0.5}
+    options |= {"drop_fraction_final": 0.005}
     schedule = load_policy("rigl", drop_end=1.0, **options).schedule()
     found = [schedule.at(step).drop_fraction for step in (2000, 3000)]
     assert found == pytest.approx([0.2525, 0.07749], abs=1e-5)

@@ -38,6 +38,7 @@ SOURCES: list[tuple[str, dict[str, object], str]] = [
         "densities: arXiv 2202.02643",
     ),
     ("erk", {"allocation": "erk", "cost": "macs"}, "RigL 3 (1); cost: own default"),
+    ("er", {"allocation": "er", "cost": "macs"}, "SET 2; cost: own default"),
     (
         REWRITES,
         {"allocation": "uniform", "cost": "macs"},
@@ -133,6 +134,11 @@ SOURCES: list[tuple[str, dict[str, object], str]] = [
         {"budget_of": "model", "inclusive": True, "keep_units": False},
         "code: the target is of all parameters, the threshold keeps its ties, no layer "
         "is protected",
+    ),
+    (
+        "spartan_paper",
+        {"soft_when_frozen": True},
+        "code: after the freeze latent weights learn on under a fixed soft mask",
     ),
     (
         "spartan_block",
