@@ -164,8 +164,8 @@ def start_by(life: Life, values: Mapping[str, Tensor]) -> None:
         )
     if new := [name for name in part.state.names if name not in values]:
         raise MaskError(
-            f"masks='snip' ranks the weights of the model as it was given, which has no "
-            f"{new[0]!r}; leave the rewrite or the tokens out"
+            "masks='snip' ranks the weights of the model as it was given, which has "
+            f"no {new[0]!r}; leave the rewrite or the tokens out"
         )
     part.first = [values[name] for name in part.state.names]
     life.begin()

@@ -127,6 +127,8 @@ def test_refusals() -> None:
     snip = {"masks": "snip", "calibration": DATA, "loss": F.cross_entropy, **options}
     with pytest.raises(MaskError, match="'snip' is for fixed, rigl, set and granet"):
         sparsefx.transform(model, "cost_budget", **snip)
+    with pytest.raises(MaskError, match="leave the rewrite or the tokens out"):
+        sparsefx.transform(model, "sparse_wide", **snip | {"inplace": False})
     assert type(model) is nn.Sequential
     assert type(model[0]) is nn.Linear
     sparsefx.transform(
