@@ -162,10 +162,11 @@ def start_by(life: Life, values: Mapping[str, Tensor]) -> None:
             f"the learner {learner.name} finds its first masks itself; masks='snip' is "
             "for fixed, rigl, set and granet"
         )
-    if new := [name for name in part.state.names if name not in values]:
+    shapes = {name: value.shape for name, value in values.items()}
+    if new := [name for name, w in _rows(part) if shapes.get(name) != w.shape]:
         raise MaskError(
             "masks='snip' ranks the weights of the model as it was given, which has "
-            f"no {new[0]!r}; leave the rewrite or the tokens out"
+            f"no {new[0]!r} of this shape; leave the rewrite or the tokens out"
         )
     part.first = [values[name] for name in part.state.names]
     life.begin()
