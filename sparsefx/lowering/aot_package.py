@@ -21,7 +21,7 @@ def package(lowered: Lowered, example_inputs: Any, path: str | Path) -> Path:
 
     Args:
         lowered: what `lower` returned.
-        example_inputs: as for `lower`; the sizes are fixed.
+        example_inputs: as for `lower`; the sizes are those of the package.
         path: the file to write, ending in ``.pt2``.
 
     Raises:

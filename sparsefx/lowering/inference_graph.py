@@ -20,11 +20,12 @@ from sparsefx.errors import SparsefxError
 from sparsefx.passes.shrink_units import ShrinkUnits
 from sparsefx.torch_internals import TreeSpec, tree_flatten, tree_unflatten
 from sparsefx.tracing.capture import capture
-from sparsefx.tracing.example_calls import Call, as_call
+from sparsefx.tracing.example_calls import Call, as_call, doubled, resized
 from sparsefx.tracing.graph_module import assembled
 from sparsefx.tracing.object_trees import unbox
 from sparsefx.tracing.preserve import in_eval
 from sparsefx.tracing.program import Program
+from sparsefx.tracing.verify import difference
 
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)
 
@@ -36,29 +37,36 @@ class Signature:
     Attributes:
         inputs: ``(args, kwargs)`` with a number in place of each leaf.
         output: the module's output likewise; None if it is the graph's.
-        leaves: the example's leaves: shape and type of tensors, other values as is.
+        leaves: the example's leaves: shape, with None for the batch size where the
+            graph holds for others, and type of tensors; other values as is.
+        least: the smallest batch size the graph holds for.
     """
 
     inputs: Any
     output: Any
     leaves: tuple[Any, ...]
+    least: int = 1
 
-    def tensors(self, args: Any, kwargs: Any) -> list[Tensor]:
-        """The graph's inputs from a call's arguments.
+    def tensors(self, args: Any, kwargs: Any) -> list[Tensor] | None:
+        """The graph's inputs from a call's arguments; None if it is for others.
 
-        Raises:
-            SparsefxError: the call has other arguments than the example.
+        Example:
+            >>> _, signature = graph_of(nn.Linear(2, 3), (torch.ones(4, 2),))
+            >>> len(signature.tensors((torch.ones(7, 2),), {}))
+            1
+            >>> signature.tensors((torch.ones(7, 5, 2),), {}) is None
+            True
         """
         leaves, spec = tree_flatten((args, kwargs))
-        fits = spec == tree_flatten(self.inputs)[1] and all(
-            _fits(leaf, known) for leaf, known in zip(leaves, self.leaves, strict=True)
-        )
-        if not fits:
-            raise SparsefxError(
-                f"this model was lowered for inputs {self.leaves}, the call gives "
-                f"{tuple(map(_leaf, leaves))}; only the first size may differ, lower "
-                "the model again with example_inputs of these shapes"
-            )
+        if spec != tree_flatten(self.inputs)[1]:
+            return None
+        pairs = list(zip(leaves, self.leaves, strict=True))
+        if not all(_fits(leaf, known) for leaf, known in pairs):
+            return None
+        if not torch.compiler.is_exporting():  # there it may be a symbol
+            free = [a.shape[0] for a, b in pairs if _is_free(b)]
+            if free and (free.count(free[0]) < len(free) or free[0] < self.least):
+                return None
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
     def result(self, out: Any) -> Any:
@@ -92,13 +100,12 @@ def graph_of(
         return found.reasons.get("", "it could not be recorded")
     if program.one_batch:
         return f"its graph is for one batch size only: {program.one_batch}"
+    call = as_call(example_inputs)
     with in_eval(model):  # flags that the graph reads become constants
-        return _plain(program, model, as_call(example_inputs), shrink)
+        return _plain(program, model, shrink), _signature(program, model, call)
 
 
-def _plain(
-    program: Program, root: nn.Module, example: Call, shrink: bool
-) -> tuple[fx.GraphModule, Signature]:
+def _plain(program: Program, root: nn.Module, shrink: bool) -> fx.GraphModule:
     part = list(program.parts())[-1][1]
     bound = part.module(root)
     if shrink and any(map(_has_zero_line, root.parameters())):
@@ -121,14 +128,26 @@ def _plain(
                 graph.erase_node(node)
             else:
                 held[node.target] = _frozen(module)
+    return assembled(graph, held, name="Lowered").eval()
+
+
+def _signature(program: Program, root: nn.Module, example: Call) -> Signature:
+    part = list(program.parts())[-1][1]
     leaves, spec = tree_flatten(example)
-    inputs = spec if part.inputs is None else part.inputs
-    signature = Signature(
-        _numbered(inputs),
+    known, least = tuple(map(_leaf, leaves)), 1
+    batch = program.batch
+    if batch is not None and not program.guards:
+        known = tuple(
+            leaf[:2] if isinstance(leaf, tuple) else leaf for leaf in program.signature
+        )
+        one = resized(doubled(example), batch, 1)
+        least = 2 if difference(program, root, *one, training=False) else 1
+    return Signature(
+        _numbered(spec if part.inputs is None else part.inputs),
         None if part.output is None else _numbered(part.output),
-        tuple(map(_leaf, leaves)),
+        known,
+        least,
     )
-    return assembled(graph, held, name="Lowered").eval(), signature
 
 
 def _has_zero_line(weight: Tensor) -> bool:
@@ -176,8 +195,15 @@ def _leaf(leaf: Any) -> Any:
 def _fits(leaf: Any, known: Any) -> bool:
     if not isinstance(leaf, Tensor):
         return type(leaf) is type(known) and bool(leaf == known)
-    if torch.compiler.is_exporting():
-        return True
+    if not isinstance(known, tuple):
+        return False
     shape, dtype = known
-    same = leaf.ndim == len(shape) and tuple(leaf.shape[1:]) == shape[1:]
-    return same and leaf.dtype == dtype
+    same = leaf.ndim == len(shape) and leaf.dtype == dtype
+    return same and all(
+        size is None or (isinstance(there, int) and there == size)
+        for there, size in zip(leaf.shape, shape, strict=True)
+    )
+
+
+def _is_free(known: Any) -> bool:
+    return isinstance(known, tuple) and known[0][:1] == (None,)

@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sparsefx.errors import MaskError, SparsefxError
 from sparsefx.lowering.inference_graph import Signature, graph_of
 from sparsefx.lowering.layer_trial import DENSE, TARGETS, largest_difference
 from sparsefx.lowering.lower_graph import lower_graph
-from sparsefx.lowering.lower_modules import lower_modules
+from sparsefx.lowering.lower_modules import lower_modules, sharing, with_layers
 from sparsefx.lowering.lowered import Lowered, compiled
 from sparsefx.lowering.lowering_report import LayerChoice, Lowering, choice
 from sparsefx.lowering.timing import interleaved
-from sparsefx.masking.masked_module import duplicate, unwrapped
+from sparsefx.masking.masked_module import unwrapped
 from sparsefx.masking.state_keys import CHILD
 from sparsefx.torch_internals import tree_flatten
 from sparsefx.tracing.example_calls import Call, as_call
@@ -43,11 +43,13 @@ def lower(
 
     Layers are timed at the shapes of ``example_inputs``, on their device, with the
     current number of threads. Every form is compared with the dense layer first.
+    What comes out takes every call that the model takes: those of the same sizes at
+    any batch run one graph, others the model's own Python with the same layers.
 
     Args:
         model: what `finalize` returned, or any model; it is not changed.
         example_inputs: a tuple of positional inputs or a dict of keyword inputs, of
-            the sizes that matter.
+            the sizes that matter most.
         target: ``auto`` takes the fastest form of each layer, and the dense model
             where the whole is not faster; ``dense``, ``removal``, ``csr``, ``bsr`` or
             ``semi_structured`` force one wherever it is possible.
@@ -82,13 +84,14 @@ def lower(
     with in_eval(model):
         cut = target in ("auto", "removal")
         found = graph_of(model, example_inputs, shrink=cut)
+        planned = None
         if isinstance(found, str):
-            module, trials = lower_modules(model, call, target, rounds, fused=compile)
-            signature = None
+            trials = lower_modules(model, call, target, rounds, fused=compile)
         else:
             graph, signature = found
             tensors = signature.tensors(*call)
-            module, trials, before = lower_graph(
+            assert tensors is not None
+            graph, trials, before = lower_graph(
                 graph,
                 tensors,
                 target,
@@ -96,8 +99,9 @@ def lower(
                 fused=compile,
                 original=dict(model.named_parameters(remove_duplicate=False)),
             )
+            planned = graph, signature
         rows = tuple(choice(trial, before) for trial in trials)
-        made = _Model(module, signature, rows)
+        made = _Model(with_layers(model, trials, before), planned, rows)
         return _judged(model, made, call, target, device, compile, rounds)
 
 
@@ -107,11 +111,11 @@ class _Model:
     def __init__(
         self,
         module: nn.Module,
-        signature: Signature | None,
+        planned: tuple[fx.GraphModule, Signature] | None,
         rows: tuple[LayerChoice, ...],
     ) -> None:
         self.module = module
-        self.signature = signature
+        self.planned = planned
         self.rows = rows
 
     @property
@@ -147,11 +151,13 @@ def _judged(
 
     def lowered(verdict: str, times: Mapping[str, float], fast: bool) -> Lowered:
         report = Lowering(made.rows, target, where, times, verdict, fast)
-        return Lowered(made.module, report, made.signature, fast)
+        return Lowered(made.module, report, fast, made.planned)
 
     with torch.no_grad():
         wanted = model(*args, **kwargs)
-    gap = _gap(lowered("", {}, False), call, wanted)
+        gap = _gap(lowered("", {}, False)(*args, **kwargs), wanted)
+        if made.planned is not None:
+            gap = max(gap, _gap(made.module(*args, **kwargs), wanted))
     if gap > 1:
         raise SparsefxError(
             f"the lowered model's outputs are not the model's: they differ by {gap:.2g}"
@@ -180,7 +186,7 @@ def _judged(
     verdict = f"dense: the whole model would run at {gain:.2f}x"
     rows = tuple(_stayed(row, gain) for row in made.rows)
     report = Lowering(rows, target, where, {DENSE: times[DENSE]}, verdict, compile)
-    return Lowered(duplicate(model), report, None, compile)
+    return Lowered(sharing(model), report, compile)
 
 
 def _stayed(row: LayerChoice, gain: float) -> LayerChoice:
@@ -193,10 +199,8 @@ def _stayed(row: LayerChoice, gain: float) -> LayerChoice:
     )
 
 
-def _gap(fast: Lowered, call: Call, wanted: Any) -> float:
+def _gap(found: Any, wanted: Any) -> float:
     """The largest difference of any output, in units of what is allowed."""
-    with torch.no_grad():
-        found = fast(*call[0], **call[1])
     pairs = zip(tree_flatten(found)[0], tree_flatten(wanted)[0], strict=True)
     gaps = [
         largest_difference(a, b) / CLOSE.get(b.dtype, HALF)

@@ -36,7 +36,7 @@ def check(program: Program, root: nn.Module, args: Any, kwargs: Any) -> str | No
         example = args, kwargs
         if batch is not None and program.batch is not None:
             example = resized((args, kwargs), program.batch, batch)
-        found = _trial(program, root, *example, training)
+        found = difference(program, root, *example, training)
         if found and batch == 1:
             for _, part in program.parts():
                 part.min_batch = 2
@@ -47,9 +47,13 @@ def check(program: Program, root: nn.Module, args: Any, kwargs: Any) -> str | No
     return None
 
 
-def _trial(
+def difference(
     program: Program, root: nn.Module, args: Any, kwargs: Any, training: bool
 ) -> str | None:
+    """What differs between graph and module on one call; None if nothing does.
+
+    A call that the module itself refuses tells nothing.
+    """
     part = next(p for _, p in program.parts() if p.mode in (None, training))
     call = (args, kwargs) if part.reads_caches(root) else None
     try:

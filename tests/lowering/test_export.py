@@ -10,7 +10,7 @@ import torch
 
 import sparsefx
 from sparsefx.lowering import package
-from tests.lowering.test_lower_model import Block
+from tests.lowering.test_lower_model import Block, Branching, thinned
 
 X = torch.linspace(-3, 3, 2 * 50 * 32).sin().reshape(2, 50, 32)
 
@@ -43,6 +43,10 @@ def test_lowered_models_export(finalized: Any, lowered: Any, tmp_path: Path) -> 
     torch.export.save(program, tmp_path / "model.pt2")
     loaded = torch.export.load(tmp_path / "model.pt2").module()
     assert torch.equal(loaded(X), program.module()(X))
+    other = torch.export.export(lowered, (X[:, :7],)).module()
+    torch.testing.assert_close(
+        other(X[:, :7]), finalized(X[:, :7]), atol=1e-5, rtol=1e-4
+    )
 
 
 def missing(*names):
@@ -86,7 +90,8 @@ def test_what_cannot_be_packaged_says_why(
     monkeypatch.setattr("sparsefx.lowering.aot_package.aoti_package", refuse)
     with pytest.raises(sparsefx.SparsefxError, match=r"here: no compiler; on a"):
         package(lowered, (X,), tmp_path / "model.pt2")
+    branching = sparsefx.lower(thinned(Branching()), (X,), "csr", compile=False)
     with pytest.raises(sparsefx.SparsefxError, match=r"torch\.export cannot take"):
-        package(lowered, (X[:, :7],), tmp_path / "model.pt2")
+        package(branching, (X,), tmp_path / "model.pt2")
     with pytest.raises(sparsefx.SparsefxError, match=r"ends in \.pt2"):
         package(lowered, (X,), tmp_path / "model.zip")
