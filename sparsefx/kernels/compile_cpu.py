@@ -1,4 +1,4 @@
-"""Builds `cpu.cpp` with the machine's own compiler, once, and loads it.
+"""Builds the C++ kernels with the machine's own compiler, once, and loads them.
 
 The library lands in the user's cache folder under a name that says what it was made
 from, so that another version, compiler or processor makes its own, and what its bytes
@@ -21,11 +21,13 @@ from pathlib import Path
 from sparsefx.files.cache_folder import cache_folder, locked, read_own
 from sparsefx.files.whole_file import replacing
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu.cpp", "lanes.h"))
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("cpu.cpp", "products.cpp", "lanes.h")
+)
 # The processor's own instructions, where the compiler can tell them.
 _TARGETS = ("-march=native", "-mcpu=native", "")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
-_PATIENCE = 120  # seconds for one attempt; it takes about two
+_PATIENCE = 120  # seconds for one attempt; it takes about five
 
 
 @functools.cache
@@ -94,11 +96,12 @@ def _digest(content: bytes) -> str:
 
 def _compiled(compiler: str) -> bytes:
     """The library, for this processor where the compiler can."""
+    units = [str(source) for source in SOURCES if source.suffix == ".cpp"]
     with tempfile.TemporaryDirectory() as work:
         made = Path(work) / "cpu.so"
         for target in _TARGETS:
             flags = [*_FLAGS, *target.split()]
-            command = [compiler, *flags, str(SOURCES[0]), "-o", str(made)]
+            command = [compiler, *flags, *units, "-o", str(made)]
             done = subprocess.run(
                 command, capture_output=True, timeout=_PATIENCE, check=False
             )

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from sparsefx.errors import SparsefxError
 from sparsefx.passes.shrink_units import ShrinkUnits
-from sparsefx.torch_internals import TreeSpec, tree_flatten, tree_unflatten
+from sparsefx.torch_internals import (
+    TreeSpec,
+    is_exporting,
+    tree_flatten,
+    tree_unflatten,
+)
 from sparsefx.tracing.capture import capture
 from sparsefx.tracing.example_calls import Call, as_call, doubled, resized
 from sparsefx.tracing.graph_module import assembled
@@ -63,7 +67,7 @@ class Signature:
         pairs = list(zip(leaves, self.leaves, strict=True))
         if not all(_fits(leaf, known) for leaf, known in pairs):
             return None
-        if not torch.compiler.is_exporting():  # there it may be a symbol
+        if not is_exporting():  # there it may be a symbol
             free = [a.shape[0] for a, b in pairs if _is_free(b)]
             if free and (free.count(free[0]) < len(free) or free[0] < self.least):
                 return None

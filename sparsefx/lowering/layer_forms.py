@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparsefx.kernels.sparse_product import Form, usable
 from sparsefx.lowering.dense_layer import Dense, columns_of, result_of
-from sparsefx.lowering.sparse_ops import compressed, gathered_sum
+from sparsefx.lowering.packed_layer import PackedLayer
+from sparsefx.lowering.sparse_ops import compressed, gathered_sum, in_aten
 from sparsefx.lowering.tiles import Tiling
 from sparsefx.lowering.zero_patterns import block_size, is_two_of_four, kept_lines
+from sparsefx.torch_internals import is_exporting
 
 Kernel = Literal["gather", "csr", "bsr"]
 
@@ -76,6 +79,12 @@ class CompressedLayer(nn.Module):
     def product(self, x: Tensor) -> Tensor:
         """The sparse product alone."""
         weight = (self.offsets, self.columns, self.values)
+        if is_exporting() and self.kernel == "gather":
+            tiles, features, width = x.shape
+            y_NM = in_aten(x.transpose(0, 1).reshape(features, -1), *weight)
+            return y_NM.reshape(-1, tiles, width).transpose(0, 1)
+        if is_exporting():
+            return in_aten(x, *weight)
         if self.kernel != "gather":
             multiply = getattr(torch.ops.sparsefx, f"{self.kernel}_mm")
         elif x.shape[0] == 1:
@@ -170,6 +179,15 @@ class SemiStructuredLayer(nn.Module):
         return functional.linear(x, self.weight, self.bias)
 
 
+def _packed(form: Form) -> Callable[[Dense], nn.Module]:
+    def make(layer: Dense) -> nn.Module:
+        if not usable(layer.weight):
+            raise NoCandidateError("needs float32, a CPU and a C++ compiler")
+        return PackedLayer(layer, form)
+
+    return make
+
+
 def _compressed(kernel: Kernel) -> Callable[[Dense], nn.Module]:
     def make(layer: Dense) -> nn.Module:
         device, dtype = layer.weight.device.type, layer.weight.dtype
@@ -182,7 +200,11 @@ def _compressed(kernel: Kernel) -> Callable[[Dense], nn.Module]:
 
 FORMS: Mapping[str, tuple[Callable[[Dense], nn.Module], ...]] = {
     "removal": (CutLayer,),
-    "csr": (_compressed("gather"), _compressed("csr")),
+    "csr": (
+        *map(_packed, (Form(128, 8), Form(256, 5), Form(4096, 4))),
+        _compressed("gather"),
+        _compressed("csr"),
+    ),
     "bsr": (_compressed("bsr"),),
     "semi_structured": (SemiStructuredLayer,),
 }

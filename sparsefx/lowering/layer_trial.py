@@ -99,28 +99,26 @@ def try_layer(
         return _trial(layer, DENSE, {}, dict.fromkeys(FORMS, why))
     wanted = layer(x)
     forms = FORMS if target == "auto" else {target: FORMS[target]}
-    modules: dict[str, Sequence[nn.Module]] = {}
+    modules: dict[str, list[nn.Module]] = {}
     lost: dict[str, str] = {}
     for form, makers in forms.items():
         if target == "auto" and form in ("csr", "bsr") and layer.density > SPARSEST:
             lost[form] = f"{1 - layer.density:.0%} zeros"
             continue
-        try:
-            modules[form] = [make(layer) for make in makers]
-        except NoCandidateError as error:
-            lost[form] = str(error)
-            continue
-        except RuntimeError as error:  # a kernel that this device or build lacks
-            lost[form] = _first_line(error)
-            continue
-        kept = []
-        for module in modules[form]:
-            why = _refused(module, x, wanted)
+        for make in makers:
+            try:
+                module = make(layer)
+                why = _refused(module, x, wanted)
+            except NoCandidateError as error:
+                why = str(error)
+            except RuntimeError as error:  # a kernel that this device or build lacks
+                why = _first_line(error)
             if why:
-                lost[form] = why
+                lost.setdefault(form, why)
             else:
-                kept.append(module)
-        modules[form] = kept
+                modules.setdefault(form, []).append(module)
+        if form in modules:
+            lost.pop(form, None)
     return _fastest(layer, x, modules, lost, target, rounds, fused)
 
 

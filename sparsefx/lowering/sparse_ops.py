@@ -5,7 +5,9 @@ and strides, so what lies between two products is fused and they are not looked 
 
 ``torch.ops.sparsefx`` has ``tiles_mm`` for tiles ``(N, K, W)``, ``csr_mm`` and
 ``bsr_mm`` for ``(K, M)``; a weight is ``offsets, columns, values``, with values of
-shape ``(blocks, rows, columns)`` for ``bsr_mm``.
+shape ``(blocks, rows, columns)`` for ``bsr_mm``. ``packed_mm`` takes what
+`sparsefx.kernels.sparse_product` packs, and activations ``(..., K)`` or ``(B, K, T)``.
+Where a graph is exported, `in_aten` stands for them: it runs without sparsefx.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sparsefx.kernels.sparse_product import Packed, product
 from sparsefx.torch_internals import silence_sparse
 
 
@@ -76,6 +79,25 @@ def compressed(matrix: Tensor, block: int | None = None) -> tuple[Tensor, ...]:
     return offsets.to(torch.int32), columns.to(torch.int32), values
 
 
+def in_aten(x_KM: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """``W @ x`` by torch's own operators, for single entries or for blocks.
+
+    Example:
+        >>> x = torch.arange(4.0)[:, None]
+        >>> in_aten(x, *compressed(torch.eye(4).flip(0), 2)).flatten().tolist()
+        [3.0, 2.0, 1.0, 0.0]
+    """
+    if values.ndim == 1:
+        return gathered_sum(x_KM.contiguous(), offsets, columns, values)
+    count, rows, width = values.shape
+    lines, places = offsets.numel() - 1, x_KM.shape[1]
+    parts = values @ x_KM.reshape(-1, width, places)[columns.long()]
+    line = torch.arange(lines, device=offsets.device)
+    line = line.repeat_interleave(offsets.diff(), output_size=count)
+    y = parts.new_zeros(lines, rows, places).index_add(0, line, parts)
+    return y.reshape(lines * rows, places)
+
+
 def _csr(x_KM: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
     silence_sparse()
     shape = (offsets.numel() - 1, x_KM.shape[0])
@@ -94,6 +116,34 @@ def _bsr(x_KM: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tens
     return weight @ x_KM.contiguous()
 
 
+def _packed(
+    x: Tensor,
+    blocks: Tensor,
+    groups: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    outputs: int,
+    vectors: int,
+    last: bool,
+) -> Tensor:
+    packed = Packed(blocks, groups, rows, columns, values)
+    y = _packed_shape(x, *packed, bias, outputs, vectors, last)
+    x_BKT, y_BNT = x, y
+    if last:
+        x_BKT = x.reshape(-1, x.shape[-1]).T[None]
+        y_BNT = y.view(-1, outputs).T[None]
+    product(x_BKT, packed, bias, y_BNT, vectors)
+    return y
+
+
+def _packed_shape(x: Tensor, *rest: Any) -> Tensor:
+    outputs, _, last = rest[-3:]
+    shape = (*x.shape[:-1], outputs) if last else (x.shape[0], outputs, x.shape[2])
+    return x.new_empty(shape)
+
+
 def _tiles_shape(x: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], offsets.shape[0] - 1, x.shape[2])
 
@@ -106,14 +156,18 @@ def _bsr_shape(x: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> T
     return x.new_empty((offsets.shape[0] - 1) * values.shape[1], x.shape[1])
 
 
+_WEIGHT = "Tensor offsets, Tensor columns, Tensor values"
+_PACKED = (
+    "Tensor blocks, Tensor groups, Tensor rows, Tensor columns, Tensor values, "
+    "Tensor? bias, int outputs, int vectors, bool last"
+)
 _LIBRARY: Any = torch.library.Library("sparsefx", "FRAGMENT")
-for _name, _real, _shape in (
-    ("tiles_mm", _tiles, _tiles_shape),
-    ("csr_mm", _csr, _csr_shape),
-    ("bsr_mm", _bsr, _bsr_shape),
+for _name, _weight, _real, _shape in (
+    ("tiles_mm", _WEIGHT, _tiles, _tiles_shape),
+    ("csr_mm", _WEIGHT, _csr, _csr_shape),
+    ("bsr_mm", _WEIGHT, _bsr, _bsr_shape),
+    ("packed_mm", _PACKED, _packed, _packed_shape),
 ):
-    _LIBRARY.define(
-        f"{_name}(Tensor x, Tensor offsets, Tensor columns, Tensor values) -> Tensor"
-    )
+    _LIBRARY.define(f"{_name}(Tensor x, {_weight}) -> Tensor")
     _LIBRARY.impl(_name, _real, "CompositeExplicitAutograd")
     torch.library.register_fake(f"sparsefx::{_name}", _shape, lib=_LIBRARY)

@@ -1,0 +1,66 @@
+"""A layer whose kept weights are packed for the CPU kernel of `sparse_product`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sparsefx.kernels.sparse_product import Form, Packed, in_torch, pack
+from sparsefx.lowering.dense_layer import Dense, columns_of, result_of
+from sparsefx.torch_internals import is_exporting
+
+
+class PackedLayer(nn.Module):
+    """A linear layer or convolution by the kernel; activations keep their layout.
+
+    Attributes:
+        blocks, groups, rows, columns, values: the weight, as `Packed` says.
+        bias: ``(out,)`` or None.
+        window: what a convolution looks at; None for a linear layer.
+        vectors: vectors of tokens at a time.
+
+    Example:
+        >>> layer = Dense("weight", torch.tensor([[0.0, 2.0], [0.0, 0.0]]), None)
+        >>> PackedLayer(layer, Form(128, 8))(torch.tensor([[1.0, 3.0]]))
+        tensor([[6., 0.]])
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, layer: Dense, form: Form) -> None:  # noqa: D107
+        super().__init__()
+        self.shape = tuple(layer.weight.shape)
+        self.window = layer.window
+        self.vectors = form.vectors
+        for name, part in pack(layer.matrix, form)._asdict().items():
+            self.register_buffer(name, part)
+        bias = None if layer.bias is None else layer.bias.detach()
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output for the dense layer's input."""
+        last = self.window is None
+        x_in = x if last else columns_of(x, self.window)
+        packed = Packed(*(self.get_buffer(name) for name in Packed._fields))
+        if is_exporting():
+            y = _in_torch(x_in, packed, self.bias, self.shape[0], last)
+        else:
+            y = torch.ops.sparsefx.packed_mm(
+                x_in, *packed, self.bias, self.shape[0], self.vectors, last
+            )
+        return y if last else result_of(y, x, self.window)
+
+    def extra_repr(self) -> str:
+        """Shape and kept entries."""
+        return f"{self.shape}, kept={self.get_buffer('values').numel()}"
+
+
+def _in_torch(
+    x: Tensor, packed: Packed, bias: Tensor | None, outputs: int, last: bool
+) -> Tensor:
+    """What a graph holds that is to run where there is no sparsefx."""
+    axis = -1 if last else 1
+    x_TK = x.movedim(axis, -1)
+    y_NT = in_torch(x_TK.reshape(-1, x.shape[axis]).T.contiguous(), packed, outputs)
+    y = y_NT.T if bias is None else y_NT.T + bias
+    return y.reshape(*x_TK.shape[:-1], outputs).movedim(-1, axis)
