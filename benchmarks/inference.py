@@ -160,7 +160,8 @@ def main():
     if options.what == "page":
         from lowering.speed_page import write
 
-        write(read(FILE, *KEYS).values(), ROOT / "docs")
+        layers = read(RESULTS / "products.jsonl", "rows", "tokens", "zeros", "shape")
+        write(read(FILE, *KEYS).values(), layers.values(), ROOT / "docs")
         return
     for name in options.models:
         for threads in options.threads:

@@ -22,8 +22,8 @@ from torch.nn import functional
 from sparsefx.kernels.compile_cpu import library
 
 CHUNK = 512  # outputs whose sums stay in the second cache
-_SIZES = "batch features rows tokens xb xk xt yb yn yt together blocks wide"
 _Long, _Pointer = ctypes.c_int64, ctypes.c_void_p
+_SIZES = _Long * 13  # `Sizes` of products.cpp
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +153,6 @@ def _repeated(values: Tensor, times: Tensor, size: int) -> Tensor:
     return values.repeat_interleave(times, output_size=size)
 
 
-class _Sizes(ctypes.Structure):
-    _fields_ = tuple((name, _Long) for name in _SIZES.split())
-
-
 def product(
     x_BKT: Tensor,
     packed: Packed,
@@ -186,7 +182,7 @@ def product(
         if bias is not None:
             y_BNT += bias[:, None]
         return
-    sizes = _Sizes(
+    sizes = _SIZES(
         *x_BKT.shape[:2],
         *y_BNT.shape[1:],
         *x_BKT.stride(),
@@ -198,7 +194,7 @@ def product(
     _compiled()(
         torch.get_num_threads(),
         _pool(),
-        ctypes.byref(sizes),
+        sizes,
         x_BKT.data_ptr(),
         y_BNT.data_ptr(),
         *(part.data_ptr() for part in packed),

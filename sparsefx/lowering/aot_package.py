@@ -16,8 +16,8 @@ from sparsefx.tracing.example_calls import as_call
 def package(lowered: Lowered, example_inputs: Any, path: str | Path) -> Path:
     """Compiles a lowered model ahead of time into a ``.pt2`` package.
 
-    ``torch._inductor.aoti_load_package(path)`` loads it. Where a layer is compressed,
-    ``import sparsefx`` first: it registers the sparse products.
+    ``torch._inductor.aoti_load_package(path)`` loads it, also where sparsefx is not
+    installed: sparse products are those of torch there, slower than ours.
 
     Args:
         lowered: what `lower` returned.

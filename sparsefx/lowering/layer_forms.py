@@ -14,7 +14,12 @@ from sparsefx.lowering.dense_layer import Dense, columns_of, result_of
 from sparsefx.lowering.packed_layer import PackedLayer
 from sparsefx.lowering.sparse_ops import compressed, gathered_sum, in_aten
 from sparsefx.lowering.tiles import Tiling
-from sparsefx.lowering.zero_patterns import block_size, is_two_of_four, kept_lines
+from sparsefx.lowering.zero_patterns import (
+    block_size,
+    is_two_of_four,
+    kept_lines,
+    shares_columns,
+)
 from sparsefx.torch_internals import is_exporting
 
 Kernel = Literal["gather", "csr", "bsr"]
@@ -183,6 +188,8 @@ def _packed(form: Form) -> Callable[[Dense], nn.Module]:
     def make(layer: Dense) -> nn.Module:
         if not usable(layer.weight):
             raise NoCandidateError("needs float32, a CPU and a C++ compiler")
+        if not shares_columns(layer.matrix, form.together):
+            raise NoCandidateError(f"no {form.together} rows share their columns")
         return PackedLayer(layer, form)
 
     return make
@@ -198,10 +205,13 @@ def _compressed(kernel: Kernel) -> Callable[[Dense], nn.Module]:
     return make
 
 
+# For near caches, for few weights, for few tokens, and for rows that share columns.
+_PACKED = (Form(128, 8), Form(256, 5), Form(4096, 4), Form(256, 3, 4))
+
 FORMS: Mapping[str, tuple[Callable[[Dense], nn.Module], ...]] = {
     "removal": (CutLayer,),
     "csr": (
-        *map(_packed, (Form(128, 8), Form(256, 5), Form(4096, 4))),
+        *map(_packed, _PACKED),
         _compressed("gather"),
         _compressed("csr"),
     ),

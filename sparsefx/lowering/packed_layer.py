@@ -17,7 +17,7 @@ class PackedLayer(nn.Module):
         blocks, groups, rows, columns, values: the weight, as `Packed` says.
         bias: ``(out,)`` or None.
         window: what a convolution looks at; None for a linear layer.
-        vectors: vectors of tokens at a time.
+        form: how the weight is laid out.
 
     Example:
         >>> layer = Dense("weight", torch.tensor([[0.0, 2.0], [0.0, 0.0]]), None)
@@ -25,13 +25,18 @@ class PackedLayer(nn.Module):
         tensor([[6., 0.]])
     """
 
+    blocks: Tensor
+    groups: Tensor
+    rows: Tensor
+    columns: Tensor
+    values: Tensor
     bias: Tensor | None
 
     def __init__(self, layer: Dense, form: Form) -> None:  # noqa: D107
         super().__init__()
         self.shape = tuple(layer.weight.shape)
         self.window = layer.window
-        self.vectors = form.vectors
+        self.form = form
         for name, part in pack(layer.matrix, form)._asdict().items():
             self.register_buffer(name, part)
         bias = None if layer.bias is None else layer.bias.detach()
@@ -41,18 +46,19 @@ class PackedLayer(nn.Module):
         """The layer's output for the dense layer's input."""
         last = self.window is None
         x_in = x if last else columns_of(x, self.window)
-        packed = Packed(*(self.get_buffer(name) for name in Packed._fields))
+        packed = Packed(self.blocks, self.groups, self.rows, self.columns, self.values)
         if is_exporting():
             y = _in_torch(x_in, packed, self.bias, self.shape[0], last)
         else:
             y = torch.ops.sparsefx.packed_mm(
-                x_in, *packed, self.bias, self.shape[0], self.vectors, last
+                x_in, *packed, self.bias, self.shape[0], self.form.vectors, last
             )
         return y if last else result_of(y, x, self.window)
 
     def extra_repr(self) -> str:
-        """Shape and kept entries."""
-        return f"{self.shape}, kept={self.get_buffer('values').numel()}"
+        """Shape, form, and kept entries."""
+        kept = self.values.numel()
+        return f"{self.shape}, form={self.form}, kept={kept}"
 
 
 def _in_torch(

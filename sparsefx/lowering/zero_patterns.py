@@ -36,6 +36,23 @@ def block_size(matrix: Tensor) -> int | None:
     return None
 
 
+def shares_columns(matrix: Tensor, rows: int) -> bool:
+    """Whether each ``rows`` rows that follow one another keep the same columns.
+
+    As for blocks, a few zeros may be among what is kept.
+
+    Example:
+        >>> import torch
+        >>> matrix = torch.eye(2).repeat_interleave(4, 0)
+        >>> shares_columns(matrix, 4), shares_columns(torch.eye(8), 4)
+        (True, False)
+    """
+    if matrix.shape[0] % rows:
+        return False
+    kept = (matrix != 0).reshape(-1, rows, matrix.shape[1])
+    return int(kept.sum()) >= _FULL * rows * int(kept.any(1).sum())
+
+
 def is_two_of_four(matrix: Tensor) -> bool:
     """Whether each four neighbours in a row hold at most two non-zero weights.
 
