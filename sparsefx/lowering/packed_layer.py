@@ -51,7 +51,7 @@ class PackedLayer(nn.Module):
             y = _in_torch(x_in, packed, self.bias, self.shape[0], last)
         else:
             y = torch.ops.sparsefx.packed_mm(
-                x_in, *packed, self.bias, self.shape[0], self.form.vectors, last
+                x_in, packed, self.bias, self.shape[0], self.form.vectors, last
             )
         return y if last else result_of(y, x, self.window)
 

@@ -12,6 +12,7 @@ Where a graph is exported, `in_aten` stands for them: it runs without sparsefx.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -118,28 +119,30 @@ def _bsr(x_KM: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tens
 
 def _packed(
     x: Tensor,
-    blocks: Tensor,
-    groups: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    values: Tensor,
+    packed: Sequence[Tensor],
     bias: Tensor | None,
     outputs: int,
     vectors: int,
     last: bool,
 ) -> Tensor:
-    packed = Packed(blocks, groups, rows, columns, values)
-    y = _packed_shape(x, *packed, bias, outputs, vectors, last)
+    y = _packed_shape(x, packed, bias, outputs, vectors, last)
     x_BKT, y_BNT = x, y
     if last:
         x_BKT = x.reshape(-1, x.shape[-1]).T[None]
         y_BNT = y.view(-1, outputs).T[None]
-    product(x_BKT, packed, bias, y_BNT, vectors)
+    product(x_BKT, Packed(*packed), bias, y_BNT, vectors)
     return y
 
 
-def _packed_shape(x: Tensor, *rest: Any) -> Tensor:
-    outputs, _, last = rest[-3:]
+def _packed_shape(
+    x: Tensor,
+    packed: Sequence[Tensor],
+    bias: Tensor | None,
+    outputs: int,
+    vectors: int,
+    last: bool,
+) -> Tensor:
+    del packed, bias, vectors  # they have no part in it
     shape = (*x.shape[:-1], outputs) if last else (x.shape[0], outputs, x.shape[2])
     return x.new_empty(shape)
 
@@ -157,10 +160,7 @@ def _bsr_shape(x: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> T
 
 
 _WEIGHT = "Tensor offsets, Tensor columns, Tensor values"
-_PACKED = (
-    "Tensor blocks, Tensor groups, Tensor rows, Tensor columns, Tensor values, "
-    "Tensor? bias, int outputs, int vectors, bool last"
-)
+_PACKED = "Tensor[] packed, Tensor? bias, int outputs, int vectors, bool last"
 _LIBRARY: Any = torch.library.Library("sparsefx", "FRAGMENT")
 for _name, _weight, _real, _shape in (
     ("tiles_mm", _WEIGHT, _tiles, _tiles_shape),

@@ -17,8 +17,8 @@ from sparsefx.lowering import package
 from sparsefx.lowering.dense_layer import Dense, Window
 from sparsefx.lowering.layer_forms import CompressedLayer
 from sparsefx.lowering.packed_layer import PackedLayer
-from tests.lowering.test_lower_model import Block, thinned
 from tests.lowering.test_other_sizes import held
+from tests.lowering.thin_models import Block, thinned
 
 KERNELS: dict[str, Callable[[Dense], nn.Module]] = {
     "packed": partial(PackedLayer, form=Form(16, 8)),

@@ -10,7 +10,8 @@ import torch
 
 import sparsefx
 from sparsefx.lowering import package
-from tests.lowering.test_lower_model import Block, Branching, thinned
+from tests.lowering.test_lower_model import Branching
+from tests.lowering.thin_models import Block, thinned
 
 X = torch.linspace(-3, 3, 2 * 50 * 32).sin().reshape(2, 50, 32)
 

@@ -1,5 +1,6 @@
 """Attention of feature-major tensors is torch's own."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from sparsefx.lowering.feature_major_attention import feature_major_attention
 from sparsefx.lowering.inference_graph import graph_of
+from sparsefx.lowering.layer_forms import FORMS, CompressedLayer
 from sparsefx.lowering.lower_graph import lower_graph
 
 DOUBLE = {"fused": 2.0, "ours": 1.0}
@@ -38,6 +40,7 @@ def test_attention_follows_the_sparse_products(
     found = graph_of(model, (x,))
     assert not isinstance(found, str)
     module, _ = found
+    monkeypatch.setitem(FORMS, "csr", (partial(CompressedLayer, kernel="gather"),))
     for target, taken in (("csr", True), ("dense", False)):
         made, _, _ = lower_graph(module, [x], target, 1, fused=True)
         targets = {node.target for node in made.graph.nodes}

@@ -6,10 +6,9 @@ import torch
 from sparsefx.lowering.dense_layer import (
     Dense,
 )
-from sparsefx.lowering.layer_forms import (
-    CompressedLayer,
-)
+from sparsefx.lowering.layer_forms import FORMS, CompressedLayer
 from sparsefx.lowering.layer_trial import try_layer
+from sparsefx.lowering.packed_layer import PackedLayer
 from sparsefx.lowering.timing import interleaved
 
 CPU = torch.device("cpu")
@@ -18,7 +17,9 @@ CPU = torch.device("cpu")
 def test_the_fastest_wins_and_the_rest_say_by_how_much(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    times = {"dense": 10.0, "removal 0": 8.0, "csr 0": 4.0, "csr 1": 2.0, "bsr 0": 20.0}
+    times = {"dense": 10.0, "removal 0": 8.0, "bsr 0": 20.0}
+    makers = len(FORMS["csr"])
+    times |= {f"csr {i}": 4.0 for i in range(makers)} | {f"csr {makers - 1}": 2.0}
     monkeypatch.setattr(
         "sparsefx.lowering.layer_trial.interleaved",
         lambda calls, *_: {name: times[name] for name in calls},
@@ -34,7 +35,8 @@ def test_the_fastest_wins_and_the_rest_say_by_how_much(
     assert trial.lost["bsr"] == "0.5x"
     assert trial.lost["removal"] == "1.2x"
     assert trial.lost["semi_structured"] == "no 2:4 pattern"
-    times |= {"removal 0": 9.9, "csr 0": 9.9, "csr 1": 12.0}
+    times |= {"removal 0": 9.9, f"csr {makers - 1}": 12.0}
+    times |= {f"csr {i}": 9.9 for i in range(makers - 1)}
     trial = try_layer(layer, torch.randn(3, 16))  # 1 % is noise
     assert trial.chosen == "dense"
     assert trial.module is None
@@ -42,7 +44,8 @@ def test_the_fastest_wins_and_the_rest_say_by_how_much(
 
 
 def test_a_form_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CompressedLayer, "forward", lambda self, x: x * 0)
+    for kind in (CompressedLayer, PackedLayer):
+        monkeypatch.setattr(kind, "forward", lambda self, x: x * 0)
     layer = Dense("w", torch.eye(16), None)
     trial = try_layer(layer, torch.randn(3, 16), rounds=1)
     assert trial.chosen == "dense"

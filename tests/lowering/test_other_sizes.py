@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import sparsefx
-from tests.lowering.test_lower_model import Block, thinned
+from tests.lowering.thin_models import Block, thinned
 
 
 class Images(nn.Module):
