@@ -55,6 +55,7 @@ class Signature:
         """The graph's inputs from a call's arguments; None if it is for others.
 
         Example:
+            >>> import torch
             >>> _, signature = graph_of(nn.Linear(2, 3), (torch.ones(4, 2),))
             >>> len(signature.tensors((torch.ones(7, 2),), {}))
             1
@@ -94,6 +95,7 @@ def graph_of(
             finds them; what is left of cut weights is new memory.
 
     Example:
+        >>> import torch
         >>> module, _ = graph_of(nn.Linear(2, 3), (torch.ones(4, 2),))
         >>> module(torch.zeros(4, 2)).shape
         torch.Size([4, 3])
