@@ -70,6 +70,14 @@ def contradiction(policy: Policy, known: Mapping[str, Setting]) -> str:
             "tokens are dropped under a budget of the model, not of selected weights; "
             "set budget_of: model or maskable"
         )
+    others = f"rewrite {policy.rewrite!r} makes new weights"
+    if policy.rewrite == "none":
+        others = f"the learner {learner.name} moves {learner.part}"
+    if policy.masks == "nonzero" and not others.endswith(" moves weights"):
+        return (
+            f"masks 'nonzero' keeps weights zero that are, but {others}; leave masks "
+            "out, or choose a learner of weights without a rewrite"
+        )
     if learner.steady and policy.budget_ramp != "constant":
         return (
             f"the learner {learner.name} is sparse from the start, so a budget_ramp "

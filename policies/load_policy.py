@@ -36,7 +36,10 @@ def load_policy(source: PolicySource, **overrides: object) -> Policy:
         sparsefx.errors.PolicyError: policy 'cost_budgte' is not known; did you mean \
 'cost_budget'? known: ...
     """
-    return Policy(**rule_of(Policy).read("", {**_read(source), **overrides}))
+    given = {**_read(source), **overrides}
+    if given.get("masks") == "nonzero":
+        given.setdefault("budget", 1.0)  # the zeros say how much is kept
+    return Policy(**rule_of(Policy).read("", given))
 
 
 def _read(source: PolicySource) -> dict[str, object]:

@@ -92,6 +92,9 @@ class Policy:
     """Position where the budget reaches its target."""
     learner: Moves = "soft_topk"
     """How masks move: a name of `sparsefx.learners.LEARNERS`, or a `Learner`."""
+    masks: Literal["learner", "nonzero"] = "learner"
+    """Which weights may be kept: all, or those that are not zero at first, the largest
+    within the budget; others stay zero. The budget is then 1.0 unless one is given."""
     drop_fraction: Density = 0.3
     """Share of the kept weights that set, rigl and granet move at the first update."""
     drop_fraction_final: Density = 0.0

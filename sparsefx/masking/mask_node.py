@@ -16,12 +16,14 @@ class Masks(Protocol):
 
 
 class Around(Protocol):
-    """Gates of units around the weights (`sparsefx.training.units_around`)."""
+    """Gates of units around the weights (`sparsefx.training.units_around`), or zeros
+    that stay (`sparsefx.masking.candidates`).
+    """
 
     def opened(
         self, weight: Tensor, index: int, gates: Sequence[Tensor] | None = None
     ) -> Tensor:
-        """A site's weight, or its like, with zeros for what closed units own."""
+        """A site's weight, or its like, with zeros for what is shut out."""
 
 
 class MaskedWeight(nn.Module):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sparsefx.kernels.bits import pack, unpack
 from sparsefx.kernels.mask_rule import MaskScalars
 from sparsefx.masking.budget_gradient import couple
+from sparsefx.masking.candidates import Candidates, Values
 from sparsefx.masking.cut_groups import grouping
 from sparsefx.masking.held import Held
 from sparsefx.masking.kept_masks import KeptMasks, kept_weight
@@ -30,13 +31,12 @@ from sparsefx.masking.masked_groups import entries, masked_groups
 from sparsefx.masking.masked_weight import masked_weight
 from sparsefx.masking.rank_means import mean_over_ranks
 from sparsefx.masking.weight_groups import Grouping
-from sparsefx.solver.solution import Solution
 from sparsefx.torch_internals import after_backward, backward_number, is_compiling
 
 Owner = tuple[nn.Module, str]
 Vectors = Mapping[str, Tensor]  # mask parameters of all sites, by name
-_FLOATS = ("mu", "slope", "center", "threshold", "price", "spread")
-_INTEGERS = ("last", "group")
+FLOATS = ("mu", "slope", "center", "threshold", "price", "spread")
+INTEGERS = ("last", "group")
 
 
 class SparseState(Held):
@@ -59,9 +59,11 @@ class SparseState(Held):
         lasting: soft masks that stay once masks stand still, or None.
         follow: called before masks are read, by copies of a model.
         units: gates around the weights, or None.
+        candidates: the weights that may be kept; None where all may.
     """
 
     kept: KeptMasks | None
+    candidates: Candidates | None
     mu: Tensor
     slope: Tensor
     center: Tensor
@@ -91,8 +93,8 @@ class SparseState(Held):
         self.owners = [list(places) for places in owners]
         count = len(names)
         device = next(iter(self.weights()), torch.empty(0)).device
-        kinds = dict.fromkeys((*_FLOATS, "through"), torch.float64)
-        for name, dtype in (kinds | dict.fromkeys(_INTEGERS, torch.int64)).items():
+        kinds = dict.fromkeys((*FLOATS, "through"), torch.float64)
+        for name, dtype in (kinds | dict.fromkeys(INTEGERS, torch.int64)).items():
             self.hold(name, torch.zeros(count, dtype=dtype, device=device))
         dual = torch.tensor([math.nan, math.nan], dtype=torch.float64, device=device)
         self.hold("dual", dual)
@@ -105,6 +107,7 @@ class SparseState(Held):
         self.lasting = LastingMasks(self.weights()) if lasting else None
         self.still: list[Tensor] | None = None
         self.units: Any = None  # a module that is `mask_node.Around`
+        self.candidates: Candidates | None = None
         self.follow: Callable[[], None] | None = None
         for index, weight in enumerate(self.weights()):
             says = f"{self.names[index]}, {self.rules[index][0]}"
@@ -146,11 +149,22 @@ class SparseState(Held):
     @torch.no_grad()
     def values(self, gates: Sequence[Tensor] | None = None) -> list[Tensor]:
         """What the solver ranks: flat weights, or their groups' values, under gates."""
-        weights = self.weights()
-        if self.units is not None:
-            weights = [self.units.opened(w, i, gates) for i, w in enumerate(weights)]
+        weights = [
+            weight if self.units is None else self.units.opened(weight, index, gates)
+            for index, weight in enumerate(self.present())
+        ]
         pairs = zip(self.groups(), weights, strict=True)
-        return [entries(groups, weight) for groups, weight in pairs]
+        return self.among([entries(groups, weight) for groups, weight in pairs])
+
+    def present(self) -> list[Tensor]:
+        """The latent weights, with zeros for what may not be kept."""
+        weights, some = self.weights(), self.candidates
+        return [w if some is None else some.opened(w, i) for i, w in enumerate(weights)]
+
+    def among(self, values: list[Values]) -> list[Values]:
+        """Of one value an entry, flat, those of entries that may be kept."""
+        some = self.candidates
+        return values if some is None else some.among(values, self.groups())
 
     def bits(self) -> list[Tensor]:
         """The hard masks of all sites, as `sparsefx.kernels.bits`."""
@@ -169,6 +183,8 @@ class SparseState(Held):
         """The weight that a layer sees of a site."""
         if self.follow is not None and not is_compiling():
             self.follow()
+        if self.candidates is not None:
+            weight = self.candidates.opened(weight, index)
         if self.kept is not None or self.still is not None:
             found = self._standing(weight, index)
         else:
@@ -204,33 +220,6 @@ class SparseState(Held):
         """The mask parameters as they are."""
         bits = tuple(f"bits_{i}" for i in range(len(self.names)))
         return {n: t.detach() for n, t in self.held().items() if n not in bits}
-
-    def solved(self, found: Solution, beta: float) -> dict[str, Tensor]:
-        """The mask parameters after an update; masks are learning."""
-
-        def like(name: str, values: Any) -> Tensor:
-            buffer = getattr(self, name)
-            return torch.tensor(values, dtype=buffer.dtype).to(buffer.device)
-
-        given: dict[str, Any] = {
-            name: [getattr(site, name) for site in found.sites]
-            for name in (*_FLOATS, *_INTEGERS)
-        }
-        given["dual"] = (found.dual, beta)
-        given |= {"binding": found.binding, "multipliers": found.multipliers}
-        vectors = {name: like(name, values) for name, values in given.items()}
-        return {**self.vectors(), **vectors, "through": torch.ones_like(self.through)}
-
-    def standing(self, vectors: Vectors) -> dict[str, Tensor]:
-        """The mask parameters once soft masks are baked in and masks stand still.
-
-        From then on soft masks are 1, and only kept weights get a gradient.
-        """
-        still = {"mu": math.inf, "center": 0.0, "slope": 1.0, "spread": 0.0}
-        still = {"through": 0.0} | (still if self.kept is None else {})
-        return {**vectors} | {
-            name: torch.full_like(vectors[name], value) for name, value in still.items()
-        }
 
     def writes(self, vectors: Vectors) -> list[Callable[[], object]]:
         """What makes these the mask parameters; none of it can fail."""
@@ -278,10 +267,10 @@ class SparseState(Held):
             spreads=self.spread,
             binding=self.binding,
         )
-        if self.units is not None:  # closed units are no part of the budget's share
+        for around in filter(None, (self.units, self.candidates)):
             for index, weight in enumerate(self.weights()):
-                if weight.grad is not None:
-                    weight.grad = self.units.opened(weight.grad, index)
+                if weight.grad is not None:  # what is shut out has no share
+                    weight.grad = around.opened(weight.grad, index)
 
     # -- moving, copying, loading --------------------------------------------------
 

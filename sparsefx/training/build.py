@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
 from sparsefx.lowering.latency_costs import Timed, timed
+from sparsefx.masking.candidates import Candidates
 from sparsefx.masking.masked_module import mask_module, mirror, restore, run_graph
 from sparsefx.masking.site import Site
 from sparsefx.masking.sparse_state import SparseState
@@ -184,6 +185,8 @@ def _install(plan: Plan, found: Capture, inplace: bool, macs: float) -> nn.Modul
         wide=wide(policy),
         lasting=policy.soft_when_frozen and not keeps_masks(policy),
     )
+    if policy.masks == "nonzero":
+        state.candidates = Candidates(state.weights())
     life, tokens = Life(plan), token_part(root, plan)
     if tokens is not None:
         life.add(tokens)

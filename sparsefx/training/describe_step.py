@@ -12,7 +12,7 @@ def described(plan: Plan, moment: Moment, found: Proposal) -> StepReport:
     allowed = plan.allowed(moment.phase.budget_progress)
     hard = plan.spent(found.counts)
     rows = list(zip(plan.targets, allowed, found.soft, hard, strict=True))
-    spent = [cost < plan.total(target) for target, _, _, cost in rows]
+    spent = [limit < plan.total(target) for target, limit, _, _ in rows]
     deciding = zip(rows, found.binding or spent, strict=True)
     return StepReport(
         step=moment.number,

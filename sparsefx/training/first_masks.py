@@ -1,4 +1,4 @@
-"""Masks that start from what is given: zeros that are there, a file's, or SNIP's."""
+"""Masks that start from what is given: tensors, or SNIP's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from sparsefx.errors import MaskError, PolicyError
 from sparsefx.learners import learner_of
-from sparsefx.learners.fixed import FIXED
 from sparsefx.tracing.preserve import in_eval
 from sparsefx.training.life import Life
 from sparsefx.training.stored_weights import StoredWeights
@@ -32,29 +31,12 @@ def check_first(masks: First, overrides: Mapping[str, object]) -> bool:
             f"masks is {masks!r}; allowed: {', '.join(_WORDS)}, or bool tensors by "
             "parameter name, as sparsefx.masks returns"
         )
-    if (given or masks == "nonzero") and "budget" in overrides:
-        what = "masks that are given have" if given else "masks='nonzero' keeps"
+    if given and "budget" in overrides:
         raise PolicyError(
-            f"{what} a cost, and that is the budget; leave budget out, or masks"
+            "masks that are given have a cost, and that is the budget; leave budget "
+            "out, or masks"
         )
-    return given or masks == "nonzero"
-
-
-def zeros_of(life: Life) -> dict[str, Tensor]:
-    """What is not zero in the weights.
-
-    Raises:
-        MaskError: the learner moves masks, so that zeros would not stay.
-    """
-    learner = learner_of(life.plan.policy.learner)
-    part = life.parts[-1]
-    if not isinstance(part, StoredWeights) or learner is not FIXED:
-        raise MaskError(
-            f"the learner {learner.name} moves masks, so that zeros would come back; "
-            "use masks='nonzero' with the policy fixed"
-        )
-    pairs = zip(part.state.names, part.state.weights(), strict=True)
-    return {name: weight.detach() != 0 for name, weight in pairs}
+    return given
 
 
 def start_from(life: Life, masks: Mapping[str, Tensor]) -> None:

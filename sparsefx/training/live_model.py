@@ -64,8 +64,9 @@ def transform(
             ``sensitivity`` or ``masks="snip"``; and the ``loss`` of output and target
             they are judged by.
         loss: see ``calibration``.
-        masks: ``"nonzero"`` keeps the zeros that are there, with the policy ``fixed``:
-            to train on what `finalize` returned, say. What is not zero is the budget.
+        masks: ``"nonzero"`` keeps the zeros that are there, whatever the learner of
+            weights: to train on what `finalize` returned, or prune it further. Without
+            ``budget=`` nothing more is dropped.
             Bool tensors by parameter name, such as `masks` returns, are where
             ``fixed``, ``rigl`` and ``set`` start, and their budget. ``"snip"`` starts
             these and ``granet`` from the weights of largest ``|w dL/dw|`` on the
@@ -90,9 +91,10 @@ def transform(
         >>> sum(int(mask.sum()) for mask in masks(sparse).values())
         48
     """
-    given = check_first(masks, overrides)
-    if given:
+    if check_first(masks, overrides):
         overrides["budget"] = 1.0
+    if masks == "nonzero":
+        overrides["masks"] = masks
     settings = load_policy(policy, **overrides)
     if not isinstance(model, nn.Module):
         raise MaskError(f"model is a {type(model).__name__}; give a torch.nn.Module")
@@ -122,8 +124,8 @@ def transform(
         calibrate(sparse)
     life = life_of(sparse, "transform")  # remembers where the weights stand
     try:
-        if given:
-            start_from(life, masks if isinstance(masks, Mapping) else zeros_of(life))
+        if isinstance(masks, Mapping):
+            start_from(life, masks)
         elif values:
             start_by(life, values)
     except BaseException:

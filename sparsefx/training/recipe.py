@@ -78,9 +78,13 @@ def differences(theirs: Recipe, ours: Recipe) -> Differences:
     """What differs between a checkpoint's recipe and a model's."""
     there, here = theirs["policy"], ours["policy"]
     odd = {k for k in here if there.get(k) != here[k]} - {"name"}
-    refused, told = [], []
-    if "learner" in odd:
-        refused.append(_pair("the learner", there["learner"], here["learner"]))
+    refused: list[str] = []
+    told: list[str] = []
+    refused += [
+        _pair(f"the {name}", there.get(name), here[name])
+        for name in ("learner", "masks")
+        if name in odd
+    ]
     for name in sorted(theirs["sites"].keys() & ours["sites"].keys()):
         cuts = theirs["sites"][name], ours["sites"][name]
         if cuts[0] != cuts[1]:

@@ -14,6 +14,7 @@ from sparsefx.kernels import SoftSums, kernels_for
 from sparsefx.kernels.bits import unpack
 from sparsefx.kernels.mask_rule import MaskScalars
 from sparsefx.masking.lasting_masks import LastingMasks, factors
+from sparsefx.masking.mask_vectors import solved
 from sparsefx.masking.read_masks import entry_bits, entry_counts, weight_bits
 from sparsefx.masking.sparse_state import Vectors
 from sparsefx.reports.report import LayerReport
@@ -51,7 +52,7 @@ class SoftWeights(WeightPart):
         gates, closed = self._moved(moment, update=drawn)
         flats = self.state.values(gates)
         found, remembered = self._solved(moment.phase, flats)
-        vectors = self.state.solved(found, moment.phase.beta)
+        vectors = solved(self.state, found, moment.phase.beta)
         masks = self._decided(flats, vectors)[0]
         moving = partial(setattr, self.state, "still", None)
         return [*closed, *remembered, *self.state.writes(vectors), *masks, moving]
@@ -70,11 +71,12 @@ class SoftWeights(WeightPart):
             return Proposal(writes=forgotten, later=later)
         gates, writes = self._moved(moment, update=phase.update)
         flats = state.values(gates)
-        found, vectors, bits = None, state.vectors(), state.bits()
+        bits: Sequence[Tensor] = state.bits()
+        found, vectors = None, state.vectors()
         known: tuple[int, Sequence[float], Sequence[float]] | None = None
         if phase.update:
             found, remembered = self._solved(phase, flats)
-            vectors = state.solved(found, phase.beta)
+            vectors = solved(state, found, phase.beta)
             masks, bits, counts, changed = self._decided(flats, vectors)
             writes += [*remembered, *state.writes(vectors), *masks]
             pairs = zip(plan.targets, found.soft_costs, strict=True)
@@ -93,7 +95,7 @@ class SoftWeights(WeightPart):
             counts=counts,
             soft=soft,
             bought=math.fsum(bought),
-            changed=sum(changed) / max(sum(flat.numel() for flat in flats), 1),
+            changed=sum(changed) / max(sum(site.units for site in plan.sites), 1),
             beta=beta if found is None else phase.beta,
             mu=mu,
             sweeps=found.sweeps if found is not None else 0,
@@ -116,12 +118,13 @@ class SoftWeights(WeightPart):
 
     def _decided(
         self, flats: Sequence[Tensor], vectors: Vectors
-    ) -> tuple[list[Write], list[Tensor], tuple[int, ...], tuple[int, ...]]:
+    ) -> tuple[list[Write], Sequence[Tensor], tuple[int, ...], tuple[int, ...]]:
         """Hard masks by thresholds: writes, bits, kept entries, and changed ones."""
         entries = entry_bits(self.state)
         rules = (vectors["threshold"].tolist(), vectors["last"].tolist())
         counts, changed = kernels_for(flats).hard_masks(flats, *rules, into=entries)
-        bits = weight_bits(self.state, entries)
+        sizes = [flat.numel() for flat in flats]
+        bits = weight_bits(self.state, entries, sizes)
         pairs = zip(self.state.bits(), bits, strict=True)
         return [partial(old.copy_, new) for old, new in pairs], bits, counts, changed
 
@@ -180,7 +183,7 @@ class SoftWeights(WeightPart):
     ) -> tuple[Solution, list[Write]]:
         """The masks of a phase, and what is to be remembered of finding them."""
         plan, state = self.plan, self.state
-        weights = state.weights()
+        weights = state.present()
         allowed = plan.allowed(phase.budget_progress)
         dual, beta = state.dual.tolist()
         found = solve(
@@ -188,7 +191,7 @@ class SoftWeights(WeightPart):
                 values=flats,
                 limits=plan.limits(allowed),
                 worths=lambda prices, sums: plan.worths(weights, sums, prices),
-                bounds=plan.bounds(allowed, weights),
+                bounds=self.bounds(plan.bounds(allowed, weights), flats),
                 beta=phase.beta,
                 names=state.names,
                 sharpness=plan.sharpness(phase),

@@ -17,7 +17,7 @@ from sparsefx.learners.learner import Decision, Learner, Situation
 from sparsefx.learners.magnitude import decide as by_magnitude
 from sparsefx.masking.kept_masks import KeptMasks
 from sparsefx.masking.masked_groups import entries
-from sparsefx.masking.read_masks import entry_counts, entry_masks
+from sparsefx.masking.read_masks import entry_counts, entry_masks, weight_masks
 from sparsefx.policies.policy import Policy
 from sparsefx.settings.schedule import Phase
 from sparsefx.training.optimizer_state import forgetting
@@ -67,15 +67,16 @@ class StoredWeights(WeightPart):
         """See `Part.begin`; dropped weights become zero at the first step only."""
         phase = replace(moment.phase, drop_fraction=0.0)
         state = self.state
-        situation = self._situation(moment, phase, state.weights(), None, [])
+        situation = self._situation(moment, phase, state.present(), None, [])
         if drawn and self.first is not None:
             pairs = zip(state.groups(), self.first, strict=True)
             values = [entries(cut, value) for cut, value in pairs]
             sizes = [float(site.unit_size) for site in self.plan.sites]
+            values = state.among(values)
             found = by_magnitude(replace(situation, values=values, worths=sizes))
-        else:
-            learner = self._learner.answer if drawn else by_magnitude
-            found = learner(situation)
+        else:  # where zeros stay, the largest of what is there
+            own = drawn and state.candidates is None
+            found = (self._learner.answer if own else by_magnitude)(situation)
         return [
             *self._masks(found, everything=True),
             partial(state.mu.fill_, torch.inf),
@@ -100,10 +101,13 @@ class StoredWeights(WeightPart):
             partial(setattr, self._kept, "scores", {}),
         ]
         if moment.phase.update:
-            found = self._decided(moment, _without(weights, dropped), before)
-            after = self._whole(found.masks)
-            fresh = after if found.fresh is None else self._whole(found.fresh)
-            fresh = [torch.zeros_like(f) if found.fresh is None else f for f in fresh]
+            present = _without(state.present(), dropped)
+            found = self._decided(moment, present, before)
+            after = weight_masks(state, found.masks)
+            none = [torch.zeros_like(mask) for mask in found.masks]
+            rest = weight_masks(state, none)  # what groups keep whatever is decided
+            fresh = weight_masks(state, found.fresh or none)
+            fresh = [new & ~kept for new, kept in zip(fresh, rest, strict=True)]
             moved = [old ^ new for old, new in zip(before, after, strict=True)]
             if zeroes:
                 rows = zip(dropped, after, fresh, strict=True)
@@ -192,16 +196,7 @@ class StoredWeights(WeightPart):
         return [
             partial(getattr(kept, f"{kind}_{index}").copy_, whole)
             for kind, masks in kinds.items()
-            for index, whole in enumerate(self._whole(masks))
-        ]
-
-    def _whole(self, masks: Sequence[Tensor]) -> list[Tensor]:
-        """Masks of entries, flat, as masks of the weights."""
-        state = self.state
-        rows = zip(masks, state.groups(), state.weights(), strict=True)
-        return [
-            groups.expand(weight, mask) if groups else mask.view(weight.shape)
-            for mask, groups, weight in rows
+            for index, whole in enumerate(weight_masks(self.state, masks))
         ]
 
     def _decided(
@@ -214,7 +209,8 @@ class StoredWeights(WeightPart):
             for score, cut, weight in zip(known, cuts, weights, strict=True)
         ]
         flat = [mask.clone() for mask in entry_masks(self.state, masks)]
-        found = self._situation(moment, moment.phase, weights, flat, scores)
+        seen = self.state.among(scores)
+        found = self._situation(moment, moment.phase, weights, flat, seen)
         return self._learner.answer(found)
 
     def _situation(
@@ -227,15 +223,15 @@ class StoredWeights(WeightPart):
     ) -> Situation:
         plan, policy, learner = self.plan, self.plan.policy, self._learner
         cuts = zip(self.state.groups(), weights, strict=True)
-        flats = [entries(cut, weight) for cut, weight in cuts]
+        flats = self.state.among([entries(cut, weight) for cut, weight in cuts])
         prices, sizes = plan.prices(), [flat.numel() for flat in flats]
         allowed = plan.allowed(phase.budget_progress)
         budget, reserved = allowed[0], plan.reserved(plan.targets[0])
 
         def limits(allowed: Sequence[float]) -> list[tuple[int, int]]:
             if plan.several:
-                return plan.settled(allowed, weights)
-            found = plan.bounds(allowed, weights)
+                return self.bounds(plan.settled(allowed, weights), flats)
+            found = self.bounds(plan.bounds(allowed, weights), flats)
             return one_each(found, prices, sizes, allowed[0] - reserved)
 
         _check(self.state.names, flats)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsefx.masking.mask_vectors import standing
 from sparsefx.masking.read_masks import entry_counts
 from sparsefx.masking.site import Site
 from sparsefx.masking.sparse_state import SparseState
@@ -51,6 +52,13 @@ class WeightPart(Part):
             binding=self.multiplied(self.state.multipliers[0].tolist()),
         )
 
+    def bounds(
+        self, found: Sequence[tuple[int, int]], values: Sequence[Tensor]
+    ) -> list[tuple[int, int]]:
+        """Bounds of a plan, of the entries that may be kept: one value each."""
+        rows = zip(found, map(Tensor.numel, values), strict=True)
+        return [(min(low, size), min(high, size)) for (low, high), size in rows]
+
     def multiplied(self, multipliers: Sequence[float]) -> Sequence[bool] | None:
         """Which of several budgets decide."""
         return [m > 0 for m in multipliers] if self.plan.several else None
@@ -62,7 +70,7 @@ class WeightPart(Part):
         pairs = zip(self.state.weights(), baked, strict=True)
         return [
             *(functools.partial(weight.copy_, value) for weight, value in pairs),
-            *self.state.writes(self.state.standing(vectors)),
+            *self.state.writes(standing(self.state, vectors)),
         ]
 
     def latent(self) -> list[Tensor]:

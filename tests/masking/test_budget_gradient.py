@@ -24,15 +24,20 @@ def reference(model, loss):
     latent = {k: v.detach().clone().double() for k, v in named.items()}
     for value in latent.values():
         value.requires_grad_()
+    some = state.candidates  # others are zeros that stay
     shift = torch.zeros(len(masks), dtype=torch.float64, requires_grad=True)
     seen, cost = dict(latent), torch.zeros(len(masks), dtype=torch.float64)
     for i, (name, hard) in enumerate(masks.items()):
-        z = (latent[name].abs() - state.center[i]) * state.slope[i]
+        may = some.mask(i) if some else torch.ones_like(hard)
+        w = torch.where(may, latent[name], 0.0)
+        z = (w.abs() - state.center[i]) * state.slope[i]
         group = int(state.group[i])
         m = torch.sigmoid(z + state.mu[i].detach() + shift[group])
-        through = m * latent[name]
+        through = m * w
         seen[name] = through + (hard * through - through).detach()
-        cost = cost.index_add(0, state.group[i : i + 1], state.price[i] * m.sum()[None])
+        cost = cost.index_add(
+            0, state.group[i : i + 1], state.price[i] * m[may].sum()[None]
+        )
     value = loss(seen)
     wanted = list(latent.values())
     direct = torch.autograd.grad(value, [*wanted, shift], retain_graph=True)
@@ -62,6 +67,21 @@ def test_equals_the_dense_reference(policy: str) -> None:
     sparse = sparse_of(policy=policy)
     loss_of(sparse).backward()
     assert_close(gradients(sparse), reference(sparse, dense_loss))
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_zeros_that_stay_have_no_share(edited: bool) -> None:
+    net = models.mlp()
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            layer.weight.masked_fill_(layer.weight < 0.05, 0.0)
+    zero = net[0].weight == 0
+    sparse = sparse_of(net, masks="nonzero")
+    if edited:
+        sparse.get_parameter("0.weight").data[zero] = 0.3
+    loss_of(sparse).backward()
+    assert_close(gradients(sparse), reference(sparse, dense_loss))
+    assert not sparse.get_parameter("0.weight").grad[zero].any()
 
 
 def test_accumulation() -> None:

@@ -95,6 +95,24 @@ def train(sparse, optimizer, steps):
     return info
 
 
+@pytest.mark.parametrize("granularity", ["2:4", "1:4"])
+@pytest.mark.parametrize("policy", ["set", "rigl", "granet"])
+def test_moving_masks_leave_alone_what_every_run_keeps(
+    policy: str, granularity: str
+) -> None:
+    options = {"total_steps": 20, "update_every": 2, "optimizer_state": "keep"}
+    sparse = sparsefx.transform(
+        net(), policy, example_inputs=(X,), granularity=granularity, **options,
+        budget=0.8,
+    )  # fmt: skip
+    for _ in range(6):
+        F.mse_loss(sparse(X), X[:, :8]).backward()
+        before = {n: p.detach().clone() for n, p in sparse.named_parameters()}
+        sparsefx.step(sparse)
+        for name, mask in sparsefx.masks(sparse).items():
+            assert torch.equal(sparse.get_parameter(name)[mask], before[name][mask])
+
+
 @pytest.mark.parametrize("granularity", ALL)
 def test_training_freezes_saves_and_resumes(granularity: str, tmp_path: Path) -> None:
     def start():
