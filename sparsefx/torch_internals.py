@@ -41,6 +41,7 @@ __all__ = [
     "python_kernels",
     "register_node",
     "saves_by_hooks",
+    "scaler_skipped",
     "set_hints",
     "silence_sparse",
     "transforming",
@@ -159,6 +160,19 @@ def set_hints(value: Any, numbers: Mapping[Any, int]) -> None:
 def saves_by_hooks() -> bool:
     """Whether something (activation checkpointing) intercepts saved activations."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def scaler_skipped(scaler: Any, optimizer: torch.optim.Optimizer) -> bool | None:
+    """Whether a gradient scaler has skipped the optimizer's last step.
+
+    None where it has taken none since its last update, with which it forgets them.
+    """
+    from torch.amp.grad_scaler import OptState
+
+    known = scaler._per_optimizer_states.get(id(optimizer), {})
+    if known.get("stage") is not OptState.STEPPED:
+        return None
+    return any(bool(found) for found in known["found_inf_per_device"].values())
 
 
 def is_compiling() -> bool:

@@ -131,8 +131,8 @@ class KeptMasks(Held):
             dropped = ~self.mask(index)
             score = weight.grad.detach().to(torch.float32, copy=True)
             before = self.scores.get(index)
-            if before is not None:
-                score += torch.where(dropped, before, 0.0)
+            if before is not None:  # one that overflowed says nothing
+                score += torch.where(dropped & before.isfinite(), before, 0.0)
             self.scores[index] = score
             weight.grad.masked_fill_(dropped, 0.0)
 

@@ -145,6 +145,14 @@ class Life(nn.Module):
         self.step, self.frozen, self.history = after  # nothing is called from here on
         return report
 
+    @torch.no_grad()
+    def wait(self, optimizer: torch.optim.Optimizer | None) -> StepReport:
+        """What there is to report where the optimizer has taken no step."""
+        self.settle()
+        moment = self._moment(self.step, optimizer)
+        moment = replace(moment, phase=replace(moment.phase, update=False))
+        return described(self.plan, moment, self.parts[-1].propose(moment))
+
     def settle(self) -> None:
         """Adds the last step to the curve, if a device has taken it."""
         for part in self.parts:

@@ -17,6 +17,7 @@ from sparsefx.policies import function_of
 from sparsefx.policies.load_policy import PolicySource, load_policy
 from sparsefx.policies.policy import Policy
 from sparsefx.reports.report import Report
+from sparsefx.torch_internals import scaler_skipped
 from sparsefx.tracing.capture import by_path
 from sparsefx.training.build import build
 from sparsefx.training.build_rewritten import calibrate, rewritten
@@ -136,18 +137,27 @@ def transform(
 
 
 def step(
-    module: nn.Module, optimizer: torch.optim.Optimizer | None = None
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> StepReport:
     """Moves the masks one step; call it after ``optimizer.step()``.
+
+    A step that a gradient scaler skipped, because gradients overflowed, is none: with
+    ``scaler`` nothing moves then, and the report is that of the step before. Call it
+    after ``scaler.step(optimizer)`` and before ``scaler.update()``, with which a scaler
+    forgets what it did.
 
     Args:
         module: what `transform` returned, also inside DDP or ``torch.compile``.
         optimizer: always welcome; learners that set its state to zero where masks move
             need it (magnitude, set, rigl, granet, unless ``optimizer_state="keep"``).
+        scaler: what steps the optimizer under automatic mixed precision.
 
     Raises:
-        MaskError: the module is not transformed or is finalized, or a weight has NaN
-            or infinite entries; whatever is raised, the model is as it was.
+        MaskError: the module is not transformed or is finalized, a weight has NaN or
+            infinite entries, or the scaler has not stepped the optimizer since its last
+            update; whatever is raised, the model is as it was.
 
     Example:
         >>> net = nn.Linear(8, 4)
@@ -162,7 +172,28 @@ def step(
             f"optimizer is a {type(optimizer).__name__}; give the "
             "torch.optim.Optimizer that trains this model, or None"
         )
+    if scaler is not None and _skipped(scaler, optimizer):
+        return life.wait(optimizer)
     return life.advance(optimizer)
+
+
+def _skipped(
+    scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer | None
+) -> bool:
+    if not isinstance(scaler, torch.amp.GradScaler) or optimizer is None:
+        raise MaskError(
+            f"scaler is a {type(scaler).__name__} with optimizer "
+            f"{type(optimizer).__name__}; give a torch.amp.GradScaler and the "
+            "optimizer that it steps"
+        )
+    found = scaler_skipped(scaler, optimizer) if scaler.is_enabled() else False
+    if found is None:
+        raise MaskError(
+            f"the scaler has not stepped this {type(optimizer).__name__} since its "
+            "last update; call sparsefx.step between scaler.step(optimizer) and "
+            "scaler.update()"
+        )
+    return found
 
 
 def masks(module: nn.Module) -> dict[str, Tensor]:
