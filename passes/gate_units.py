@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from sparsefx.masking.missing_share import tell_units_of_transforms
 from sparsefx.passes.find_units import find_units
 from sparsefx.passes.graphs.graph_pass import Pass
 from sparsefx.passes.graphs.node_writer import Writer
 from sparsefx.passes.units.unit_map import Share, UnitMap
 from sparsefx.passes.units.unit_scores import growth, taylor
+from sparsefx.torch_internals import transforming
 from sparsefx.tracing.operations import called
 
 PATH = "_units"
@@ -129,6 +131,9 @@ def scored(
         ([1.0, 1.0, 1.0], 1.0)
     """
     if not (torch.is_grad_enabled() and value.requires_grad):
+        return gated(value, gate, owner, dim)
+    if transforming():
+        tell_units_of_transforms(value)
         return gated(value, gate, owner, dim)
     found: Tensor = _Scored.apply(value, gate, owner, dim, first, second, count)  # type: ignore[no-untyped-call, unused-ignore]
     return found

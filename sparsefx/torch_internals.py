@@ -115,7 +115,11 @@ def after_backward(callback: Callable[[], None]) -> None:
 
 def will_reach(leaf: Tensor) -> bool:
     """Whether the backward pass that is under way goes on to a leaf's gradient."""
-    node = torch.autograd.graph._get_grad_fn_or_grad_acc(leaf)
+    none = torch._C.DispatchKeySet(torch._C.DispatchKey.Undefined)
+    included = torch._C._dispatch_tls_local_include_set()
+    # operators of our own run where autograd no longer looks
+    with torch._C._ForceDispatchKeyGuard(included, none), torch.enable_grad():
+        node = torch.autograd.graph._get_grad_fn_or_grad_acc(leaf)
     return bool(torch._C._will_engine_execute_node(node))
 
 

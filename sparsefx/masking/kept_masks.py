@@ -20,9 +20,10 @@ from torch import Tensor
 
 from sparsefx.kernels.mask_rule import flagged, straight_through
 from sparsefx.masking.held import Held
+from sparsefx.masking.missing_share import take_part, tell_of_scores
 from sparsefx.masking.rank_means import mean_over_ranks
 from sparsefx.masking.state_keys import of_dense
-from sparsefx.torch_internals import transforming
+from sparsefx.torch_internals import is_compiling, transforming
 
 SCORE = "score_"  # of the keys under which a checkpoint holds scores
 
@@ -35,18 +36,26 @@ class _KeptWeight(torch.autograd.Function):
         mask: Tensor,
         reach: Tensor | None,
         mu: Tensor,
-        share: Tensor,
+        through: Tensor,
+        index: int,
+        grows: bool,
     ) -> Tensor:
-        ctx.save_for_backward(mask if reach is None else reach, mu, share)
+        reach = mask if reach is None else reach
+        ctx.save_for_backward(weight, reach, mu, through)
+        ctx.index, ctx.grows = index, grows
         return torch.where(mask, weight, 0.0)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        reach, mu, share = ctx.saved_tensors
+        weight, reach, mu, through = ctx.saved_tensors
         g = grad.to_dense() if grad.is_sparse else grad
-        local = torch.where(reach | (share > 0), g, 0.0)
+        told = tell_of_scores if ctx.grows else take_part
+        whole = is_compiling() or told(mu, ctx.index, weight)
+        if whole or not ctx.grows:
+            reach = reach | (through[ctx.index] > 0)
+        local = torch.where(reach, g, 0.0)
         # a gradient for mu, though it is 0: its hook tells that a backward pass ran
-        return local, None, None, torch.zeros_like(mu), None
+        return local, None, None, torch.zeros_like(mu), None, None, None
 
 
 def kept_weight(
@@ -56,6 +65,7 @@ def kept_weight(
     mu: Tensor,
     through: Tensor,
     index: int,
+    grows: bool = False,
 ) -> Tensor:
     """The weight a layer sees: ``h w`` (see the module's docstring).
 
@@ -66,6 +76,7 @@ def kept_weight(
         mu: multipliers, one a site; only their hook is of use here.
         through: above 0 where every entry receives its gradient; shape (sites,).
         index: which site this weight is.
+        grows: gradients become scores when the backward pass has ended.
 
     Example:
         >>> one = torch.ones(1, dtype=torch.float64)
@@ -78,7 +89,7 @@ def kept_weight(
         wide = mask if reach is None else reach
         return straight_through(mask, weight, wide | (through[index] > 0))
     out: Tensor = _KeptWeight.apply(  # type: ignore[no-untyped-call, unused-ignore]
-        weight, mask, reach, mu[index], through[index]
+        weight, mask, reach, mu, through, index, grows
     )
     return flagged(out, weight)
 

@@ -38,14 +38,20 @@ from sparsefx.torch_internals import is_compiling, is_exporting, transforming
 
 
 def masked_groups(
-    weight: Tensor, bits: Tensor, scalars: MaskScalars, granularity: str, op: str
+    weight: Tensor,
+    bits: Tensor,
+    scalars: MaskScalars,
+    index: int,
+    granularity: str,
+    op: str,
 ) -> Tensor:
     """The weight a layer sees, masked group by group.
 
     Args:
         weight: the latent weight, any shape.
         bits: the hard mask of its weights, as `sparsefx.kernels.bits`.
-        scalars: of the site; they give soft masks of groups' values.
+        scalars: of all sites, shape (sites,); they give soft masks of groups' values.
+        index: which site this weight is.
         granularity: such as ``"block:16x16"``, ``"2:4"``, ``"channel"``, ``"kernel"``.
         op: what consumes the weight, as in `sparsefx.Site`.
 
@@ -54,30 +60,37 @@ def masked_groups(
 
     Example:
         >>> from sparsefx.kernels.bits import pack
-        >>> one = torch.ones((), dtype=torch.float64)
+        >>> one = torch.ones(1, dtype=torch.float64)
         >>> w = torch.tensor([[0.5, 0.1], [-2.0, 1.0]])
         >>> bits = pack(torch.tensor([[False, False], [True, True]]))
         >>> rule = MaskScalars(one * torch.inf, one, one)
-        >>> masked_groups(w, bits, rule, "channel", "linear")
+        >>> masked_groups(w, bits, rule, 0, "channel", "linear")
         tensor([[ 0.,  0.],
                 [-2.,  1.]])
     """
     if transforming():
-        tell_of_transforms(weight, scalars.mu)
+        tell_of_transforms(weight, scalars.mu[index])
     if transforming() or is_exporting():
         groups = grouping(granularity, tuple(weight.shape), op)
         kept = unpack(bits, weight.shape)
-        return straight_through(kept, groups.transformable(weight, scalars))
-    return flagged(_forward(weight, bits, scalars, granularity, op), weight)
+        softly = groups.transformable(weight, scalars.at(index))
+        return straight_through(kept, softly)
+    return flagged(_forward(weight, bits, scalars, index, granularity, op), weight)
 
 
 # Operators that compilers leave whole: they need not trace how weights are cut.
 @torch.library.custom_op("sparsefx::masked_groups", mutates_args=())
 def _forward(
-    weight: Tensor, bits: Tensor, scalars: Sequence[Tensor], granularity: str, op: str
+    weight: Tensor,
+    bits: Tensor,
+    scalars: Sequence[Tensor],
+    index: int,
+    granularity: str,
+    op: str,
 ) -> Tensor:
     groups = grouping(granularity, tuple(weight.shape), op)
-    softly = weight * groups.factors(weight, MaskScalars(*scalars)).to(weight.dtype)
+    rule = MaskScalars(*scalars).at(index)
+    softly = weight * groups.factors(weight, rule).to(weight.dtype)
     return softly.masked_fill(~unpack(bits, weight.shape), 0.0).contiguous()
 
 
@@ -86,18 +99,27 @@ def _backward(
     grad: Tensor,
     weight: Tensor,
     scalars: Sequence[Tensor],
+    index: int,
     granularity: str,
     op: str,
 ) -> tuple[Tensor, Tensor]:
     groups = grouping(granularity, tuple(weight.shape), op)
     rule = MaskScalars(*scalars)
-    local, total = groups.masked_backward(grad, weight, rule)
-    return local.to(weight.dtype).contiguous(), total.to(rule.mu.dtype)
+    tell_what_is_missing(rule.mu, index, weight)
+    local, total = groups.masked_backward(grad, weight, rule.at(index))
+    every = torch.zeros_like(rule.mu)
+    every[index] = total
+    return local.to(weight.dtype).contiguous(), every
 
 
 @_forward.register_fake
 def _(
-    weight: Tensor, bits: Tensor, scalars: Sequence[Tensor], granularity: str, op: str
+    weight: Tensor,
+    bits: Tensor,
+    scalars: Sequence[Tensor],
+    index: int,
+    granularity: str,
+    op: str,
 ) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
@@ -107,6 +129,7 @@ def _(
     grad: Tensor,
     weight: Tensor,
     scalars: Sequence[Tensor],
+    index: int,
     granularity: str,
     op: str,
 ) -> tuple[Tensor, Tensor]:
@@ -124,9 +147,8 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     with torch.no_grad():
         local, total = _backward(grad, weight, scalars, *ctx.rule)
     if not is_compiling():
-        tell_what_is_missing(scalars[0])
         local, total = first_only(local, total, grad, weight)
-    return local, None, [total, *[None] * (len(scalars) - 1)], None, None
+    return local, None, [total, *[None] * (len(scalars) - 1)], None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

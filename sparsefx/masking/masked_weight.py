@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsefx.kernels import custom_ops, kernels_for, reference
+from sparsefx.kernels import kernels_for, reference
 from sparsefx.kernels.bits import unpack
 from sparsefx.kernels.mask_rule import (
     MaskScalars,
@@ -33,6 +33,7 @@ from sparsefx.kernels.mask_rule import (
     straight_through,
     wide,
 )
+from sparsefx.masking import opaque_weight
 from sparsefx.masking.missing_share import (
     first_only,
     tell_of_transforms,
@@ -63,7 +64,7 @@ class _MaskedWeight(torch.autograd.Function):
         with torch.no_grad():
             local, total = maker.masked_backward(g, weight, vectors, ctx.index)
         if not is_compiling():
-            tell_what_is_missing(vectors.mu)
+            tell_what_is_missing(vectors.mu, ctx.index, weight)
             local, total = first_only(local, total, g, weight)
         return None, local, None, total, None, None
 
@@ -107,7 +108,7 @@ def masked_weight(
         tell_of_transforms(weight, mu[index])
         return _transformable(weight, bits, vectors.at(index))
     if is_compiling() and not is_exporting() and weight.device.type == "cpu":
-        opaque: Tensor = custom_ops.masked(weight, bits, vectors, index)
-        return opaque
+        whole: Tensor = opaque_weight.masked(weight, bits, vectors, index)
+        return whole
     out: Tensor = _MaskedWeight.apply(index, weight, bits, *vectors)  # type: ignore[no-untyped-call, unused-ignore]
     return flagged(out, weight)

@@ -3,21 +3,28 @@
 The share that ties all weights together (`sparsefx.masking.budget_gradient`) is added
 to ``.grad`` when a whole backward pass ends, and as a number. Masks that stand still
 have no such share: their gradients are exact on every route.
+
+Weights take part in a pass by their number; `torch.func.functional_call` may have put
+another tensor in the place of the model's own. A leaf gets the share in its own
+``.grad``, anything else goes without, and that is told.
 """
 
 from __future__ import annotations
 
 import warnings
+import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsefx.errors import MaskError
-from sparsefx.torch_internals import tracks_gradients, will_reach
+from sparsefx.torch_internals import backward_number, tracks_gradients, will_reach
 
 _LACKS = "this gradient lacks the budget's share"
 _ADVICE = "call loss.backward() and read .grad, which is exact"
+_PARTS = "_sparsefx_parts"  # of the multipliers: what takes part in the last pass
 
 
 class _FirstOnly(torch.autograd.Function):
@@ -50,23 +57,98 @@ def first_only(local: Tensor, total: Tensor, *sources: Tensor) -> tuple[Tensor, 
     return found[0], found[1]
 
 
-def tell_what_is_missing(mu: Tensor) -> None:
+def take_part(mu: Tensor, index: int, weight: Tensor) -> bool:
+    """Notes, while a gradient is computed, whose it is.
+
+    Args:
+        mu: the multipliers, a leaf that each whole backward pass reaches.
+        index: which site.
+        weight: what stands for its weight.
+
+    Returns:
+        Whether the pass will be whole, or nobody is interested.
+    """
+    number = backward_number()
+    if number < 0 or not mu.requires_grad:
+        return True
+    if not will_reach(mu):
+        return False
+    last, parts = vars(mu).get(_PARTS, (number, {}))
+    own = weakref.ref(weight) if weight.is_leaf else None
+    parts = parts if last == number else {}
+    parts[index] = own if parts.get(index, own) is own else None
+    setattr(mu, _PARTS, (number, parts))
+    return True
+
+
+def parts_of(mu: Tensor, number: int, weights: Sequence[Tensor]) -> list[Tensor]:
+    """The weights of all sites in a backward pass that ends, to have their ``.grad``.
+
+    Args:
+        mu: the multipliers.
+        number: of the pass.
+        weights: the model's own.
+    """
+    last, parts = vars(mu).pop(_PARTS, (number, {}))
+    found = list(weights)
+    for index, known in parts.items() if last == number else ():
+        taken = None if known is None else known()
+        if taken is None:
+            taken = weights[index].detach()  # that has no gradient
+            _say(
+                f"{_LACKS}: it is that of a tensor that is no leaf, or of two in "
+                "one place; call the model with leaves in the place of its parameters"
+            )
+        found[index] = taken
+    return found
+
+
+def tell_what_is_missing(mu: Tensor, index: int, weight: Tensor) -> None:
     """Warns, while gradients of a soft mask are computed, of what they will not be.
 
     Args:
-        mu: the multipliers, a leaf that each backward pass reaches.
+        mu: as for `take_part`.
+        index: as for `take_part`.
+        weight: as for `take_part`.
     """
-    if mu.requires_grad and not will_reach(mu):
+    if not take_part(mu, index, weight):
         _say(
             f"{_LACKS}: torch.autograd.grad and backward(inputs=...) end before it can "
             f"be added; {_ADVICE}"
         )
 
 
+def tell_of_scores(mu: Tensor, index: int, weight: Tensor) -> bool:
+    """Whether gradients become scores; warns where they do not.
+
+    Args:
+        mu: as for `take_part`.
+        index: as for `take_part`.
+        weight: as for `take_part`.
+    """
+    whole = take_part(mu, index, weight)
+    if not whole:
+        _say(
+            "the next growth of the masks does not see this gradient: "
+            "torch.autograd.grad and backward(inputs=...) end before it can; call "
+            "loss.backward()"
+        )
+    return whole
+
+
 def tell_of_transforms(weight: Tensor, mu: Tensor) -> None:
     """Warns where `torch.func` differentiates a soft masked weight."""
     if tracks_gradients(weight) and bool(mu.isfinite().all()):
         _say(f"{_LACKS}: torch.func cannot add it; {_ADVICE}")
+
+
+def tell_units_of_transforms(value: Tensor) -> None:
+    """Warns where `torch.func` differentiates what units compute."""
+    if tracks_gradients(value):
+        _say(
+            "the units' scores do not see this gradient: torch.func cannot add them; "
+            "call loss.backward()"
+        )
 
 
 def taken_by_a_hook(weight: Tensor) -> bool:

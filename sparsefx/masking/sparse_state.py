@@ -29,6 +29,7 @@ from sparsefx.masking.lasting_masks import LastingMasks
 from sparsefx.masking.mask_node import MaskedWeight
 from sparsefx.masking.masked_groups import entries, masked_groups
 from sparsefx.masking.masked_weight import masked_weight
+from sparsefx.masking.missing_share import parts_of
 from sparsefx.masking.rank_means import mean_over_ranks
 from sparsefx.masking.weight_groups import Grouping
 from sparsefx.torch_internals import after_backward, backward_number, is_compiling
@@ -183,23 +184,22 @@ class SparseState(Held):
         """The weight that a layer sees of a site."""
         if self.follow is not None and not is_compiling():
             self.follow()
-        if self.candidates is not None:
-            weight = self.candidates.opened(weight, index)
         if self.kept is not None or self.still is not None:
             found = self._standing(weight, index)
         else:
             vectors = {name: getattr(self, name) for name in MaskScalars._fields}
             bits: Tensor = getattr(self, f"bits_{index}")
             found = self.softly(weight, index, bits, vectors)
-        if self.units is None:
-            return found
-        opened: Tensor = self.units.opened(found, index)
-        return opened
+        for around in (self.candidates, self.units):
+            found = found if around is None else around.opened(found, index)
+        return found
 
     def _standing(self, weight: Tensor, index: int) -> Tensor:
         rest, kept = (self.mu, self.through, index), self.kept
         if kept is not None:
-            return kept_weight(weight, kept.mask(index), kept.reach(index), *rest)
+            grows = not is_compiling() and kept.wanted  # compilers would ask again
+            masks = kept.mask(index), kept.reach(index)
+            return kept_weight(weight, *masks, *rest, grows)
         assert self.still is not None
         found = kept_weight(weight, self.still[index], None, *rest)
         return found if self.lasting is None else self.lasting.applied(found, index)
@@ -212,7 +212,7 @@ class SparseState(Held):
         granularity, op = self.rules[index]
         if granularity == "unstructured":
             return masked_weight(weight, bits, *rule, index)
-        return masked_groups(weight, bits, rule.at(index), granularity, op)
+        return masked_groups(weight, bits, rule, index, granularity, op)
 
     # -- what an update changes ----------------------------------------------------
 
@@ -254,11 +254,14 @@ class SparseState(Held):
     def _couple(self, number: int) -> None:
         total = self.totals.pop(number)
         self.mu.grad = None
+        if self.still is not None or (self.kept is not None and not self.kept.wanted):
+            return
+        weights = parts_of(self.mu, number, self.weights())
         if self.kept is not None:
-            self.kept.gather(self.weights())
+            self.kept.gather(weights)
             return
         couple(
-            self.weights(),
+            weights,
             mean_over_ranks(total),
             groups=self.groups(),
             scalars=MaskScalars(self.mu, self.slope, self.center),
@@ -268,7 +271,7 @@ class SparseState(Held):
             binding=self.binding,
         )
         for around in filter(None, (self.units, self.candidates)):
-            for index, weight in enumerate(self.weights()):
+            for index, weight in enumerate(weights):
                 if weight.grad is not None:  # what is shut out has no share
                     weight.grad = around.opened(weight.grad, index)
 

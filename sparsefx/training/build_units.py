@@ -214,7 +214,8 @@ def _plan(
 def _part(root: nn.Module, plan: Plan, groups: tuple[UnitGroup, ...]) -> UnitPart:
     device = next((p.device for p in root.parameters()), None)
     columns = columns_of(groups)
-    state = GateState(groups, list(columns.values()), scored=True).to(device)
+    learner = learner_of(plan.policy.learner)
+    state = GateState(groups, list(columns.values()), scored=learner.scores).to(device)
     parameters = dict(root.named_parameters(remove_duplicate=False))
     names = {share.name for group in groups for share in group.tensors}
     owners = {}
@@ -222,7 +223,6 @@ def _part(root: nn.Module, plan: Plan, groups: tuple[UnitGroup, ...]) -> UnitPar
         if name in names:
             path, _, attribute = name.rpartition(".")
             owners[name] = (root.get_submodule(path), attribute)
-    learner = learner_of(plan.policy.learner)
     return UnitPart(plan, groups, state, owners, learner, tuple(columns))
 
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sparsefx import kernels
-from sparsefx.kernels import compile_cpu, cpu, custom_ops, reference
+from sparsefx.kernels import compile_cpu, cpu, reference
 from sparsefx.kernels.bits import empty_bits, pack, unpack
 from sparsefx.kernels.mask_rule import hard_mask
+from sparsefx.masking import opaque_weight
 from sparsefx.masking.masked_weight import masked_weight
 from sparsefx.solver.hard_masks import solve_hard
 from sparsefx.solver.layer import Layer, total_cost
@@ -227,6 +228,7 @@ def test_the_operators_keep_what_compilers_are_told(layout: Any) -> None:
     scalars, bits = site_scalars(0.3, 7.0, 0.9), bits_above(weight)
     rule = [torch.cat([torch.ones_like(x), x]) for x in scalars]
     grad = torch.randn(4, 3, 5, 5)
-    torch.library.opcheck(custom_ops.masked_backward, (grad, weight.detach(), rule, 1))
+    plain = weight.detach()
+    torch.library.opcheck(opaque_weight.masked_backward, (grad, plain, rule, 1))
     rule[0].requires_grad_()
-    torch.library.opcheck(custom_ops.masked, (weight, bits, rule, 1))
+    torch.library.opcheck(opaque_weight.masked, (weight, bits, rule, 1))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import sparsefx
 from tests import models
+from tests.gradient_models import DYNAMO
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
 MISSING = "lacks the budget's share"
@@ -97,6 +98,99 @@ def test_exact_or_told(route: str, granularity: str) -> None:
     exact = all(torch.allclose(one, other, atol=1e-7) for one, other in pairs)
     assert exact == (granularity == "2:4")  # whose groups share nothing
     assert exact or any(MISSING in str(one.message) for one in told)
+
+
+def call_with(model: Any, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Gradients of tensors in the place of the model's parameters, or behind them."""
+    leaves = {
+        name: p.detach().clone().requires_grad_()
+        for name, p in model.named_parameters()
+    }
+    given = {name: change(leaf) for name, leaf in leaves.items()}
+    out: Tensor = torch.func.functional_call(model, given, X)
+    out.square().mean().backward()
+    assert all(p.grad is None for p in model.parameters())
+    return [leaf.grad for leaf in leaves.values() if leaf.grad is not None]
+
+
+@pytest.mark.parametrize("granularity", KINDS)
+def test_tensors_in_the_place_of_parameters(granularity: str) -> None:
+    sparse = sparse_mlp(granularity)
+    loss(sparse).backward()
+    wanted = [p.grad for p in sparse.parameters()]
+    sparse.zero_grad()
+    for one, other in zip(call_with(sparse, lambda leaf: leaf), wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.warns(UserWarning, match=MISSING):
+        call_with(sparse, lambda leaf: leaf * 1.0)
+    loss(sparse).backward()
+    for p, other in zip(sparse.parameters(), wanted, strict=True):
+        assert torch.equal(p.grad, other)
+
+
+def test_two_tensors_in_one_place_are_told() -> None:
+    sparse = sparse_mlp()
+    leaves = {
+        n: p.detach().clone().requires_grad_() for n, p in sparse.named_parameters()
+    }
+    both = loss(sparse) + torch.func.functional_call(sparse, leaves, X).square().mean()
+    with pytest.warns(UserWarning, match=MISSING):
+        both.backward()
+
+
+@DYNAMO
+@pytest.mark.parametrize("granularity", ["unstructured", "block:2x4"])
+@pytest.mark.parametrize("route", [by_grad, by_inputs])
+def test_compiled_is_told_too(route: Any, granularity: str) -> None:
+    torch._dynamo.reset()
+    sparse = sparse_mlp(granularity)
+    compiled = torch.compile(sparse, fullgraph=True, backend="aot_eager")
+    with pytest.warns(UserWarning, match=MISSING):
+        route(compiled)
+    sparse.zero_grad()
+    loss(compiled).backward()  # warnings are errors
+    found = [p.grad.clone() for p in sparse.parameters()]
+    sparse.zero_grad()
+    loss(sparse).backward()
+    for one, other in zip(found, sparse.parameters(), strict=True):
+        torch.testing.assert_close(one, other.grad)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("route", [by_grad, by_inputs])
+def test_masks_that_will_grow_say_what_they_do_not_see(route: Any) -> None:
+    options = {"policy": "rigl", "total_steps": 8, "update_every": 1}
+    sparse = sparse_mlp(beta=10.0, **options)
+    masks = sparsefx.masks(sparse)
+    loss(sparse).backward()
+    wanted = [p.grad for p in sparse.parameters()]
+    sparse.zero_grad()
+    with pytest.warns(UserWarning, match="next growth of the masks does not see"):
+        found = route(sparse)
+    for (name, p), grad, other in zip(
+        sparse.named_parameters(), found, wanted, strict=True
+    ):
+        torch.testing.assert_close(grad, other)
+        if name in masks:
+            assert not grad[~masks[name]].any(), name
+        p.grad = None
+    leaf = call_with(sparse, lambda leaf: leaf)
+    for grad, other in zip(leaf, wanted, strict=True):
+        torch.testing.assert_close(grad, other)
+
+
+def test_scores_of_units_do_not_see_transforms() -> None:
+    torch.manual_seed(0)
+    options = {"budget": {"macs": 0.6}, "total_steps": 10, "example_inputs": (X,)}
+    sparse = sparsefx.transform(models.mlp(), "svite_units", **options)
+    loss(sparse).backward()
+    wanted = [p.grad for p in sparse.parameters()]
+    with pytest.warns(UserWarning, match="units' scores do not see this gradient"):
+        found = by_func(sparse)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    plain = sparsefx.transform(models.mlp(), "units", **options)
+    by_func(plain)  # has no scores to miss
 
 
 @pytest.mark.parametrize("route", ROUTES)

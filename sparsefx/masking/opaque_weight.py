@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparsefx.kernels import kernels_for
 from sparsefx.kernels.mask_rule import MaskScalars
+from sparsefx.masking.missing_share import tell_what_is_missing
 
 
 @torch.library.custom_op("sparsefx::masked_weight", mutates_args=())
@@ -32,6 +33,7 @@ def masked_backward(
 ) -> tuple[Tensor, Tensor]:
     """The local gradient, and that of ``mu``."""
     maker, rule = kernels_for([weight, grad]), MaskScalars(*vectors)
+    tell_what_is_missing(rule.mu, index, weight)
     local, total = maker.masked_backward(grad, weight, rule, index)
     return _like(weight, local), total
 
