@@ -42,11 +42,11 @@ def test_the_operators_keep_their_contracts(granularity: str) -> None:
     from sparsefx.masking.masked_groups import _forward
 
     weight = torch.randn(6, 8, requires_grad=True)
-    rule, bits = site_scalars(0.1, 2.0, 0.5).at(0), pack(torch.rand(6, 8) < 0.5)
+    rule, bits = site_scalars(0.1, 2.0, 0.5), pack(torch.rand(6, 8) < 0.5)
     rule.mu.requires_grad_()
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(
-        _forward, (weight, bits, rule, granularity, "linear"), test_utils=tests
+        _forward, (weight, bits, rule, 0, granularity, "linear"), test_utils=tests
     )
 
 
