@@ -195,13 +195,13 @@ class SparseState(Held):
         return found
 
     def _standing(self, weight: Tensor, index: int) -> Tensor:
-        rest, kept = (self.mu, self.through, index), self.kept
+        mu, through, kept = self.mu, self.through, self.kept
         if kept is not None:
             grows = not is_compiling() and kept.wanted  # compilers would ask again
-            masks = kept.mask(index), kept.reach(index)
-            return kept_weight(weight, *masks, *rest, grows)
+            mask, reach = kept.mask(index), kept.reach(index)
+            return kept_weight(weight, mask, reach, mu, through, index, grows)
         assert self.still is not None
-        found = kept_weight(weight, self.still[index], None, *rest)
+        found = kept_weight(weight, self.still[index], None, mu, through, index)
         return found if self.lasting is None else self.lasting.applied(found, index)
 
     def softly(

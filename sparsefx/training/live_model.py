@@ -17,7 +17,6 @@ from sparsefx.policies import function_of
 from sparsefx.policies.load_policy import PolicySource, load_policy
 from sparsefx.policies.policy import Policy
 from sparsefx.reports.report import Report
-from sparsefx.torch_internals import scaler_skipped
 from sparsefx.tracing.capture import by_path
 from sparsefx.training.build import build
 from sparsefx.training.build_rewritten import calibrate, rewritten
@@ -29,10 +28,10 @@ from sparsefx.training.first_masks import (
     saliencies,
     start_by,
     start_from,
-    zeros_of,
 )
 from sparsefx.training.life import Life, life_of
 from sparsefx.training.recipe import recipe_of
+from sparsefx.training.skipped_steps import skipped
 from sparsefx.training.step_report import StepReport
 from sparsefx.training.whole_graph import Start, recorded
 
@@ -172,28 +171,9 @@ def step(
             f"optimizer is a {type(optimizer).__name__}; give the "
             "torch.optim.Optimizer that trains this model, or None"
         )
-    if scaler is not None and _skipped(scaler, optimizer):
+    if scaler is not None and skipped(scaler, optimizer):
         return life.wait(optimizer)
     return life.advance(optimizer)
-
-
-def _skipped(
-    scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer | None
-) -> bool:
-    if not isinstance(scaler, torch.amp.GradScaler) or optimizer is None:
-        raise MaskError(
-            f"scaler is a {type(scaler).__name__} with optimizer "
-            f"{type(optimizer).__name__}; give a torch.amp.GradScaler and the "
-            "optimizer that it steps"
-        )
-    found = scaler_skipped(scaler, optimizer) if scaler.is_enabled() else False
-    if found is None:
-        raise MaskError(
-            f"the scaler has not stepped this {type(optimizer).__name__} since its "
-            "last update; call sparsefx.step between scaler.step(optimizer) and "
-            "scaler.update()"
-        )
-    return found
 
 
 def masks(module: nn.Module) -> dict[str, Tensor]:

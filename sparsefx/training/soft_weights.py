@@ -14,7 +14,7 @@ from sparsefx.kernels import SoftSums, kernels_for
 from sparsefx.kernels.bits import unpack
 from sparsefx.kernels.mask_rule import MaskScalars
 from sparsefx.masking.lasting_masks import LastingMasks, factors
-from sparsefx.masking.mask_vectors import solved
+from sparsefx.masking.mask_vectors import solved, standing
 from sparsefx.masking.read_masks import entry_bits, entry_counts, weight_bits
 from sparsefx.masking.sparse_state import Vectors
 from sparsefx.reports.report import LayerReport
@@ -155,7 +155,7 @@ class SoftWeights(WeightPart):
         sums = self._sums(state.values(gates), vectors)
         return [
             *state.lasting.writes(found, (sums.kept, sums.bought)),
-            *state.writes(state.standing(dict(vectors))),
+            *state.writes(standing(state, dict(vectors))),
             ends,
         ]
 
