@@ -29,14 +29,18 @@ from sparsefx.settings.patterns import Selection, select
 from sparsefx.tracing.capture import Capture
 from sparsefx.training.budget_targets import floored, targets_of
 from sparsefx.training.build_units import gate_graph
-from sparsefx.training.dense_fallback import without_misfits
 from sparsefx.training.life import Life
 from sparsefx.training.plan import Plan
 from sparsefx.training.soft_weights import SoftWeights
 from sparsefx.training.stored_weights import StoredWeights, keeps_masks, wide
 from sparsefx.training.token_part import token_part
 from sparsefx.training.units_around import maps_of, units_around
-from sparsefx.training.weight_coverage import check_coverage, coverage_of, left_apart
+from sparsefx.training.weight_coverage import (
+    check_coverage,
+    coverage_of,
+    left_apart,
+    without_misfits,
+)
 from sparsefx.training.whole_graph import Start
 
 

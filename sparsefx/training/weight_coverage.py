@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from sparsefx.errors import MaskError
+from sparsefx.errors import MaskError, PolicyError
+from sparsefx.masking.site import Site
 from sparsefx.passes.annotate_costs import NOT_MULTIPLIED
 from sparsefx.passes.costs.cost_table import CostRow, CostTable
 from sparsefx.reports.report import Coverage
+from sparsefx.settings.granularity import Granularity
 from sparsefx.settings.patterns import Selection
 from sparsefx.tracing.capture import Capture
 
@@ -44,6 +47,26 @@ def left_apart(model: nn.Module) -> dict[str, str]:
         if any(part.startswith("lora_") for part in name.split("."))
     }
     return rows | frozen | adapters
+
+
+def without_misfits(
+    chosen: Mapping[str, Selection], made: Mapping[str, Site]
+) -> tuple[dict[str, Selection], dict[str, Site]]:
+    """What `fallback: dense` makes of weights that cannot have their granularity."""
+    choices, found = dict(chosen), dict(made)
+    for name, site in made.items():
+        if not chosen[name].selected:
+            continue
+        try:
+            _ = site.groups
+        except PolicyError as error:
+            reason = str(error).partition(": ")[2].partition("; give it another")[0]
+            text = f"cannot be {site.granularity}: {reason}"
+            choices[name] = replace(chosen[name], selected=False, reason=text)
+            found[name] = replace(
+                site, granularity=Granularity(), min_density=1.0, max_density=1.0
+            )
+    return choices, found
 
 
 def coverage_of(
