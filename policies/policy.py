@@ -105,6 +105,8 @@ class Policy:
     """Position where the share is final; None: where masks freeze, or the end."""
     regrow_dropped: bool = False
     """What an update drops may grow again in it, as it was."""
+    growth_random: Density = 0.0
+    """Share of what rigl and granet grow that is drawn at random."""
     dropped: Literal["zero", "hold"] = "zero"
     """What becomes of weights that magnitude drops; those that hold may return."""
     backward_density: Fraction = 1.0

@@ -35,6 +35,7 @@ class Situation:
         starts: entries of random masks at the start.
         drop_fraction: share of the kept entries that move now, in [0, 1].
         regrow_dropped: entries that an update drops may grow again in it.
+        growth_random: share of what grows by scores that is drawn instead.
         beta: inverse temperature of soft gates.
         hold: dropped entries keep their values and may come back by magnitude.
         wider: a second budget and limits, for what receives gradients beyond what is
@@ -53,6 +54,7 @@ class Situation:
     starts: Sequence[int] = ()
     drop_fraction: float = 0.0
     regrow_dropped: bool = False
+    growth_random: float = 0.0
     beta: float = 1.0
     hold: bool = False
     further: Sequence[tuple[Sequence[float], float]] = ()

@@ -5,7 +5,8 @@ An update first prunes to the budget, if that has shrunk: the largest kept weigh
 
     k = ceil(drop_fraction * n), at most the number of entries to choose from
     drop the k kept entries of least |w|
-    grow k entries that were not kept: at random (SET), or of largest |gradient|
+    grow k entries that were not kept: at random (SET), or of largest |gradient|, but
+        for a share of them, `growth_random`, that is drawn too
 
 so that counts, and with them the cost of each layer, stay exactly. Entries dropped in
 the same update are not grown again, so that the share is what moves; with
@@ -93,17 +94,25 @@ def regrown(
 
     Layers without a score keep their masks; so do all where nothing is to choose from.
     """
-    rows = zip(situation.names, situation.values, masks, scores, strict=True)
+    draws: Sequence[Tensor | None] = [None] * len(masks)
+    if situation.growth_random > 0:
+        draws = _random_scores(situation)
+    rows = zip(situation.names, situation.values, masks, scores, draws, strict=True)
     return [
-        mask if score is None else exchanged(value, mask, score, situation, name)
-        for name, value, mask, score in rows
+        mask if score is None else exchanged(value, mask, score, situation, name, draw)
+        for name, value, mask, score, draw in rows
     ]
 
 
 def exchanged(
-    value: Tensor, mask: Tensor, score: Tensor, situation: Situation, name: str
+    value: Tensor,
+    mask: Tensor,
+    score: Tensor,
+    situation: Situation,
+    name: str,
+    draw: Tensor | None = None,
 ) -> Tensor:
-    """One layer's mask after dropping and growing."""
+    """One layer's mask after dropping and growing; `draw` has random numbers."""
     finite = score.isfinite()  # a gradient that overflowed says nothing
     free = ~mask & finite
     kept = int(mask.count_nonzero())
@@ -116,7 +125,12 @@ def exchanged(
     held = inside(mask, largest(value[mask], kept - number, name))
     if situation.regrow_dropped:
         free, score = ~held, score.where(finite, 0.0)
-    return held | inside(free, largest(score[free], number, name))
+    lucky = math.floor(situation.growth_random * number + 1e-9)
+    grown = inside(free, largest(score[free], number - lucky, name))
+    if draw is not None and lucky:
+        free &= ~grown
+        grown |= inside(free, largest(draw[free], lucky, name))
+    return held | grown
 
 
 _READS = frozenset(
@@ -129,10 +143,11 @@ _READS = frozenset(
         "regrow_dropped",
     }
 )
+_MIXES = _READS | {"growth_random"}
 SET = Learner(name="set", decide=by_chance, drawn=True, steady=True, reads=_READS)
 RIGL = Learner(
-    name="rigl", decide=by_gradient, drawn=True, steady=True, scores=True, reads=_READS
+    name="rigl", decide=by_gradient, drawn=True, steady=True, scores=True, reads=_MIXES
 )
 GRANET = Learner(
-    name="granet", decide=by_gradient, drawn=True, scores=True, reads=_READS
+    name="granet", decide=by_gradient, drawn=True, scores=True, reads=_MIXES
 )

@@ -257,6 +257,7 @@ class StoredWeights(WeightPart):
             starts=starts,
             drop_fraction=phase.drop_fraction,
             regrow_dropped=policy.regrow_dropped,
+            growth_random=policy.growth_random,
             beta=phase.beta,
             hold=policy.dropped == "hold",
             wider=wider,

@@ -1,7 +1,6 @@
 """GraNet, RigL and SET: worked example, exact counts, ties, schedules."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparsefx
-from sparsefx.errors import PolicyError
 from sparsefx.learners import LEARNERS, magnitude, regrow
 from sparsefx.learners.choose_entries import affordable, largest, one_each
 from sparsefx.learners.learner import Situation
@@ -173,40 +171,6 @@ def test_moves_keep_counts_and_take_only_what_they_may(s: Any, decide: Any) -> N
             assert set(grown.nonzero().flatten().tolist()) == set(order[:k])
 
 
-@given(updates(), st.sampled_from([regrow.by_gradient, regrow.by_chance]))
-def test_what_is_dropped_may_grow_again(s: Any, decide: Any) -> None:
-    found = decide(replace(s, regrow_dropped=True))
-    for i, (old, new) in enumerate(zip(s.masks, found.masks, strict=True)):
-        assert int(new.sum()) == int(old.sum())
-        k = math.ceil(s.drop_fraction * int(old.sum()) - 1e-9)
-        held = s.masks[i] & largest_of(s.values[i], old, int(old.sum()) - k)
-        assert not (held & ~new).any()
-        assert not found.fresh[i].any()  # nothing was pruned: all keep their values
-        if decide is regrow.by_gradient:
-            assert torch.equal(new, held | largest_of(s.scores[i], ~held, k))
-
-
-def largest_of(values, among, count):
-    rows = sorted(
-        among.nonzero().flatten().tolist(), key=lambda j: (-values[j].abs(), j)
-    )
-    mask = torch.zeros_like(among)
-    mask[rows[:count]] = True
-    return mask
-
-
-def test_a_gradient_that_overflowed_does_not_bring_a_weight_back() -> None:
-    w, mask = (
-        torch.tensor([3.0, 2.0, 1.0, 0.0, 0.0]),
-        torch.tensor([1, 1, 1, 0, 0]).bool(),
-    )
-    scores = [torch.tensor([0.0, 0.0, math.inf, 0.5, 0.1])]
-    s = situation(
-        [w], [mask], scores, budget=3.0, drop_fraction=0.3, regrow_dropped=True
-    )
-    assert regrow.by_gradient(s).masks[0].int().tolist() == [1, 1, 0, 1, 0]
-
-
 @given(updates(), st.floats(0.1, 1.0))
 def test_a_prune_never_exceeds_and_never_grows(s: Any, share: float) -> None:
     counts = [int(m.sum()) for m in s.masks]
@@ -264,21 +228,6 @@ def test_the_share_that_moves() -> None:
     assert rigl.at(1500).drop_fraction == pytest.approx(0.15)
     assert rigl.at(3000).drop_fraction == 0
     assert rigl.at(3100).drop_fraction == 0
-
-
-def test_the_share_may_move_on_beyond_the_freeze() -> None:
-    """The period of the authors' code is the whole run: .2525 at half of it."""
-    options = {"total_steps": 4000, "update_every": 100, "drop_fraction": 0.5}
-    options |= {"drop_fraction_final": 0.005}
-    schedule = load_policy("rigl", drop_end=1.0, **options).schedule()
-    found = [schedule.at(step).drop_fraction for step in (2000, 3000)]
-    assert found == pytest.approx([0.2525, 0.07749], abs=1e-5)
-    assert schedule.at(3100).drop_fraction == 0  # frozen
-    assert load_policy("rigl", drop_end=2000, **options).schedule().at(
-        2100
-    ).drop_fraction == pytest.approx(0.005)
-    with pytest.raises(PolicyError, match=r"drop_end 5000 lies beyond total_steps"):
-        load_policy("rigl", drop_end=5000, **options)
 
 
 def test_only_granet_ramps() -> None:
