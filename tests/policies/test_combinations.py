@@ -54,6 +54,7 @@ def test_schedules_of_hardly_any_update_are_told(
 def test_a_setting_of_other_learners_has_no_effect() -> None:
     values = {"drop_ramp": "linear", "beta_ramp": "cosine", "optimizer_state": "keep"}
     others = {"dropped": "hold", "inclusive": True, "seed": 1}
+    others |= {"regrow_dropped": True, "soft_when_frozen": True}
     known = settings_of(Policy)
     for name in {n for one in LEARNERS.values() for n in one.reads} - {"unit_density"}:
         value = {**values, **others}.get(name, 0.25)
