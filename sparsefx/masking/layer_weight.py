@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sparsefx.errors import MaskError
@@ -59,6 +59,13 @@ class LayerWeight(Tensor):
         name = func.__name__
         if "out" in given:
             given["out"] = _each(given["out"], latent_of)
+        if name == "requires_grad_" and not isinstance(args[0]._latent, nn.Parameter):
+            raise MaskError(
+                f"a masked weight of shape {tuple(args[0].shape)} cannot become "
+                "another parameter; apply weight norms and the like before "
+                "sparsefx.transform, or to the model that sparsefx.finalize returns "
+                "(a copy of it is weight.detach().clone())"
+            )
         if _writes(name):
             first = _each(args[0], latent_of)
             return func(first, *_each(args[1:], masked_of), **_each(given, masked_of))

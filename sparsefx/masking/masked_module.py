@@ -85,11 +85,6 @@ def run_graph(module: nn.Module, program: Any, state: nn.Module) -> None:
     _reclass(module)
 
 
-def masked_names(module: nn.Module) -> tuple[str, ...]:
-    """The attributes of a module that are masked weights of its own."""
-    return tuple(module.__dict__.get(_INDEX, {}))
-
-
 def program_of(module: nn.Module) -> Any:
     """The recorded graph of a module, or None."""
     return module.__dict__.get(_PROGRAM)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
-from sparsefx.masking.masked_module import masked_names
 
 
 class Places:
-    """The owners of masked weights, and the way to each from the root.
+    """The owners of weights under masks or gates, and the way to each from the root.
 
     Layers may be wrapped (adapters do that): they are found where they then stand. They
     may not be replaced, lose their weight, or no longer share one that was shared.
@@ -26,11 +25,13 @@ class Places:
         sparsefx.errors.MaskError: '1' is no longer the Linear that was transformed...
     """
 
-    def __init__(self, root: nn.Module) -> None:  # noqa: D107
+    def __init__(self, root: nn.Module, weights: Iterable[Tensor]) -> None:  # noqa: D107
+        watched = {id(weight) for weight in weights}
         self._held = [
             (module, path, name)
             for path, module in root.named_modules()
-            for name in masked_names(module)
+            for name, weight in module._parameters.items()
+            if id(weight) in watched
         ]
         shared: dict[int, list[tuple[nn.Module, str, str]]] = {}
         for module, path, name in self._held:

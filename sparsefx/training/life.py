@@ -276,7 +276,7 @@ def life_of(module: nn.Module, verb: str) -> Life:
             "already finalized)"
         )
     if life.places is None:
-        life.places = Places(root)
+        life.places = Places(root, life._latent())
     life.places.check(root)
     if verb != "step":
         life.follow()

@@ -101,3 +101,25 @@ def test_tied_weights_stay_tied() -> None:
     sparse[1][1].weight = sparse[0].weight
     assert sparse[1][1].get_parameter("weight") is twin
     assert sparsefx.step(sparse).step == 1
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+@pytest.mark.parametrize("policy", ["cost_budget", "units"])
+def test_norms_on_top_are_refused(policy: str, norm: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6))
+    sparse = sparsefx.transform(net, policy, budget=0.6, example_inputs=(X,))
+    before = sparsefx.masks(sparse)
+    with pytest.raises(sparsefx.MaskError, match=r"before\s+sparsefx.transform"):
+        getattr(nn.utils.parametrizations, norm)(sparse[2])
+    after = sparsefx.masks(sparse)
+    assert all(torch.equal(mask, after[name]) for name, mask in before.items())
+
+
+def test_a_layer_that_only_produces_units_is_watched() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6))
+    sparse = sparsefx.transform(net, "units", budget=0.6, example_inputs=(X,))
+    sparse[0] = nn.Linear(6, 8)
+    with pytest.raises(sparsefx.MaskError, match="'0' is no longer the Linear"):
+        sparsefx.step(sparse)
