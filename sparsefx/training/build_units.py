@@ -30,6 +30,7 @@ from sparsefx.training.plan import Plan, Target
 from sparsefx.training.token_part import token_part
 from sparsefx.training.unit_gates import GateState, columns_of
 from sparsefx.training.unit_part import UnitPart
+from sparsefx.training.weight_coverage import left_apart
 from sparsefx.training.whole_graph import Start
 
 if TYPE_CHECKING:
@@ -66,9 +67,11 @@ def build_units(start: Start, *, inplace: bool, strict: bool) -> nn.Module:
     program = found.programs[""]
     maps = [find_units(SplitAttention()(p.module(root))) for _, p in program.parts()]
     groups, chosen = _selected(model, policy, maps)
-    plan = _plan(root, policy, groups, chosen, maps[-1].refused, totals, before)
+    told = _told(model, policy, maps[-1], chosen)
+    reasons = {**maps[-1].refused, **told}
+    plan = _plan(root, policy, groups, chosen, reasons, totals, before)
     if strict:
-        _refuse_missed(plan, table)
+        _refuse_missed(plan, table, told)
     part = _part(root, plan, groups)
     try:
         life = Life(plan)
@@ -140,11 +143,18 @@ def _selected(
             f"{type(model).__name__} has no units that can be removed by themselves "
             f"({why or 'none were found'})"
         )
+    dense = left_apart(model)
     chosen = select(
         [(group.name, group.name.rpartition(".")[0]) for group in every],
         policy.include,
         policy.exclude,
         policy.layers,
+        apart={
+            group.name: f"{name} is {dense[name]}"
+            for group in every
+            for name in (*group.producers, *group.consumers)
+            if name in dense
+        },
         default=Selection(
             True,
             min_density=policy.min_density,
@@ -163,12 +173,24 @@ def _selected(
     return tuple(g for g in every if chosen[g.name].selected), chosen
 
 
+def _told(
+    model: nn.Module, policy: Policy, units: UnitMap, chosen: Mapping[str, Selection]
+) -> dict[str, str]:
+    """By parameter, why it has no gates where it was not to have any."""
+    told = {} if policy.include else left_apart(model)
+    for name, choice in chosen.items():
+        if not choice.selected:
+            for share in units.groups[name].tensors:
+                told.setdefault(share.name, choice.reason)
+    return told
+
+
 def _plan(
     root: nn.Module,
     policy: Policy,
     groups: Sequence[UnitGroup],
     chosen: Mapping[str, Selection],
-    refused: Mapping[str, str],
+    reasons: Mapping[str, str],
     totals: Totals,
     before: Totals,
 ) -> Plan:
@@ -198,7 +220,7 @@ def _plan(
         )
         for name, _ in root.named_parameters()
         for why in (
-            "" if name in shares else refused.get(name, "no unit owns a part of it"),
+            "" if name in shares else reasons.get(name, "no unit owns a part of it"),
         )
     )
     given = {cost: before[cost] - fixed[cost] for cost in COSTS}
@@ -226,12 +248,13 @@ def _part(root: nn.Module, plan: Plan, groups: tuple[UnitGroup, ...]) -> UnitPar
     return UnitPart(plan, groups, state, owners, learner, tuple(columns))
 
 
-def _refuse_missed(plan: Plan, table: CostTable) -> None:
+def _refuse_missed(plan: Plan, table: CostTable, told: Mapping[str, str]) -> None:
     policy = plan.policy
     missed = [
         row
         for row in plan.coverage
         if row.masked is None
+        and row.parameter not in told
         and table[row.parameter].maskable
         and named_by((row.parameter, row.module), policy.include, policy.exclude)[0]
     ]

@@ -24,6 +24,7 @@ from sparsefx.training.build_units import group_site, owned
 from sparsefx.training.plan import Plan, Target
 from sparsefx.training.unit_gates import GateState, parts_of
 from sparsefx.training.unit_part import UnitPart
+from sparsefx.training.weight_coverage import left_apart
 
 
 def maps_of(root: nn.Module, found: Capture) -> list[UnitMap]:
@@ -61,10 +62,12 @@ def units_around(
     Raises:
         MaskError: no unit is left whose weights are all masked.
     """
+    dense = left_apart(root).keys() - set(state.names)
     groups = tuple(
         group
         for group in maps[-1].groups.values()
         if all(name in state.names for name in group.consumers)
+        and dense.isdisjoint(group.producers)
         and all(group.name in units.groups for units in maps)
     )
     policy = plan.policy

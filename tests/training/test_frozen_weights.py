@@ -80,3 +80,47 @@ def test_adapters_stay_dense() -> None:
         Adapted(), budget=0.7, example_inputs=(X,), include=asked
     )
     assert len(sparsefx.masks(every)) == 3
+
+
+def chain() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential()
+    for width in (6, 8, 8):
+        net.extend([nn.Linear(width, 8), nn.ReLU()])
+    return net.append(nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize("frozen", ["0.weight", "2.weight"], ids=["made", "used"])
+@pytest.mark.parametrize("learner", ["units", "soft_topk"])
+@pytest.mark.filterwarnings("ignore:weights that stay dense")
+def test_no_unit_of_a_frozen_weight_closes(frozen: str, learner: str) -> None:
+    net = chain()
+    net.get_parameter(frozen).requires_grad_(False)
+    before = net.get_parameter(frozen).detach().clone()
+    around = {"policy": "units"} if learner == "units" else {"unit_density": 0.5}
+    sparse = sparsefx.transform(net, budget=0.75, example_inputs=(X,), **around)
+    sparsefx.step(sparse)
+    rows = sparsefx.report(sparse).to_dict()["layers"]
+    left = ["4.neurons", "6.neurons"] if frozen == "0.weight" else ["6.neurons"]
+    assert [row["name"] for row in rows if row["op"] == "neurons"] == left
+    if learner == "units":
+        told = reasons(sparse)[frozen]
+        assert told == "frozen (requires_grad=False); include it to mask it"
+        strict = {"example_inputs": (X,), "budget": 0.9, "policy": "units"}
+        sparsefx.transform(chain(), **strict, strict=True)
+    final = sparsefx.finalize(sparse)
+    assert torch.equal(final.get_parameter(frozen), before)
+
+
+def test_units_of_a_frozen_weight_close_where_asked() -> None:
+    net = chain()
+    net[2].requires_grad_(False)
+    asked = {"policy": "units", "budget": 0.6, "include": ("*",)}
+    sparse = sparsefx.transform(net, **asked, example_inputs=(X,))
+    assert len(sparsefx.sites(sparse)) == 3
+
+
+def test_units_of_a_frozen_model_are_refused_by_the_weight() -> None:
+    net = chain().requires_grad_(False)
+    with pytest.raises(sparsefx.PolicyError, match=r"2\.neurons: [02]\.weight is frozen"):
+        sparsefx.transform(net, policy="units", budget=0.5, example_inputs=(X,))
