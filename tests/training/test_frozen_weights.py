@@ -122,5 +122,7 @@ def test_units_of_a_frozen_weight_close_where_asked() -> None:
 
 def test_units_of_a_frozen_model_are_refused_by_the_weight() -> None:
     net = chain().requires_grad_(False)
-    with pytest.raises(sparsefx.PolicyError, match=r"2\.neurons: [02]\.weight is frozen"):
+    with pytest.raises(
+        sparsefx.PolicyError, match=r"2\.neurons: [02]\.weight is frozen"
+    ):
         sparsefx.transform(net, policy="units", budget=0.5, example_inputs=(X,))
