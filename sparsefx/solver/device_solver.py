@@ -83,6 +83,9 @@ class DeviceSolver:
         shares: Sequence[float],
         normalize: str,
         active: Sequence[bool],
+        *,
+        chunk: int = sweeps.CHUNK,
+        block: int = sweeps.BLOCK,
     ) -> None:
         """Prepares the tables.
 
@@ -95,6 +98,8 @@ class DeviceSolver:
             normalize: ``"layer"``, ``"global"`` or ``"none"``.
             active: where masks are decided; elsewhere all is kept. These have prices
                 above 0 and entries.
+            chunk: entries of one program.
+            block: entries of a program at a time; divides `chunk`.
         """
         assert readable(weights), "the caller asks `readable` first"
         self.device = weights[0].device
@@ -111,11 +116,10 @@ class DeviceSolver:
         self.unit = distinct[0] if len(distinct) == 1 else 1.0
         bills = [prices[i] / self.unit for i in range(len(weights))]
         bills = [1.0] * len(weights) if len(distinct) == 1 else bills
-        cut = pieces(self.numels, sweeps.CHUNK)
+        cut = pieces(self.numels, chunk)
         self.leader = free[0] if free else 0
         self.sizes: dict[str, Any] = {
-            "ELEMENT": element(weights[0].dtype),
-            "CHUNK": sweeps.CHUNK, "BLOCK": sweeps.BLOCK,
+            "ELEMENT": element(weights[0].dtype), "CHUNK": chunk, "BLOCK": block
         }  # fmt: skip
         self.sites, self.chunks = len(weights), len(cut.owner)
         self.width = 1 << max(self.sites - 1, 1).bit_length()
@@ -151,7 +155,7 @@ class DeviceSolver:
         self.ties = zeros(self.chunks, dtype=torch.int32)
         bins = (max(len(distinct), 1), sweeps.BINS + 1)
         self.tally = zeros(*bins, dtype=torch.int32)
-        self.words = zeros(self.chunks * (sweeps.CHUNK // 32), dtype=torch.int32)
+        self.words = zeros(self.chunks * (chunk // 32), dtype=torch.int32)
         self.marked = False
 
     def fits(self, weights: Sequence[Tensor]) -> bool:
