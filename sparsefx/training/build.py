@@ -25,7 +25,7 @@ from sparsefx.policies.policy_function import Context, prepared
 from sparsefx.policies.site_costs import with_costs
 from sparsefx.settings.budget import parse_budget
 from sparsefx.settings.granularity import Granularity
-from sparsefx.settings.patterns import Selection, select
+from sparsefx.settings.patterns import Selection
 from sparsefx.tracing.capture import Capture
 from sparsefx.training.budget_targets import floored, targets_of
 from sparsefx.training.build_units import gate_graph
@@ -39,6 +39,7 @@ from sparsefx.training.weight_coverage import (
     check_coverage,
     coverage_of,
     left_apart,
+    selections,
     without_misfits,
 )
 from sparsefx.training.whole_graph import Start
@@ -61,23 +62,14 @@ def build(
         raise MaskError(_nothing(model, table))
     parameters = dict(model.named_parameters())
     others = _other_names(model)
-    chosen = select(
+    chosen = selections(
+        policy,
         [
             (name, table[name].module, *others[name])
             for name, p in parameters.items()
             if p.ndim >= 2
         ],
-        policy.include,
-        policy.exclude,
-        policy.layers,
-        apart=left_apart(model),
-        default=Selection(
-            True,
-            min_density=policy.min_density,
-            max_density=policy.max_density,
-            granularity=policy.granularity,
-            round_to=policy.round_to,
-        ),
+        left_apart(model),
     )
     made = {
         name: _site(row, chosen[name], parameters[name], others[name])

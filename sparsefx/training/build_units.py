@@ -24,13 +24,13 @@ from sparsefx.policies.policy import Policy
 from sparsefx.policies.unit_bounds import bounds
 from sparsefx.reports.report import Coverage
 from sparsefx.settings.budget import parse_budget
-from sparsefx.settings.patterns import Selection, named_by, select
+from sparsefx.settings.patterns import Selection, named_by
 from sparsefx.training.life import Life
 from sparsefx.training.plan import Plan, Target
 from sparsefx.training.token_part import token_part
 from sparsefx.training.unit_gates import GateState, columns_of
 from sparsefx.training.unit_part import UnitPart
-from sparsefx.training.weight_coverage import left_apart
+from sparsefx.training.weight_coverage import left_apart, selections
 from sparsefx.training.whole_graph import Start
 
 if TYPE_CHECKING:
@@ -144,25 +144,14 @@ def _selected(
             f"({why or 'none were found'})"
         )
     dense = left_apart(model)
-    chosen = select(
-        [(group.name, group.name.rpartition(".")[0]) for group in every],
-        policy.include,
-        policy.exclude,
-        policy.layers,
-        apart={
-            group.name: f"{name} is {dense[name]}"
-            for group in every
-            for name in (*group.producers, *group.consumers)
-            if name in dense
-        },
-        default=Selection(
-            True,
-            min_density=policy.min_density,
-            max_density=policy.max_density,
-            granularity=policy.granularity,
-            round_to=policy.round_to,
-        ),
-    )
+    apart = {
+        group.name: f"{name} is {dense[name]}"
+        for group in every
+        for name in (*group.producers, *group.consumers)
+        if name in dense
+    }
+    names = [(group.name, group.name.rpartition(".")[0]) for group in every]
+    chosen = selections(policy, names, apart)
     for name, choice in chosen.items():
         if choice.granularity != "unstructured":
             raise PolicyError(

@@ -13,9 +13,10 @@ from sparsefx.errors import MaskError, PolicyError
 from sparsefx.masking.site import Site
 from sparsefx.passes.annotate_costs import NOT_MULTIPLIED
 from sparsefx.passes.costs.cost_table import CostRow, CostTable
+from sparsefx.policies.policy import Policy
 from sparsefx.reports.report import Coverage
 from sparsefx.settings.granularity import Granularity
-from sparsefx.settings.patterns import Selection
+from sparsefx.settings.patterns import Selection, select
 from sparsefx.tracing.capture import Capture
 
 FROZEN = "frozen (requires_grad=False); include it to mask it"
@@ -47,6 +48,21 @@ def left_apart(model: nn.Module) -> dict[str, str]:
         if any(part.startswith("lora_") for part in name.split("."))
     }
     return rows | frozen | adapters
+
+
+def selections(
+    policy: Policy, names: Sequence[tuple[str, ...]], apart: Mapping[str, str]
+) -> dict[str, Selection]:
+    """What a policy's patterns say of weights or units; see `select`."""
+    default = Selection(
+        True,
+        min_density=policy.min_density,
+        max_density=policy.max_density,
+        granularity=policy.granularity,
+        round_to=policy.round_to,
+    )
+    include, exclude, layers = policy.include, policy.exclude, policy.layers
+    return select(names, include, exclude, layers, apart=apart, default=default)
 
 
 def without_misfits(
