@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import itertools
 from pathlib import Path
 
 import yaml
@@ -33,8 +34,27 @@ def read_preset(name: str) -> dict[str, object]:
         >>> read_preset("erk")["allocation"]
         'erk'
     """
+    return parse(_text(name), f"preset {name!r}")
+
+
+def _text(name: str) -> str:
     file = importlib.resources.files("sparsefx.policies").joinpath(f"{name}.yaml")
-    return parse(file.read_text("utf-8"), f"preset {name!r}")
+    return file.read_text("utf-8")
+
+
+def preset_purpose(name: str) -> str:
+    """What a preset is for: the comment that its file begins with.
+
+    Args:
+        name: one of `preset_names`.
+
+    Example:
+        >>> preset_purpose("erk")
+        'Small and thin layers keep more (Erdős-Rényi-Kernel).'
+    """
+    lines = _text(name).splitlines()
+    head = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.removeprefix("#").strip() for line in head)
 
 
 def read_file(path: str | Path) -> dict[str, object]:

@@ -44,6 +44,7 @@ RANKS = {
     "integrations": 9,
     "": 10,  # sparsefx/__init__.py: the public names
     "demo": 11,
+    "commands": 11,
     "cli": 12,
     "__main__": 13,
 }
