@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
+from sparsefx.passes.units.lost_units import lost_units
 from sparsefx.passes.units.owners import Owners, present, slab_dim
 from sparsefx.passes.units.size_literals import by_place
 from sparsefx.passes.units.tag_interpreter import Tags, interpret
@@ -85,6 +86,7 @@ class _Solver:
         """Joins what meets the same columns, and columns with rows of one weight."""
         ledger = self.ledger
         for found in ledger.consumed:
+            ledger.where = found.node.name
             lines = [found.variables]
             key = found.parameter, found.parameter_dim
             lines += [
@@ -220,6 +222,10 @@ class _Solver:
     def _result(self) -> UnitMap:
         groups: dict[str, UnitGroup] = {}
         refused = self.ledger.unknown()
+        owned = {share.name for draft in self.drafts for share in draft.tensors}
+        buffers = {n for n, _ in self.module.named_buffers(remove_duplicate=False)}
+        known = owned | refused.keys() | buffers
+        refused |= lost_units(self.ledger, self.label, known)
         renumber: dict[int, str] = {}
         costs = unit_costs(self.module, self.drafts, self.layout)
         for index, draft in enumerate(self.drafts):

@@ -19,7 +19,9 @@ from sparsefx.torch_internals import transforming
 from sparsefx.tracing.operations import called
 
 PATH = "_units"
-_SAME = frozenset("view reshape flatten transpose permute contiguous clone".split())
+_SAME = frozenset(
+    "view reshape ravel flatten transpose permute contiguous clone".split()
+)
 
 
 class UnitGates(nn.Module):
@@ -231,6 +233,7 @@ def _insert(node: fx.Node, reads: Sequence[fx.Node], owner: fx.Node, dim: int) -
 def _upstream(node: fx.Node, share: Share, units: UnitMap, group: str) -> Share:
     """The same gate before the batch is folded into another dimension."""
     index = list(units.groups).index(group)
+    best = share
     while isinstance(node.meta.get("val"), Tensor) and called(node) in _SAME:
         before = node.args[0]
         if not isinstance(before, fx.Node) or len(before.users) > 1:
@@ -244,4 +247,6 @@ def _upstream(node: fx.Node, share: Share, units: UnitMap, group: str) -> Share:
         groups, owner = divided[dims[0]]
         node = before
         share = Share(node.name, dims[0], torch.where(groups == index, owner, -1))
-    return share
+        if isinstance(node.meta["val"].shape[dims[0]], int):  # else of one batch alone
+            best = share
+    return best

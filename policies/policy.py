@@ -107,6 +107,9 @@ class Policy:
     """What an update drops may grow again in it, as it was."""
     growth_random: Density = 0.0
     """Share of what rigl and granet grow that is drawn at random."""
+    growth_momentum: Density = 0.0
+    """Of the gradients that rigl and granet grow by, what each step leaves to the next:
+    0 is that of the update alone; above, dense gradients are made at every step."""
     dropped: Literal["zero", "hold"] = "zero"
     """What becomes of weights that magnitude drops; those that hold may return."""
     backward_density: Fraction = 1.0

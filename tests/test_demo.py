@@ -8,7 +8,8 @@ import torch
 import sparsefx
 from sparsefx import demo
 from sparsefx.errors import SparsefxError
-from sparsefx.reports.report import BudgetReport, Cost, LayerReport, Report, Total
+from sparsefx.reports.report import Report
+from sparsefx.reports.report_rows import BudgetReport, Cost, LayerReport, Total
 
 
 @pytest.mark.parametrize("recipe", demo.RECIPES, ids=lambda recipe: recipe.name)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from sparsefx.errors import CaptureError
 from sparsefx.passes.units.tag_rules import by_channel, follow
 from sparsefx.passes.units.tag_step import Step
-from sparsefx.passes.units.tags import Ledger
+from sparsefx.passes.units.tags import RESULT, Ledger
 from sparsefx.torch_internals import hint
 from sparsefx.tracing.error_location import cause_of
 from sparsefx.tracing.gradient_regions import closed_on_error
@@ -36,9 +36,11 @@ def interpret(graph_module: fx.GraphModule) -> tuple[Ledger, Tags]:
     tags: Tags = {}
 
     def visit(node: fx.Node, values: Values) -> None:
+        ledger.where = node.name
         tags[node] = _tags(graph_module, node, values, tags, ledger)
 
     run_on_zeros(graph_module, visit)
+    ledger.where = RESULT
     for used in graph_module.graph.output_node().all_input_nodes:
         if isinstance(tags[used], Tensor):
             ledger.stick(tags[used])

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 FREE = 0
 STUCK = 1  # the variable of all that can never be removed
+RESULT = "the model's result"  # what joins the values that a graph returns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,10 +63,17 @@ def pairs(a: Tensor, b: Tensor, where: Callable[[Tensor, Tensor], Tensor]) -> Te
 
 @dataclass(slots=True)
 class Ledger:
-    """All that is learned of a graph's variables while it is interpreted."""
+    """All that is learned of a graph's variables while it is interpreted.
+
+    Attributes:
+        where: the node that is looked at; joins are its doing.
+        edges: joined variables, (2, n) each, and beside them who joined them.
+    """
 
     variables: int = 2
+    where: str = ""
     edges: list[Tensor] = field(default_factory=list)
+    joiners: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[int, torch.Size]] = field(default_factory=dict)
     entries: int = 0
     rows: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -112,13 +120,17 @@ class Ledger:
             return
         found = pairs(a, b, lambda x, y: (x > 0) & (y > 0) & (x != y))
         if found.numel():
-            self.edges.append(found)
+            self._joined(found)
+
+    def _joined(self, edges: Tensor) -> None:
+        self.edges.append(edges)
+        self.joiners.append(self.where)
 
     def stick(self, tags: Tensor, why: str = "") -> None:
         """Nothing in ``tags`` can be removed by itself."""
         found = torch.unique(tags[tags > STUCK])
         if found.numel():
-            self.edges.append(torch.stack([found, torch.full_like(found, STUCK)]))
+            self._joined(torch.stack([found, torch.full_like(found, STUCK)]))
             for variable in found.tolist() if why else ():
                 self.reasons.setdefault(variable, why)
         self.freeze(tags)

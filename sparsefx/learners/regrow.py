@@ -13,10 +13,14 @@ the same update are not grown again, so that the share is what moves; with
 `regrow_dropped` they may be, and keep their values, as in the code of GraNet and Sparse
 IFT. Entries just pruned may be grown too, and restart at zero.
 
+With `growth_momentum` gradients are those of all steps since an entry was dropped, each
+counting that much less than the one after it (sparse momentum).
+
 Sources: Mocanu et al., "Scalable training of artificial neural networks with adaptive
 sparse connectivity", 2018 (arXiv 1707.04780); Evci et al., "Rigging the Lottery", 2020
 (arXiv 1911.11134); Liu et al., "Sparse Training via Boosting Pruning Plasticity with
-Neuroregeneration", 2021 (arXiv 2106.10404).
+Neuroregeneration", 2021 (arXiv 2106.10404); Dettmers and Zettlemoyer, "Sparse Networks
+from Scratch", 2019 (arXiv 1907.04840), without its moving of counts between layers.
 """
 
 from __future__ import annotations
@@ -143,7 +147,7 @@ _READS = frozenset(
         "regrow_dropped",
     }
 )
-_MIXES = _READS | {"growth_random"}
+_MIXES = _READS | {"growth_momentum", "growth_random"}
 SET = Learner(name="set", decide=by_chance, drawn=True, steady=True, reads=_READS)
 RIGL = Learner(
     name="rigl", decide=by_gradient, drawn=True, steady=True, scores=True, reads=_MIXES

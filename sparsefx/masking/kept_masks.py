@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sparsefx.kernels.mask_rule import flagged, straight_through
+from sparsefx.masking.explored import Explored
 from sparsefx.masking.held import Held
 from sparsefx.masking.missing_share import take_part, tell_of_scores
 from sparsefx.masking.rank_means import mean_over_ranks
@@ -98,10 +99,12 @@ class KeptMasks(Held):
     """The masks of all sites as bool tensors, and the scores of the next growth.
 
     Attributes:
-        scores: by site number, the signed dense gradient of this step so far. It lasts
-            from the first backward pass of a step with growth to its end.
+        scores: by site number, the signed dense gradient of this step so far, from the
+            first backward pass of a step with growth to its end; with `decayed` ones,
+            of dropped entries, a sum over steps.
         wanted: the next backward passes are those of a step with growth.
         wide: a second set of masks says what receives gradients.
+        explored: what was kept at some step.
     """
 
     def __init__(self, weights: Sequence[Tensor], wide: bool) -> None:  # noqa: D107
@@ -113,6 +116,7 @@ class KeptMasks(Held):
             for index, weight in enumerate(weights):
                 everything = torch.ones_like(weight, dtype=torch.bool)
                 self.hold(f"{kind}_{index}", everything)
+        self.explored = Explored(weights)
 
     def mask(self, index: int) -> Tensor:
         """What a site keeps."""
@@ -146,6 +150,10 @@ class KeptMasks(Held):
                 score += torch.where(dropped & before.isfinite(), before, 0.0)
             self.scores[index] = score
             weight.grad.masked_fill_(dropped, 0.0)
+
+    def decayed(self, factor: float) -> dict[int, Tensor]:
+        """What is left of the scores when a step has ended."""
+        return {i: factor * s for i, s in self.scores.items()} if factor else {}
 
     def ranked(self, count: int) -> list[Tensor | None]:
         """Absolute scores of all sites, flat, the same on all ranks.

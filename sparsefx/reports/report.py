@@ -8,93 +8,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sparsefx.errors import SparsefxError
 from sparsefx.reports.report_html import report_html, report_svg
+from sparsefx.reports.report_rows import (
+    BudgetReport,
+    Cost,
+    Coverage,
+    HistoryPoint,
+    LayerReport,
+    Total,
+    Training,
+)
 from sparsefx.reports.text_table import human, percent, shape_text, share, text_table
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a layer costs with its mask, and would cost without."""
-
-    kept: float
-    dense: float
-
-
-@dataclass(frozen=True, slots=True)
-class LayerReport:
-    """One masked weight.
-
-    Attributes:
-        name: the parameter's name.
-        op: what consumes it.
-        shape: its shape.
-        granularity: the unit that is kept or dropped.
-        density: kept fraction, in [0, 1].
-        costs: its cost by cost name, in MACs, parameters, bytes or milliseconds.
-    """
-
-    name: str
-    op: str
-    shape: tuple[int, ...]
-    granularity: str
-    density: float
-    costs: Mapping[str, Cost]
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Whether a parameter is masked, and why not.
-
-    Attributes:
-        parameter: its name.
-        module: path of the module that owns it.
-        masked: by its graph, by the module's property, or not.
-        reason: why it is not masked; "" where it is.
-    """
-
-    parameter: str
-    module: str
-    masked: Literal["graph", "property"] | None
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetReport:
-    """One budget: the cost it allows, the cost of the hard masks, and the verdict."""
-
-    limit: float
-    kept: float
-    met: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """One cost over the model.
-
-    Attributes:
-        kept: of the maskable part, with hard masks.
-        dense: of the maskable part, without masks.
-        fixed: of everything else.
-        original: of the maskable part of the model as it was given.
-    """
-
-    kept: float
-    dense: float
-    fixed: float
-    original: float
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryPoint:
-    """The first budget's cost at one step: allowed, of soft and of hard masks."""
-
-    step: int
-    limit: float
-    soft: float
-    hard: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +37,11 @@ class Report:
         budgets: by cost name.
         coverage: one entry a parameter.
         history: the way to the first budget, oldest first.
+        training: what it has cost and tried.
 
     Example:
+        >>> from sparsefx.reports.report_rows import (
+        ...     BudgetReport, Cost, LayerReport, Total)
         >>> cost = {"macs": Cost(6, 60)}
         >>> layer = LayerReport("fc", "linear", (6, 10), "unstructured", 0.1, cost)
         >>> total = {"macs": Total(6, 60, 0, 60)}
@@ -135,6 +65,7 @@ class Report:
     budgets: Mapping[str, BudgetReport]
     coverage: tuple[Coverage, ...]
     history: tuple[HistoryPoint, ...] = ()
+    training: Training | None = None
 
     @property
     def cost_names(self) -> tuple[str, ...]:
@@ -170,6 +101,7 @@ class Report:
             "budgets": {name: _numbers(limit) for name, limit in self.budgets.items()},
             "coverage": [asdict(row) for row in self.coverage],
             "history": [_numbers(point) for point in self.history],
+            "training": None if self.training is None else asdict(self.training),
         }
 
     @classmethod
@@ -194,6 +126,7 @@ class Report:
                 budgets={k: BudgetReport(**v) for k, v in data["budgets"].items()},
                 coverage=tuple(Coverage(**row) for row in data["coverage"]),
                 history=tuple(HistoryPoint(**row) for row in data["history"]),
+                training=data["training"] and Training(**data["training"]),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise SparsefxError(
@@ -232,7 +165,8 @@ class Report:
         rows.append(["total", *[""] * 4, *_cost_cells(self.totals, self.cost_names)])
         table = text_table(header, rows, right=range(4, len(header)))
         state = f"policy {self.policy}, step {self.step}" + ", frozen" * self.frozen
-        blocks = [state, table, "\n".join(self._budget_lines())]
+        lines = [*self._budget_lines(), *self._training_lines()]
+        blocks = [state, table, "\n".join(lines)]
         if self.coverage:
             blocks.append("\n".join(self._coverage_lines()))
         return "\n\n".join(block for block in blocks if block)
@@ -252,6 +186,18 @@ class Report:
             if self.totals[name].fixed:
                 fixed = human(self.totals[name].fixed)
                 yield f"{name}: {fixed} more are fixed, no mask can drop them"
+
+    def _training_lines(self) -> Iterator[str]:
+        training = self.training
+        if training is None or not training.steps:
+            return
+        parts = []
+        if training.macs is not None and training.dense:
+            parts.append(f"{percent(training.macs / training.dense)} of dense MACs")
+        if training.explored is not None:
+            parts.append(f"{percent(training.explored)} of weights kept at some step")
+        if parts:
+            yield f"training so far: {', '.join(parts)}"
 
     def _coverage_lines(self) -> Iterator[str]:
         bare: dict[str, list[str]] = defaultdict(list)

@@ -11,7 +11,8 @@ from sparsefx.reports.html_page import html_table, page, svg, svg_text
 from sparsefx.reports.text_table import elided, human, percent, shape_text, share
 
 if TYPE_CHECKING:
-    from sparsefx.reports.report import HistoryPoint, Report
+    from sparsefx.reports.report import Report
+    from sparsefx.reports.report_rows import HistoryPoint
 
 STYLE = """
 .track { fill: #e3e8f0; } .density { fill: #6d5bd0; } .cost { fill: #2f7de1; }

@@ -32,7 +32,8 @@ from sparsefx.training.build_units import gate_graph
 from sparsefx.training.life import Life
 from sparsefx.training.plan import Plan
 from sparsefx.training.soft_weights import SoftWeights
-from sparsefx.training.stored_weights import StoredWeights, keeps_masks, wide
+from sparsefx.training.stored_rules import keeps_masks, wide
+from sparsefx.training.stored_weights import StoredWeights
 from sparsefx.training.token_part import token_part
 from sparsefx.training.units_around import maps_of, units_around
 from sparsefx.training.weight_coverage import (

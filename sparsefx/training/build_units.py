@@ -22,7 +22,7 @@ from sparsefx.passes.units.unit_map import UnitGroup, UnitMap
 from sparsefx.policies import function_of
 from sparsefx.policies.policy import Policy
 from sparsefx.policies.unit_bounds import bounds
-from sparsefx.reports.report import Coverage
+from sparsefx.reports.report_rows import Coverage
 from sparsefx.settings.budget import parse_budget
 from sparsefx.settings.patterns import Selection, named_by
 from sparsefx.training.life import Life

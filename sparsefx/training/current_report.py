@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparsefx.reports.report import BudgetReport, Report, Total
+from sparsefx.reports.report import Report
+from sparsefx.reports.report_rows import BudgetReport, Total
 from sparsefx.settings.budget import COSTS
 from sparsefx.solver.projection import BUDGET_SLACK
 from sparsefx.training.part import Part

@@ -30,4 +30,6 @@ def described(plan: Plan, moment: Moment, found: Proposal) -> StepReport:
         densities=plan.densities(found.counts),
         frozen=moment.ends_frozen,
         binding=tuple(target.cost for (target, *_), decides in deciding if decides),
+        training_cost=moment.training_cost,
+        explored=found.explored,
     )

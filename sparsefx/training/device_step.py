@@ -26,7 +26,7 @@ from sparsefx.policies.policy_function import by_weights
 from sparsefx.policies.unit_bounds import bounds
 from sparsefx.training.part import Moment
 from sparsefx.training.plan import Plan
-from sparsefx.training.step_report import LaterReport, StepReport, reported
+from sparsefx.training.step_report import Asked, LaterReport, StepReport, reported
 
 if TYPE_CHECKING:
     from sparsefx.solver.device_solver import DeviceSolver, Seen
@@ -69,7 +69,7 @@ class DeviceStep:
 
     def __init__(self) -> None:  # noqa: D107
         self.step: int | None = None
-        self.last: tuple[Numbers, Plan, int, float, float] | None = None
+        self.last: tuple[Numbers, Plan, Asked] | None = None
         self._solver: DeviceSolver | None = None
         self._kept: tuple[Sequence[float], Sequence[float]] = ((), ())
 
@@ -102,7 +102,7 @@ class DeviceStep:
         """
         if self.last is None:
             return None
-        numbers, plan, step, budget, beta = self.last
+        numbers, plan, asked = self.last
         self.last = None
         seen = numbers.read()
         if seen.bad >= 0:
@@ -112,7 +112,7 @@ class DeviceStep:
                 "learning rate"
             )
         self._kept = seen.counts, seen.bought
-        return reported(plan, step, budget, beta, seen)
+        return reported(plan, asked, seen)
 
     def _slack(self, limits: Sequence[tuple[int, int, int]]) -> bool:
         """Whether all layers keep well above what they must."""
@@ -169,9 +169,9 @@ class DeviceStep:
         for bits, weight, threshold, last in rows:
             bits.copy_(pack(hard_mask(magnitude(weight), threshold, last)))
         self.step = moment.number
-        self.last = (numbers, plan, self.step, budget, phase.beta)
-        rest = self.last[1:]
-        return LaterReport(lambda: reported(*rest, numbers.read()))
+        asked = Asked(self.step, budget, phase.beta, moment.training_cost)
+        self.last = (numbers, plan, asked)
+        return LaterReport(lambda: reported(plan, asked, numbers.read()))
 
 
 def _solver(plan: Plan, weights: Sequence[Tensor]) -> DeviceSolver:

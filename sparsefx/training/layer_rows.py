@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparsefx.masking.site import Site
-from sparsefx.reports.report import Cost, LayerReport
+from sparsefx.reports.report_rows import Cost, LayerReport
 
 
 def layer_rows(

@@ -14,16 +14,17 @@ from sparsefx.errors import MaskError
 from sparsefx.masking.masked_module import unwrapped
 from sparsefx.masking.places import Places
 from sparsefx.masking.state_keys import CHILD, of_dense
-from sparsefx.reports.report import HistoryPoint, Report
+from sparsefx.reports.report import Report
+from sparsefx.reports.report_rows import HistoryPoint
 from sparsefx.training.copied_from import Source, take_over
 from sparsefx.training.current_report import reported
 from sparsefx.training.describe_step import described
+from sparsefx.training.history import as_curve, from_curve, longer
 from sparsefx.training.masked_names import as_tensor, check_names
 from sparsefx.training.part import Moment, Part, Proposal
 from sparsefx.training.plan import Plan
 from sparsefx.training.step_report import StepReport
-
-_HISTORY = 500  # points kept for the report's curve; thinned out beyond
+from sparsefx.training.training_cost import Spending
 
 
 class Life(nn.Module):
@@ -37,6 +38,7 @@ class Life(nn.Module):
         frozen: masks no longer move.
         history: points of the budget curve.
         finalized: `sparsefx.finalize` has been called.
+        spending: what the steps so far have cost.
     """
 
     def __init__(self, plan: Plan) -> None:  # noqa: D107
@@ -48,6 +50,7 @@ class Life(nn.Module):
         self.frozen = False
         self.history: list[HistoryPoint] = []
         self.finalized = False
+        self.spending = Spending(plan)
         self.places: Places | None = None  # where the weights stood at first
         self._dense = False  # the checkpoint being read is a dense model's
         self._stamp = object()  # another one whenever masks are written
@@ -101,6 +104,7 @@ class Life(nn.Module):
             return
         source.stamp = life._stamp
         self.step, self.frozen, self.history = life.step, life.frozen, life.history
+        self.spending.macs, self.spending.kept = life.spending.macs, None
         take_over(self, life)
         for part in self.parts:
             part.reload(self._moment(self.step))
@@ -134,15 +138,16 @@ class Life(nn.Module):
         self.stand_alone()
         self.settle()
         moment = self._moment(self.step + 1, optimizer)
+        moment = replace(moment, spent=self.spending.next(self.parts[-1], self.frozen))
         found = [part.propose(moment) for part in self.parts]
-        report, point = found[-1].later, None
+        report, known = found[-1].later, None
         if report is None:
-            report = described(self.plan, moment, found[-1])
-            point = _point(report)
-        history = self._longer(point)
-        after = moment.number, moment.ends_frozen, history
+            report = known = described(self.plan, moment, found[-1])
+        after = moment.number, moment.ends_frozen, longer(self.history, known)
+        kept = None if known is None else known.densities
         self._write(found)
         self.step, self.frozen, self.history = after  # nothing is called from here on
+        self.spending.macs, self.spending.kept = moment.spent, kept
         return report
 
     @torch.no_grad()
@@ -158,7 +163,8 @@ class Life(nn.Module):
         for part in self.parts:
             last = part.settle()
             if last is not None:
-                self.history = self._longer(_point(last))
+                self.history = longer(self.history, last)
+                self.spending.kept = last.densities
 
     def freeze(self) -> None:
         """Masks stand still from now on, as they are."""
@@ -170,7 +176,7 @@ class Life(nn.Module):
         for proposal in proposals:
             for write in proposal.writes:
                 write()
-        self._stamp = object()
+        self._stamp, self.spending.kept = object(), None
 
     def _moment(
         self, number: int, optimizer: torch.optim.Optimizer | None = None
@@ -186,14 +192,8 @@ class Life(nn.Module):
             following=schedule.at(number + 1),
             frozen=self.frozen,
             optimizer=optimizer,
+            spent=self.spending.macs,
         )
-
-    def _longer(self, point: HistoryPoint | None) -> list[HistoryPoint]:
-        """The curve with a point more; thinned out when there are too many."""
-        history = self.history if point is None else [*self.history, point]
-        if len(history) > _HISTORY:
-            del history[1:-1:2]
-        return history
 
     # -- answers ---------------------------------------------------------------------
 
@@ -205,8 +205,13 @@ class Life(nn.Module):
         """What is kept where, at what cost; see `sparsefx.report`."""
         self.settle()
         found = reported(self.plan, self.parts)
-        history = tuple(self.history)
-        return replace(found, step=self.step, frozen=self.frozen, history=history)
+        return replace(
+            found,
+            step=self.step,
+            frozen=self.frozen,
+            history=tuple(self.history),
+            training=self.spending.report(self.step, self.parts[-1]),
+        )
 
     def resume(self, *, anew: bool) -> None:
         """After its tensors have been read; `anew` finds the masks by magnitudes."""
@@ -229,13 +234,11 @@ class Life(nn.Module):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         self.follow()
-        curve = torch.full((_HISTORY, 4), -1.0, dtype=torch.float64)
-        points = [[p.step, p.limit, p.soft, p.hard] for p in self.history]
-        curve[: len(points)] = torch.tensor(points, dtype=curve.dtype).view(-1, 4)
         destination[f"{prefix}step"] = torch.tensor(self.step)
         destination[f"{prefix}frozen"] = torch.tensor(self.frozen)
         destination[f"{prefix}names"] = as_tensor(self.names)
-        destination[f"{prefix}history"] = curve
+        destination[f"{prefix}history"] = as_curve(self.history)
+        destination[f"{prefix}spent"] = self.spending.as_tensor()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
@@ -247,17 +250,18 @@ class Life(nn.Module):
         if self._dense:
             return
         missing: list[str] = rest[2]
-        wanted = [f"{prefix}{name}" for name in ("step", "frozen", "names", "history")]
+        own = ("step", "frozen", "names", "history", "spent")
+        wanted = [f"{prefix}{name}" for name in own]
         missing += [key for key in wanted if key not in state_dict]
-        step, frozen, names, curve = (state_dict.pop(k, None) for k in wanted)
+        step, frozen, names, curve, spent = (state_dict.pop(k, None) for k in wanted)
         if names is not None:
             check_names(names, self.names)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        if step is None or frozen is None or curve is None:
+        if step is None or frozen is None or curve is None or spent is None:
             return
         self.step, self.frozen = int(step), bool(frozen)
-        rows = [row for row in curve.tolist() if row[0] >= 0]
-        self.history = [HistoryPoint(int(number), *costs) for number, *costs in rows]
+        self.spending.macs = float(spent)
+        self.history = from_curve(curve)
 
 
 def life_of(module: nn.Module, verb: str) -> Life:
@@ -286,11 +290,6 @@ def life_of(module: nn.Module, verb: str) -> Life:
             "final; train the model that finalize returned, or transform again"
         )
     return life
-
-
-def _point(report: StepReport) -> HistoryPoint:
-    costs = report.budget, report.soft_cost, report.hard_cost
-    return HistoryPoint(report.step, *costs)
 
 
 def _loaded(life: Life, _: Any) -> None:

@@ -7,14 +7,14 @@ may fail, and when all have proposed, what they want written is written, which c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sparsefx.masking.site import Site
-from sparsefx.reports.report import LayerReport
+from sparsefx.reports.report_rows import LayerReport
 from sparsefx.settings.schedule import Phase
 from sparsefx.training.step_report import StepReport
 
@@ -34,6 +34,7 @@ class Moment:
         following: and of the next one.
         frozen: masks no longer moved before it.
         optimizer: whose state some learners set to zero where masks move.
+        spent: MACs of all steps until its end, in dense steps; None if not known.
     """
 
     taken: int
@@ -42,6 +43,12 @@ class Moment:
     following: Phase
     frozen: bool = False
     optimizer: torch.optim.Optimizer | None = None
+    spent: float | None = None
+
+    @property
+    def training_cost(self) -> float | None:
+        """MACs of all steps until its end, by those of as many dense ones."""
+        return self.spent / self.number if self.spent and self.number else None
 
     @property
     def ends_frozen(self) -> bool:
@@ -63,6 +70,7 @@ class Proposal:
         mu: the shared multiplier.
         sweeps: passes over the weights.
         binding: by budget, its multiplier is above 0; None where only one holds.
+        explored: share of the weights that were kept at some step, if known.
         later: the report, where a device has been told to take the step and what it
             will have done is not known yet.
     """
@@ -76,6 +84,7 @@ class Proposal:
     mu: float = 0.0
     sweeps: int = 0
     binding: Sequence[bool] | None = None
+    explored: float | None = None
     later: StepReport | None = None
 
 
@@ -126,6 +135,19 @@ class Part(ABC):
     def counts(self) -> tuple[int, ...]:
         """Kept entries of each site."""
         return ()
+
+    def reached(self, kept: Mapping[str, float], frozen: bool) -> Mapping[str, float]:
+        """By site, the share of entries whose gradients the last backward pass made.
+
+        Args:
+            kept: by site, the share of kept entries.
+            frozen: masks no longer move.
+        """
+        return kept
+
+    def explored(self) -> float | None:
+        """Share of the weights that were kept at some step, if that is remembered."""
+        return None
 
     def sites(self) -> tuple[Site, ...]:
         """What can be masked."""

@@ -21,7 +21,7 @@ from sparsefx.policies.policy_function import PolicyFunction, by_weights
 from sparsefx.policies.round_to import multiples, stepped
 from sparsefx.policies.unit_bounds import base_cost, bounds, unit_share
 from sparsefx.policies.whole_units import counts
-from sparsefx.reports.report import Coverage
+from sparsefx.reports.report_rows import Coverage
 from sparsefx.settings.schedule import Phase
 from sparsefx.solver.joint_budgets import Limits
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from sparsefx.masking.lasting_masks import LastingMasks, factors
 from sparsefx.masking.mask_vectors import solved, standing
 from sparsefx.masking.read_masks import entry_bits, entry_counts, weight_bits
 from sparsefx.masking.sparse_state import Vectors
-from sparsefx.reports.report import LayerReport
+from sparsefx.reports.report_rows import LayerReport
 from sparsefx.settings.schedule import Phase
 from sparsefx.solver.request import Request, Warm
 from sparsefx.solver.solution import Cut, Solution
@@ -110,6 +110,10 @@ class SoftWeights(WeightPart):
         """See `Part.reload`."""
         self.device = DeviceStep()
         self.state.still = self.state.hard() if moment.frozen else None
+
+    def reached(self, kept: Mapping[str, float], frozen: bool) -> Mapping[str, float]:
+        """See `Part.reached`: of everything, until masks stand still."""
+        return kept if frozen else dict.fromkeys(kept, 1.0)
 
     def rows(self, costs: Sequence[str]) -> tuple[LayerReport, ...]:
         """See `Part.rows`; totals do not add units: they count weights."""

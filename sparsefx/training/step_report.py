@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparsefx.training.plan import Plan
@@ -34,6 +34,12 @@ class StepReport:
         frozen: masks no longer move.
         binding: names of the budgets that decide: those that would have to grow for
             more to be kept.
+        training_cost: MACs of all steps so far by those of as many dense ones, see
+            `sparsefx.training.training_cost`; None where MACs are not known.
+        explored: share of the weights that were kept at some step (the exploration
+            rate of Liu et al., "Do We Actually Need Dense Over-Parameterization?",
+            2021, arXiv 2102.02887); None for learners that store no masks of weights,
+            since soft masks train every weight at every step.
     """
 
     step: int
@@ -49,21 +55,42 @@ class StepReport:
     densities: Mapping[str, float]
     frozen: bool
     binding: tuple[str, ...] = ()
+    training_cost: float | None = None
+    explored: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as dicts, lists, texts and plain numbers."""
+        return asdict(self)
 
 
-def reported(
-    plan: Plan, step: int, budget: float, beta: float, seen: Seen
-) -> StepReport:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the host knows of a step that a device takes.
+
+    Attributes:
+        step: optimizer steps taken.
+        budget: cost allowed.
+        beta: inverse temperature.
+        training_cost: see `StepReport`.
+    """
+
+    step: int
+    budget: float
+    beta: float
+    training_cost: float | None
+
+
+def reported(plan: Plan, asked: Asked, seen: Seen) -> StepReport:
     """The report of a step that a device has taken, for its one budget."""
     cost = plan.targets[0].cost
     (soft,), (hard,) = plan.spent(seen.soft), plan.spent(seen.counts)
     return StepReport(
-        step=step,
-        budget=budget,
+        step=asked.step,
+        budget=asked.budget,
         soft_cost=soft,
         hard_cost=hard,
-        budgets={cost: (budget, soft, hard)},
-        beta=beta,
+        budgets={cost: (asked.budget, soft, hard)},
+        beta=asked.beta,
         mu=seen.mu,
         sweeps=seen.sweeps,
         changed=sum(seen.moved) / max(sum(s.numel for s in plan.sites), 1),
@@ -74,6 +101,7 @@ def reported(
         },
         frozen=False,
         binding=(cost,) if seen.counts and hard < plan.total(plan.targets[0]) else (),
+        training_cost=asked.training_cost,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,35 +18,11 @@ from sparsefx.learners.magnitude import decide as by_magnitude
 from sparsefx.masking.kept_masks import KeptMasks
 from sparsefx.masking.masked_groups import entries
 from sparsefx.masking.read_masks import entry_counts, entry_masks, weight_masks
-from sparsefx.policies.policy import Policy
 from sparsefx.settings.schedule import Phase
 from sparsefx.training.optimizer_state import forgetting
 from sparsefx.training.part import Moment, Proposal, Write
+from sparsefx.training.stored_rules import moves_state, wide, zeroes
 from sparsefx.training.weight_part import WeightPart
-
-
-def keeps_masks(policy: Policy) -> bool:
-    """Whether the policy's learner keeps its masks."""
-    return learner_of(policy.learner).stored
-
-
-def wide(policy: Policy) -> bool:
-    """Whether what receives gradients is a set of its own."""
-    dense = learner_of(policy.learner).dense_gradients
-    return dense and policy.backward_density < 1
-
-
-def moves_state(policy: Policy) -> bool:
-    """Whether an optimizer's state is to be zeroed where masks move."""
-    reads = "optimizer_state" in learner_of(policy.learner).reads
-    return reads and policy.optimizer_state == "zero" and _zeroes(policy)
-
-
-def _zeroes(policy: Policy) -> bool:
-    """Whether dropped weights become zero."""
-    learner = learner_of(policy.learner)
-    asked = policy.dropped == "zero" or "dropped" not in learner.reads
-    return learner.zeroes and asked
 
 
 @dataclass(slots=True, eq=False)
@@ -77,8 +53,10 @@ class StoredWeights(WeightPart):
         else:  # where zeros stay, the largest of what is there
             own = drawn and state.candidates is None
             found = (self._learner.answer if own else by_magnitude)(situation)
+        masks = weight_masks(state, found.masks)
         return [
             *self._masks(found, everything=True),
+            *self._kept.explored.after(masks, anew=True)[0],
             partial(state.mu.fill_, torch.inf),
             partial(state.dual.fill_, torch.inf),
             *self._expects(moment, frozen=False),
@@ -90,15 +68,20 @@ class StoredWeights(WeightPart):
         if moment.frozen:
             held = self.hold()
             return replace(
-                held, writes=[*held.writes, *self._expects(moment, frozen=True)]
+                held,
+                writes=[*held.writes, *self._expects(moment, frozen=True)],
+                explored=self.explored(),
             )
         plan, state, weights = self.plan, self.state, self.state.weights()
+        explored = self.explored()
+        momentum = 0.0 if moment.phase.frozen else plan.policy.growth_momentum
+        left = self._kept.decayed(momentum)
         before = after = self._kept.masks(len(weights))
-        zeroes = _zeroes(plan.policy)
-        dropped = [~mask if zeroes else torch.zeros_like(mask) for mask in before]
+        zeroing = zeroes(plan.policy)
+        dropped = [~mask if zeroing else torch.zeros_like(mask) for mask in before]
         writes: list[Write] = [
             partial(setattr, self, "told", self._warned(moment)),
-            partial(setattr, self._kept, "scores", {}),
+            partial(setattr, self._kept, "scores", left),
         ]
         if moment.phase.update:
             present = _without(state.present(), dropped)
@@ -109,15 +92,17 @@ class StoredWeights(WeightPart):
             fresh = weight_masks(state, found.fresh or none)
             fresh = [new & ~kept for new, kept in zip(fresh, rest, strict=True)]
             moved = [old ^ new for old, new in zip(before, after, strict=True)]
-            if zeroes:
+            if zeroing:
                 rows = zip(dropped, after, fresh, strict=True)
                 dropped = [gone | ~new | first for gone, new, first in rows]
             writes += self._masks(found)
+            remembered, explored = self._kept.explored.after(after)
+            writes += remembered
             if moment.optimizer is not None and moves_state(plan.policy):
                 pairs = zip(moved, fresh, strict=True)
                 started = [change | first for change, first in pairs]
                 writes += forgetting(moment.optimizer, weights, started)
-        if zeroes:
+        if zeroing:
             pairs = zip(weights, dropped, strict=True)
             writes += [
                 partial(weight.masked_fill_, gone, 0.0) for weight, gone in pairs
@@ -138,6 +123,7 @@ class StoredWeights(WeightPart):
             beta=beta,
             mu=mu,
             binding=self.multiplied(state.multipliers[0].tolist()),
+            explored=explored,
         )
 
     @torch.no_grad()
@@ -152,6 +138,25 @@ class StoredWeights(WeightPart):
         """See `Part.reload`."""
         for write in self._expects(moment, frozen=moment.frozen):
             write()
+
+    def reached(self, kept: Mapping[str, float], frozen: bool) -> Mapping[str, float]:
+        """See `Part.reached`."""
+        masks = self._kept
+        grows = self._learner.dense_gradients and not masks.wide and not frozen
+        if masks.wanted or grows:
+            return dict.fromkeys(kept, 1.0)
+        if not masks.wide:
+            return kept
+        found = [masks.reach(index) for index in range(len(kept))]
+        return {
+            name: float(reach.double().mean())
+            for name, reach in zip(self.state.names, found, strict=True)
+            if reach is not None
+        }
+
+    def explored(self) -> float:
+        """See `Part.explored`."""
+        return self._kept.explored.share()
 
     @property
     def _kept(self) -> KeptMasks:
@@ -180,7 +185,9 @@ class StoredWeights(WeightPart):
         """Says whether the next backward pass must deliver dense gradients."""
         learner, following = self._learner, moment.following
         moves = following.drop_fraction > 0 or "drop_fraction" not in learner.reads
-        wanted = learner.scores and following.update and moves and not frozen
+        moves &= following.update
+        moves |= self.plan.policy.growth_momentum > 0
+        wanted = learner.scores and moves and not frozen
         dense = learner.dense_gradients and not self._kept.wide
         through = float(wanted or (dense and not frozen))
         return [

@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 
 from sparsefx.passes.tokens.token_scorer import TokenScorer
-from sparsefx.reports.report import Cost, LayerReport
+from sparsefx.reports.report_rows import Cost, LayerReport
 from sparsefx.training.part import Moment, Part, Proposal, Write
 from sparsefx.training.plan import Plan
 

@@ -21,7 +21,7 @@ from sparsefx.masking.site import Site
 from sparsefx.masking.sparse_state import Owner
 from sparsefx.passes.units.unit_map import UnitGroup
 from sparsefx.passes.units.unit_scores import magnitudes
-from sparsefx.reports.report import LayerReport
+from sparsefx.reports.report_rows import LayerReport
 from sparsefx.training.layer_rows import layer_rows
 from sparsefx.training.part import Moment, Part, Proposal, Write
 from sparsefx.training.plan import Plan
@@ -112,6 +112,11 @@ class UnitPart(Part):
     def sites(self) -> tuple[Site, ...]:
         """The groups."""
         return self.plan.sites
+
+    def reached(self, kept: Mapping[str, float], frozen: bool) -> Mapping[str, float]:
+        """See `Part.reached`: of all units, while closed ones are scored."""
+        scored = self.learner.scores and not frozen
+        return dict.fromkeys(kept, 1.0) if scored else kept
 
     def rows(self, costs: Sequence[str]) -> tuple[LayerReport, ...]:
         """See `Part.rows`."""

@@ -14,7 +14,7 @@ from sparsefx.masking.site import Site
 from sparsefx.passes.annotate_costs import NOT_MULTIPLIED
 from sparsefx.passes.costs.cost_table import CostRow, CostTable
 from sparsefx.policies.policy import Policy
-from sparsefx.reports.report import Coverage
+from sparsefx.reports.report_rows import Coverage
 from sparsefx.settings.granularity import Granularity
 from sparsefx.settings.patterns import Selection, select
 from sparsefx.tracing.capture import Capture

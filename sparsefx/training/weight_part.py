@@ -13,7 +13,7 @@ from sparsefx.masking.mask_vectors import standing
 from sparsefx.masking.read_masks import entry_counts
 from sparsefx.masking.site import Site
 from sparsefx.masking.sparse_state import SparseState
-from sparsefx.reports.report import LayerReport
+from sparsefx.reports.report_rows import LayerReport
 from sparsefx.training.layer_rows import layer_rows
 from sparsefx.training.part import Part, Proposal, Write
 from sparsefx.training.plan import Plan

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from sparsefx.errors import SparsefxError
-from sparsefx.reports.report import (
+from sparsefx.reports.report import Report
+from sparsefx.reports.report_rows import (
     BudgetReport,
     Cost,
     Coverage,
     HistoryPoint,
     LayerReport,
-    Report,
     Total,
+    Training,
 )
 from sparsefx.reports.text_table import human, percent, text_table
 
@@ -57,6 +58,7 @@ def make_report(**changes: object) -> Report:
             HistoryPoint(s, 2944 - 60 * s, 2944 - 60 * s, 2940 - 60 * s)
             for s in range(30)
         ),
+        "training": Training(30, 70656, 265080, 0.75),
     }
     return Report(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -132,6 +134,7 @@ def test_table_says_what_is_kept() -> None:
     )
     assert "macs: 1.22 k of 1.22 k allowed (41.304 % of dense): met\n" in text
     assert "macs: 100 more are fixed, no mask can drop them" in text
+    assert "training so far: 26.7 % of dense MACs, 75.0 % of weights kept at " in text
     assert "2 of 8 parameters masked; not masked:" in text
     assert "  a.bias, b.bias, c.bias and 2 more: a bias\n" in text
     assert text.endswith("  scale: no operation uses it")

@@ -1,6 +1,7 @@
 """One life for weights, units and tokens: laws that hold whatever is sparse."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsefx
-from sparsefx.reports.report import HistoryPoint
-from sparsefx.training.life import life_of
+from sparsefx.training.history import as_curve, from_curve, longer
 from tests.unit_networks import awake, images, vit
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -116,9 +116,10 @@ def test_state_dicts_hold_tensors_only(sparse: nn.Module) -> None:
 
 
 def test_history_stays_short(sparse: nn.Module) -> None:
-    life = life_of(sparse, "step")
-    for _ in range(1300):
-        last = life.history[-1].step if life.history else 0
-        life.history = life._longer(HistoryPoint(last + 1, 1.0, 1.0, 1.0))
-    assert len(life.history) <= 500
-    assert (life.history[0].step, life.history[-1].step) == (1, 1300)
+    (report,) = train(sparse, 1)
+    history = longer([], None)
+    for number in range(1, 1301):
+        history = longer(history, replace(report, step=number))
+    assert len(history) <= 500
+    assert (history[0].step, history[-1].step) == (1, 1300)
+    assert from_curve(as_curve(history)) == history
