@@ -35,6 +35,8 @@ __all__ = [
     "fake_input",
     "fake_mode",
     "has_fixed_sizes",
+    "int8_linear",
+    "int8_packed",
     "is_compiling",
     "is_exporting",
     "is_plain",
@@ -250,6 +252,36 @@ def aoti_package(program: torch.export.ExportedProgram, path: str) -> str:
         warnings.simplefilter("ignore")  # torch's own, of its own functions
         made: str = torch._inductor.aoti_compile_and_package(program, package_path=path)
     return made
+
+
+def int8_packed(weight_NK: Tensor, scale_N: Tensor, bias: Tensor | None) -> Any:
+    """A weight as torch's dynamically quantised linear layer takes it.
+
+    Raises:
+        RuntimeError: this torch, or its backend, has none.
+
+    Example:
+        >>> weight = torch.tensor([[100, -50]], dtype=torch.int8)
+        >>> packed = int8_packed(weight, torch.tensor([0.01]), None)
+        >>> int8_linear(torch.tensor([[1.0, 2.0]]), packed).abs() < 0.02
+        tensor([[True]])
+    """
+    zeros = torch.zeros_like(scale_N, dtype=torch.int64)
+    make: Any = getattr(torch, "_make_per_channel_quantized_tensor", None)
+    prepack = getattr(torch.ops.quantized, "linear_prepack", None)
+    if make is None or prepack is None:
+        raise RuntimeError("this torch has no quantised linear layer")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that quantised tensors will go
+        return prepack(make(weight_NK, scale_N.double(), zeros, 0), bias)
+
+
+def int8_linear(x_MK: Tensor, packed: Any) -> Tensor:
+    """What it computes; activations are rounded to 7 bits, as sums of two need."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        y: Tensor = torch.ops.quantized.linear_dynamic(x_MK, packed, True)
+    return y
 
 
 def hint(size: int | torch.SymInt) -> int:

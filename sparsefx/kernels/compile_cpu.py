@@ -22,7 +22,15 @@ from sparsefx.files.cache_folder import cache_folder, locked, read_own
 from sparsefx.files.whole_file import replacing
 
 SOURCES = tuple(
-    Path(__file__).with_name(name) for name in ("cpu.cpp", "products.cpp", "lanes.h")
+    Path(__file__).with_name(name)
+    for name in (
+        "cpu.cpp",
+        "lanes.h",
+        "products.cpp",
+        "product_rows.h",
+        "panel_copy.h",
+        "spread.h",
+    )
 )
 # The processor's own instructions, where the compiler can tell them.
 _TARGETS = ("-march=native", "-mcpu=native", "")

@@ -1,8 +1,15 @@
-"""Sparse weights times dense activations, float32 on a CPU, any number of tokens.
+"""Sparse weights times dense activations on a CPU, any number of tokens.
 
 `pack` lays a weight out, `product` multiplies by it: by `products.cpp` where there is a
 compiler, else in plain torch (`in_torch`). What is packed are tensors: they are saved,
 moved and exported like any other.
+
+In int8, ``w ~ a_n p`` with whole p of at most 63, and ``x ~ low_t + b_t q`` with whole
+q from 0 to 255 that are found for each token at each call, so that
+
+    y_nt = a_n (b_t sum p q + low_t sum p) + bias_n,
+
+where the first sum is of whole numbers, and exact.
 
 Shapes: B batch, K features, N outputs, T tokens, G outputs that share their columns,
 R rows of such outputs, S segments (a row's entries in a block), E entries.
@@ -22,6 +29,8 @@ from torch.nn import functional
 from sparsefx.kernels.compile_cpu import library
 
 CHUNK = 512  # outputs whose sums stay in the second cache
+MOST = 63  # of a weight in int8: products of two fit 16 bits with any activations
+_LEVELS, _TINY = 255, 1e-30  # of activations in int8, as in products.cpp
 _Long, _Pointer = ctypes.c_int64, ctypes.c_void_p
 _SIZES = _Long * 13  # `Sizes` of products.cpp
 
@@ -31,16 +40,19 @@ class Form:
     """How a weight is laid out.
 
     Attributes:
-        block: features of a block, 1 to 32767; fewer keep activations in a nearer
-            cache, more make rows longer.
+        block: features of a block, 1 to 32767, pieces of four of them in int8; fewer
+            keep activations in a nearer cache, more make rows longer.
         vectors: vectors of eight tokens at a time, 1 to 13 (at most 3 are taken where
             outputs share their columns).
         together: outputs that share their columns, 1 or 4.
+        int8: round weights, and at each call activations, to 8 bits; four neighbouring
+            features have one index. Then ``together`` is 1.
     """
 
     block: int
     vectors: int
     together: int = 1
+    int8: bool = False
 
 
 class Packed(NamedTuple):
@@ -53,8 +65,10 @@ class Packed(NamedTuple):
         groups: ``(groups, 2)``, int32: segments of as many entries that follow one
             another: entries of each, segments.
         rows: ``(S,)``, int32: the row of each segment.
-        columns: ``(E,)``, int16: features, counted from the block's first.
-        values: ``(E, G)``, kept weights.
+        columns: ``(E,)``, int16: features, counted from the block's first; in int8
+            pieces of four features.
+        values: ``(E, G)``, kept weights; in int8 ``(E, 4)``, the whole p.
+        scales: ``(N, 2)``, only in int8: a, and a times the sum of p.
     """
 
     blocks: Tensor
@@ -62,6 +76,7 @@ class Packed(NamedTuple):
     rows: Tensor
     columns: Tensor
     values: Tensor
+    scales: Tensor | None = None
 
 
 def pack(weight: Tensor, form: Form) -> Packed:
@@ -77,9 +92,32 @@ def pack(weight: Tensor, form: Form) -> Packed:
         >>> packed.rows.tolist(), packed.columns.tolist(), packed.groups.tolist()
         ([1, 0, 2], [1, 0, 1], [[0, 1], [1, 1], [2, 1]])
     """
+    if form.int8:
+        levels_NK, scales = rounded(weight.detach())
+        packed = _laid_out(levels_NK.view(torch.int32), form)
+        return packed._replace(values=packed.values.view(torch.int8), scales=scales)
+    return _laid_out(weight.detach(), form)
+
+
+def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers, int8, padded to pieces of four features, and ``Packed.scales``.
+
+    Example:
+        >>> levels, scales = rounded(torch.tensor([[6.3, 0.0, -3.1]]))
+        >>> levels.tolist(), scales.round(decimals=4).tolist()
+        ([[63, 0, -31, 0]], [[0.10000000149011612, 3.200000047683716]])
+    """
+    scale_N1 = weight.abs().amax(1, keepdim=True) / MOST
+    levels_NK = (weight / scale_N1.clamp(min=_TINY)).round()
+    scales = torch.cat([scale_N1, scale_N1 * levels_NK.sum(1, keepdim=True)], 1)
+    levels_NK = functional.pad(levels_NK, (0, -weight.shape[1] % 4))
+    return levels_NK.to(torch.int8), scales
+
+
+def _laid_out(weight: Tensor, form: Form) -> Packed:
     outputs, features = weight.shape
     rows, blocks = outputs // form.together, max(-(-features // form.block), 1)
-    weight_RGK = weight.detach().reshape(rows, form.together, features)
+    weight_RGK = weight.reshape(rows, form.together, features)
     row, column = (weight_RGK != 0).any(1).nonzero(as_tuple=True)
     place = row * blocks + column // form.block
     counts_RB = torch.bincount(place, minlength=rows * blocks)
@@ -128,7 +166,30 @@ def in_torch(x_KT: Tensor, packed: Packed, outputs: int) -> Tensor:
                 [ 0.],
                 [ 8.]])
     """
-    segments, together = packed.rows.numel(), packed.values.shape[1]
+    if packed.scales is not None:
+        return _rounded_in_torch(x_KT, packed, outputs)
+    return _bags(x_KT, packed, packed.values, outputs)
+
+
+def _rounded_in_torch(x_KT: Tensor, packed: Packed, outputs: int) -> Tensor:
+    assert packed.scales is not None
+    low_T, high_T = x_KT.amin(0), x_KT.amax(0)
+    scale_T = (high_T - low_T) / _LEVELS
+    steps_T = torch.where(scale_T > _TINY, 1 / scale_T, 0)
+    levels_KT = ((x_KT - low_T) * steps_T + 0.5).floor()
+    levels_KT = functional.pad(levels_KT, (0, 0, 0, -x_KT.shape[0] % 4))
+    sums_NT = sum(
+        _bags(
+            levels_KT[i::4].contiguous(), packed, packed.values[:, i : i + 1], outputs
+        )
+        for i in range(4)
+    )
+    known_T = torch.where(x_KT.isfinite().all(0), scale_T, torch.nan)
+    return packed.scales[:, :1] * known_T * sums_NT + packed.scales[:, 1:] * low_T
+
+
+def _bags(x_KT: Tensor, packed: Packed, values: Tensor, outputs: int) -> Tensor:
+    segments, together = packed.rows.numel(), values.shape[1]
     counts_S = _repeated(packed.groups[:, 0], packed.groups[:, 1], segments)
     ends = functional.pad(packed.blocks[1:, 5], (0, 1), value=segments)
     first_S = _repeated(packed.blocks[:, 2], ends - packed.blocks[:, 5], segments)
@@ -142,7 +203,7 @@ def in_torch(x_KT: Tensor, packed: Packed, outputs: int) -> Tensor:
             x_KT,
             offsets,
             mode="sum",
-            per_sample_weights=packed.values[:, g].contiguous(),
+            per_sample_weights=values[:, g].to(x_KT.dtype).contiguous(),
             include_last_offset=True,
         )
         y_RGT[:, g] = y_RGT[:, g].index_add(0, packed.rows, part_ST)
@@ -176,7 +237,8 @@ def product(
         >>> y.flatten().tolist()
         [11.0, 9.0]
     """
-    if not (usable(x_BKT) and usable(packed.values)):
+    numbers = packed.values if packed.scales is None else packed.scales
+    if not (usable(x_BKT) and usable(numbers)):
         for x_KT, y_NT in zip(x_BKT, y_BNT, strict=True):
             y_NT.copy_(in_torch(x_KT.contiguous(), packed, len(y_NT)))
         if bias is not None:
@@ -187,18 +249,17 @@ def product(
         *y_BNT.shape[1:],
         *x_BKT.stride(),
         *y_BNT.stride(),
-        packed.values.shape[1],
+        packed.values.shape[1] if packed.scales is None else 1,
         len(packed.blocks),
         vectors,
     )
     _compiled()(
         torch.get_num_threads(),
-        _pool(),
+        pool(),
         sizes,
         x_BKT.data_ptr(),
         y_BNT.data_ptr(),
-        *(part.data_ptr() for part in packed),
-        None if bias is None else bias.data_ptr(),
+        *(None if part is None else part.data_ptr() for part in (bias, *packed)),
     )
 
 
@@ -214,12 +275,12 @@ def _compiled() -> Any:
     if found is None:
         return None
     multiply = found.sparse_product
-    multiply.argtypes, multiply.restype = (_Long, *[_Pointer] * 10), None
+    multiply.argtypes, multiply.restype = (_Long, *[_Pointer] * 11), None
     return multiply
 
 
 @functools.cache
-def _pool() -> int | None:
+def pool() -> int | None:
     """torch's own threads: two pools on the same cores would wait for each other."""
     run = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     return None if run is None else ctypes.cast(run, _Pointer).value

@@ -23,6 +23,7 @@ from sparsefx.lowering.zero_patterns import (
 from sparsefx.torch_internals import is_exporting
 
 Kernel = Literal["gather", "csr", "bsr"]
+SPARSEST = 0.6  # a denser matrix is never faster compressed
 
 
 class NoCandidateError(Exception):

@@ -7,16 +7,20 @@ Random masks of the layer's granularity are timed, and remembered in a file.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparsefx.kernels.compile_cpu import compiler_path
+from sparsefx.kernels import sparse_product
+from sparsefx.kernels.compile_cpu import SOURCES, compiler_path
+from sparsefx.lowering import layer_forms
 from sparsefx.lowering.dense_layer import Dense, of_module
 from sparsefx.lowering.layer_trial import DENSE, try_layer
 from sparsefx.lowering.lowered import compiled
@@ -195,4 +199,11 @@ def key_of(layer: Dense, x: Tensor, site: Site | None = None) -> str:
     shapes = (tuple(layer.weight.shape), tuple(x.shape), layer.window)
     machine = (x.device.type, chip, torch.__version__, torch.get_num_threads())
     cut = str(site.granularity) if site else "unstructured"
-    return repr((layer.op, *shapes, cut, str(x.dtype), *machine, can_compile(x.device)))
+    here = (*machine, can_compile(x.device), _code())
+    return repr((layer.op, *shapes, cut, str(x.dtype), *here))
+
+
+def _code() -> str:
+    """What changes with the products and with the forms that a layer may take."""
+    files = (*SOURCES, Path(sparse_product.__file__), Path(layer_forms.__file__))
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:16]

@@ -5,19 +5,37 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sparsefx.lowering.dense_layer import Dense, columns_of
-from sparsefx.lowering.layer_forms import FORMS, CompressedLayer, NoCandidateError
+from sparsefx.lowering.difference import largest_difference
+from sparsefx.lowering.layer_forms import (
+    FORMS,
+    SPARSEST,
+    CompressedLayer,
+    NoCandidateError,
+)
+from sparsefx.lowering.reduced_layers import REDUCED
 from sparsefx.lowering.timing import interleaved
 
-DENSE = "dense"
+DENSE, EXACT = "dense", "exact"
 TARGETS = ("auto", DENSE, *FORMS)
 WIN = 1.05  # a form must be this much faster: less is noise, and dense is simpler
-SPARSEST = 0.6  # a denser matrix is never faster compressed
+COMPRESSED = ("csr", "bsr")
 _CLOSE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest output
+_BROKEN = 0.5  # of the largest output: more than any precision is to blame for
+
+
+class Asked(NamedTuple):
+    """What layers may become: the last arguments of `try_layer`."""
+
+    target: str = "auto"
+    rounds: int = 7
+    fused: bool = False
+    precisions: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,9 +48,13 @@ class Trial:
         shape: the weight's shape.
         density: share of non-zero weights, in [0, 1].
         chosen: the form.
-        times: milliseconds of each form that was run.
+        times: milliseconds of each form that was run; where it is not exact, its
+            precision stands behind its name, as in ``csr int8``.
         lost: why each other form was not chosen.
         module: what computes the chosen form; None for ``dense``.
+        precision: of the chosen form.
+        change: of the layer's output, as a share of the largest one.
+        exact: where the chosen form is not exact, what the layer becomes if it must be.
     """
 
     name: str
@@ -43,29 +65,22 @@ class Trial:
     times: Mapping[str, float] = field(default_factory=dict)
     lost: Mapping[str, str] = field(default_factory=dict)
     module: nn.Module | None = None
+    precision: str = EXACT
+    change: float = 0.0
+    exact: Trial | None = None
+
+    @property
+    def key(self) -> str:
+        """The chosen form, as ``times`` and ``lost`` name it."""
+        exact = self.precision == EXACT
+        return self.chosen if exact else f"{self.chosen} {self.precision}"
 
     @property
     def gain(self) -> float:
         """Time of the dense layer over that of the chosen form; 1 if not timed."""
-        if DENSE not in self.times or self.chosen not in self.times:
+        if DENSE not in self.times or self.key not in self.times:
             return 1.0
-        return self.times[DENSE] / self.times[self.chosen]
-
-
-def largest_difference(found: Tensor, wanted: Tensor) -> float:
-    """``max |found - wanted|`` over ``max |wanted|``; infinity for other shapes.
-
-    Example:
-        >>> largest_difference(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
-        0.5
-    """
-    if found.shape != wanted.shape or found.dtype != wanted.dtype:
-        return float("inf")
-    if not wanted.numel():
-        return 0.0
-    size = wanted.abs().max().double().item()
-    gap = (found.double() - wanted.double()).abs().max().item()
-    return gap / size if size else gap
+        return self.times[DENSE] / self.times[self.key]
 
 
 @torch.no_grad()
@@ -74,8 +89,8 @@ def try_layer(
     x: Tensor,
     target: str = "auto",
     rounds: int = 7,
-    *,
     fused: bool = False,
+    precisions: Sequence[str] = (),
 ) -> Trial:
     """Measures what ``layer`` can become on input ``x`` and picks the fastest.
 
@@ -88,38 +103,50 @@ def try_layer(
         rounds: samples of each.
         fused: time compressed layers without changes of layout, which a compiler
             makes part of what comes before and after.
+        precisions: those that it may have beside exact: ``bf16``, ``int8``.
 
     Example:
         >>> layer = Dense("weight", torch.zeros(4, 4).fill_diagonal_(1), None)
         >>> try_layer(layer, torch.randn(3, 4), target="csr").chosen
         'csr'
     """
-    if layer.density == 1 or target == DENSE:
-        why = "it was not asked for" if target == DENSE else "it has no zeros"
-        return _trial(layer, DENSE, {}, dict.fromkeys(FORMS, why))
-    wanted = layer(x)
-    forms = FORMS if target == "auto" else {target: FORMS[target]}
+    makers, lost = _candidates(layer, target, precisions)
+    wanted = layer(x) if makers else x
     modules: dict[str, list[nn.Module]] = {}
-    lost: dict[str, str] = {}
-    for form, makers in forms.items():
-        if target == "auto" and form in ("csr", "bsr") and layer.density > SPARSEST:
-            lost[form] = f"{1 - layer.density:.0%} zeros"
-            continue
-        for make in makers:
+    changes: dict[nn.Module, float] = {}
+    for name, some in makers.items():
+        for make in some:
             try:
                 module = make(layer)
-                why = _refused(module, x, wanted)
+                changes[module] = largest_difference(module(x), wanted)
+                why = _refused(changes[module], x, exact=name in FORMS)
             except NoCandidateError as error:
                 why = str(error)
             except RuntimeError as error:  # a kernel that this device or build lacks
                 why = _first_line(error)
             if why:
-                lost.setdefault(form, why)
+                lost.setdefault(name, why)
             else:
-                modules.setdefault(form, []).append(module)
-        if form in modules:
-            lost.pop(form, None)
-    return _fastest(layer, x, modules, lost, target, rounds, fused)
+                modules.setdefault(name, []).append(module)
+        if name in modules:
+            lost.pop(name, None)
+    if not modules:
+        return _trial(layer, DENSE, {}, lost)
+    calls: dict[str, Callable[[], object]] = {DENSE: lambda: layer(x)}
+    found: dict[str, nn.Module] = {}
+    for name, made in modules.items():
+        for number, one in enumerate(made):
+            found[f"{name} {number}"] = one
+            calls[f"{name} {number}"] = timed_call(one, x, fused)
+    measured = interleaved(calls, x.device, rounds)
+    best = {DENSE: DENSE}
+    for key in found:
+        name = key.rpartition(" ")[0]
+        if name not in best or measured[key] < measured[best[name]]:
+            best[name] = key
+    times = {name: measured[key] for name, key in best.items()}
+    chosen = {name: found.get(key) for name, key in best.items()}
+    return _fastest(layer, chosen, changes, times, lost, target)
 
 
 @torch.no_grad()
@@ -156,52 +183,71 @@ def against_uncut(
         scale = times["removal"] / trial.times[DENSE]
         others = {k: v * scale for k, v in trial.times.items() if k != DENSE}
         times = others | times
-    return dataclasses.replace(trial, times=times)
+    exact = trial.exact and dataclasses.replace(trial.exact, times=times)
+    return dataclasses.replace(trial, times=times, exact=exact)
 
 
-def _refused(module: nn.Module, x: Tensor, wanted: Tensor) -> str:
-    try:
-        gap = largest_difference(module(x), wanted)
-    except (RuntimeError, NotImplementedError) as error:
-        return _first_line(error)
-    most = _CLOSE.get(x.dtype, 2e-2)
+def _candidates(
+    layer: Dense, target: str, precisions: Sequence[str]
+) -> tuple[dict[str, Sequence[Callable[[Dense], nn.Module]]], dict[str, str]]:
+    """What can be tried, by name, and why the other forms are not."""
+    makers: dict[str, Sequence[Callable[[Dense], nn.Module]]] = {}
+    lost: dict[str, str] = {}
+    for form, some in FORMS.items():
+        if target == DENSE:
+            lost[form] = "it was not asked for"
+        elif layer.density == 1:
+            lost[form] = "it has no zeros"
+        elif form == target:
+            makers[form] = some
+        elif target == "auto" and form in COMPRESSED and layer.density > SPARSEST:
+            lost[form] = f"{1 - layer.density:.0%} zeros"
+        elif target == "auto":
+            makers[form] = some
+    for precision in precisions:
+        for form, some in REDUCED[precision].items():
+            if target in ("auto", form):
+                makers[f"{form} {precision}"] = some
+    return makers, lost
+
+
+def _refused(gap: float, x: Tensor, exact: bool) -> str:
+    most = _CLOSE.get(x.dtype, 2e-2) if exact else _BROKEN
     return "" if gap <= most else f"differs by {gap:.1g} of the largest output"
 
 
 def _fastest(
     layer: Dense,
-    x: Tensor,
-    modules: Mapping[str, Sequence[nn.Module]],
-    lost: dict[str, str],
+    modules: Mapping[str, nn.Module | None],
+    changes: Mapping[nn.Module, float],
+    times: Mapping[str, float],
+    lost: Mapping[str, str],
     target: str,
-    rounds: int,
-    fused: bool,
 ) -> Trial:
-    calls: dict[str, Callable[[], object]] = {DENSE: lambda: layer(x)}
-    found: dict[str, nn.Module] = {}
-    for form, made in modules.items():
-        for number, one in enumerate(made):
-            key = f"{form} {number}"
-            found[key] = one
-            calls[key] = timed_call(one, x, fused)
-    if not found:
-        return _trial(layer, DENSE, {}, lost)
-    measured = interleaved(calls, x.device, rounds)
-    best = {DENSE: DENSE}
-    for key in found:
-        form = key.split()[0]
-        if form not in best or measured[key] < measured[best[form]]:
-            best[form] = key
-    times = {form: measured[key] for form, key in best.items()}
-    chosen = min(times, key=times.__getitem__)
+    """The trial of the fastest form, which has that of the fastest exact one."""
+    forms = {name: times[name] for name in times if name in (DENSE, *FORMS)}
+    chosen = min(forms, key=forms.__getitem__)
     if target != "auto":
-        chosen = target
+        chosen = target if target in forms else DENSE
     elif times[DENSE] < WIN * times[chosen]:
         chosen = DENSE
-    for form in times:
-        if form not in (chosen, DENSE):
-            lost[form] = f"{times[DENSE] / times[form]:.2g}x"
-    return _trial(layer, chosen, times, lost, found.get(best[chosen]))
+    ratios = {name: f"{times[DENSE] / ms:.2g}x" for name, ms in times.items()}
+
+    def trial(name: str, exact: Trial | None) -> Trial:
+        others = {n: r for n, r in ratios.items() if n not in (name, DENSE)}
+        made = _trial(layer, name, times, {**lost, **others}, modules[name])
+        if exact is None:
+            return made
+        form, _, precision = name.partition(" ")
+        change = changes[made.module] if made.module is not None else 0.0
+        return dataclasses.replace(
+            made, chosen=form, precision=precision, change=change, exact=exact
+        )
+
+    exact = trial(chosen, None)
+    reduced = {name: times[name] for name in times if name not in forms}
+    best = min(reduced, key=reduced.__getitem__, default=chosen)
+    return trial(best, exact) if times[chosen] >= WIN * times[best] else exact
 
 
 def timed_call(module: nn.Module, x: Tensor, fused: bool) -> Callable[[], object]:

@@ -7,116 +7,115 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.nn import functional
 
 from sparsefx.lowering.feature_major_attention import feature_major_attention, is_faster
-from sparsefx.lowering.graph_layers import layer_at
+from sparsefx.lowering.graph_layers import LayerNode, layer_at
 from sparsefx.lowering.layer_forms import CompressedLayer
-from sparsefx.lowering.layer_trial import Trial, against_uncut, try_layer
+from sparsefx.lowering.layer_trial import Asked, Trial, against_uncut, try_layer
 from sparsefx.tracing.graph_module import assembled, held_by
 
-Shapes = dict[str, tuple[int, ...]]
 
-
-def lower_graph(
+def search_graph(
     module: fx.GraphModule,
     inputs: Sequence[Tensor],
-    target: str,
-    rounds: int,
-    *,
-    fused: bool = False,
+    asked: Asked,
     original: Mapping[str, Tensor] | None = None,
-) -> tuple[fx.GraphModule, list[Trial], Shapes]:
-    """The graph with each layer in its fastest form, and how that came about.
+) -> GraphSearch:
+    """Runs a graph once; at each layer its forms are tried on the layer's input.
 
     Args:
         module: a plain graph; it is not changed.
         inputs: its inputs.
-        target: ``auto`` or the form to force.
-        rounds: samples of each timing.
-        fused: as for `try_layer`.
+        asked: what the layers may become.
         original: weights by name, where the graph has lost some of them already.
-
-    Returns:
-        The graph, a trial for each layer, and the shapes that cut weights had before.
 
     Example:
         >>> from sparsefx.lowering.inference_graph import graph_of
+        >>> nn = torch.nn
         >>> net = nn.Sequential(nn.Linear(4, 4))
         >>> _ = net[0].weight.data.triu_()
         >>> x = torch.ones(1, 4)
-        >>> made, trials, _ = lower_graph(graph_of(net, (x,))[0], [x], "csr", 1)
-        >>> trials[0].chosen, torch.allclose(made(x), net(x))
+        >>> found = search_graph(graph_of(net, (x,))[0], [x], Asked("csr", 1))
+        >>> made = found.with_layers(found.trials)
+        >>> found.trials[0].chosen, torch.allclose(made(x), net(x))
         ('csr', True)
     """
-    dense = {**held_by(module), **(original or {})}
-    before = {
-        name: tuple(dense[name].shape)
-        for name, value in held_by(module).items()
-        if isinstance(value, Tensor) and value.shape != dense[name].shape
-    }
     module = assembled(copy.deepcopy(module.graph), held_by(module), module)
-    search = _Search(module, target, rounds, fused, {k: dense[k] for k in before})
+    search = GraphSearch(module, asked, {**held_by(module), **(original or {})})
     with torch.no_grad():
         search.run(*inputs)
-    return search.rewritten(), search.trials, before
+    return search
 
 
-class _Search(fx.Interpreter):
-    """Runs the graph once; at each layer it tries the forms on the layer's input."""
+class GraphSearch(fx.Interpreter):
+    """What became of the layers of a graph.
+
+    Attributes:
+        trials: one for each layer, in the graph's order.
+        before: the shapes that cut weights had before.
+    """
 
     def __init__(
-        self,
-        module: fx.GraphModule,
-        target: str,
-        rounds: int,
-        fused: bool,
-        dense: Mapping[str, Tensor],
+        self, module: fx.GraphModule, asked: Asked, dense: Mapping[str, Tensor]
     ) -> None:
+        """Nothing is run yet; ``dense`` has the weights as they were."""
         super().__init__(module)
-        self.target = target
-        self.rounds = rounds
-        self.fused = fused
-        self.dense = dense
+        self.asked = asked
         self.held = held_by(module)
+        self.dense = {
+            name: dense[name]
+            for name, value in self.held.items()
+            if isinstance(value, Tensor) and value.shape != dense[name].shape
+        }
+        self.before = {name: tuple(t.shape) for name, t in self.dense.items()}
         self.trials: list[Trial] = []
+        self.layers: list[LayerNode] = []
         self.attentions: list[fx.Node] = []
-        self.nodes: list[tuple[fx.Node, fx.Node, nn.Module]] = []
 
     def run_node(self, n: fx.Node) -> Any:
+        """Runs a node; a layer tries its forms first."""
         found = layer_at(n, self.held)
         if found is not None:
             x = self.env[found.input]
-            trial = try_layer(
-                found.layer, x, self.target, self.rounds, fused=self.fused
-            )
+            trial = try_layer(found.layer, x, *self.asked)
             before = self.dense.get(trial.name)
             if before is not None:
-                trial = against_uncut(trial, found.layer, before, x, self.rounds)
+                trial = against_uncut(trial, found.layer, before, x, self.asked.rounds)
             self.trials.append(trial)
-            if trial.module is not None:
-                self.nodes.append((n, found.input, trial.module))
-        elif n.target is functional.scaled_dot_product_attention and self.fused:
+            self.layers.append(found)
+        elif n.target is functional.scaled_dot_product_attention and self.asked.fused:
             q, k, v = (self.env[x] for x in n.all_input_nodes[:3])
-            if len(n.all_input_nodes) == 3 and is_faster(n, q, k, v, self.rounds):
+            plain = len(n.all_input_nodes) == 3
+            if plain and is_faster(n, q, k, v, self.asked.rounds):
                 self.attentions.append(n)
         return super().run_node(n)
 
-    def rewritten(self) -> fx.GraphModule:
-        """The graph with the chosen forms in place of the dense layers."""
+    def with_layers(self, trials: Sequence[Trial]) -> fx.GraphModule:
+        """The graph with the chosen forms in place of the dense layers.
+
+        Args:
+            trials: one for each layer.
+        """
         assert isinstance(self.module, fx.GraphModule)
-        graph = self.module.graph
+        graph = copy.deepcopy(self.module.graph)
+        twins = dict(zip(self.module.graph.nodes, graph.nodes, strict=True))
         held = dict(self.held)
-        for node, source, module in self.nodes:
+        compressed = False
+        for trial, layer in zip(trials, self.layers, strict=True):
+            if trial.module is None:
+                continue
+            compressed |= isinstance(trial.module, CompressedLayer)
+            node, source = twins[layer.node], twins[layer.input]
             with graph.inserting_before(node):
                 name = f"sparse_{node.name}"
-                held[name] = module
+                held[name] = trial.module
                 made = graph.create_node("call_module", name, (source,))
             made.meta = dict(node.meta)
             node.replace_all_uses_with(made)
             graph.erase_node(node)
-        compressed = any(isinstance(x[2], CompressedLayer) for x in self.nodes)
-        for node in self.attentions if compressed else ():
-            node.target = feature_major_attention
+            twins[layer.node] = made
+        for attention in self.attentions if compressed else ():
+            twins[attention].target = feature_major_attention
         return assembled(graph, held, name="Lowered").eval()

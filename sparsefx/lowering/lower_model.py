@@ -6,19 +6,32 @@ become on its own input, and last the whole is timed against the dense model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from sparsefx.errors import MaskError, SparsefxError
-from sparsefx.lowering.inference_graph import Signature, graph_of
-from sparsefx.lowering.layer_trial import DENSE, TARGETS, largest_difference
-from sparsefx.lowering.lower_graph import lower_graph
-from sparsefx.lowering.lower_modules import lower_modules, sharing, with_layers
+from sparsefx.lowering.difference import largest_difference
+from sparsefx.lowering.layer_trial import (
+    DENSE,
+    EXACT,
+    TARGETS,
+    Asked,
+)
+from sparsefx.lowering.lower_modules import sharing
 from sparsefx.lowering.lowered import Lowered, compiled
-from sparsefx.lowering.lowering_report import LayerChoice, Lowering, choice
+from sparsefx.lowering.lowering_report import LayerChoice, Lowering
+from sparsefx.lowering.model_search import Made, search_model
+from sparsefx.lowering.precision import (
+    PRECISIONS,
+    allowed,
+    calls_of,
+    numbers_of,
+    within,
+)
 from sparsefx.lowering.timing import interleaved
 from sparsefx.masking.masked_module import unwrapped
 from sparsefx.masking.state_keys import CHILD
@@ -36,6 +49,9 @@ def lower(
     example_inputs: Any,
     target: str = "auto",
     *,
+    precision: str = EXACT,
+    tolerance: float | None = None,
+    calibration: Any = None,
     compile: bool = True,
     rounds: int = 7,
 ) -> Lowered:
@@ -46,6 +62,14 @@ def lower(
     What comes out takes every call that the model takes: those of the same sizes at
     any batch run one graph, others the model's own Python with the same layers.
 
+    With a ``precision`` below exact each layer may also be in it, torch's dense one
+    included, where that is faster. The change of the model's output is measured,
+
+        change = max |y - y_exact| / max |y_exact|,
+
+    the largest over the outputs and calls; while it is above ``tolerance``, the layers
+    that cause most of it become exact again.
+
     Args:
         model: what `finalize` returned, or any model; it is not changed.
         example_inputs: a tuple of positional inputs or a dict of keyword inputs, of
@@ -53,17 +77,23 @@ def lower(
         target: ``auto`` takes the fastest form of each layer, and the dense model
             where the whole is not faster; ``dense``, ``removal``, ``csr``, ``bsr`` or
             ``semi_structured`` force one wherever it is possible.
+        precision: ``exact`` computes with the weights as they are; ``bf16`` and
+            ``int8`` also take layers in these, ``auto`` in any. Activations between
+            layers keep their type.
+        tolerance: the change that outputs may have, 0 or more; 0.05 if None.
+        calibration: a list of calls, each as ``example_inputs``, on which the change is
+            measured; the example inputs if None.
         compile: run and time under ``torch.compile``; on a CPU it needs a C++
             compiler. What lies between sparse products is fused by it.
         rounds: samples of each timing, at least 1.
 
     Returns:
         A module for inference; its ``report`` says what was chosen, the measured
-        gain, and why the other forms lost.
+        gain and change, and why the other forms lost.
 
     Raises:
-        SparsefxError: the target is unknown, no layer can take the forced one, or the
-            outputs differ from the model's.
+        SparsefxError: the target or precision is unknown, no layer can take the forced
+            one, the outputs differ from the model's, or a setting has no effect.
         MaskError: the model is still in training; finalize it first.
         CaptureError: the model does not run on ``example_inputs``.
 
@@ -76,51 +106,31 @@ def lower(
         [('removal', (256, 64)), ('removal', (8, 256))]
         >>> torch.allclose(fast(x), net(x), atol=1e-5)
         True
+        >>> fast = lower(net, (x,), precision="int8", tolerance=0.02, compile=False)
+        >>> fast.report.change <= 0.02
+        True
     """
     _check(model, target, rounds)
+    bound = allowed(precision, tolerance, calibration)
     call = as_call(example_inputs)
-    device = _device(model, call)
-    before: dict[str, tuple[int, ...]] = {}
+    asked = Asked(target, rounds, compile, PRECISIONS[precision])
     with in_eval(model):
-        cut = target in ("auto", "removal")
-        found = graph_of(model, example_inputs, shrink=cut)
-        planned = None
-        if isinstance(found, str):
-            trials = lower_modules(model, call, target, rounds, fused=compile)
-        else:
-            graph, signature = found
-            tensors = signature.tensors(*call)
-            assert tensors is not None
-            graph, trials, before = lower_graph(
-                graph,
-                tensors,
-                target,
-                rounds,
-                fused=compile,
-                original=dict(model.named_parameters(remove_duplicate=False)),
+        search = search_model(model, example_inputs, asked)
+        _verify(model, search.made([t.exact or t for t in search.trials]), call)
+        trials, change = search.trials, 0.0
+        if precision != EXACT:
+            calls = calls_of(calibration, call)
+            trials, change = within(
+                trials,
+                lambda some: _outputs(search.made(some).lowered(), calls),
+                _outputs(model, calls),
+                bound,
             )
-            planned = graph, signature
-        rows = tuple(choice(trial, before) for trial in trials)
-        made = _Model(with_layers(model, trials, before), planned, rows)
-        return _judged(model, made, call, target, device, compile, rounds)
-
-
-class _Model:
-    """A lowered module before it is judged."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        planned: tuple[fx.GraphModule, Signature] | None,
-        rows: tuple[LayerChoice, ...],
-    ) -> None:
-        self.module = module
-        self.planned = planned
-        self.rows = rows
-
-    @property
-    def changed(self) -> bool:
-        return any(row.chosen != DENSE for row in self.rows)
+        report = Lowering(
+            (), target, _described(_device(model, call)), {}, "", compile,
+            precision, change, bound,
+        )  # fmt: skip
+        return _judged(model, search.made(trials), call, report, rounds)
 
 
 def _check(model: nn.Module, target: str, rounds: int) -> None:
@@ -137,76 +147,84 @@ def _check(model: nn.Module, target: str, rounds: int) -> None:
         )
 
 
-def _judged(
-    model: nn.Module,
-    made: _Model,
-    call: Call,
-    target: str,
-    device: torch.device,
-    compile: bool,
-    rounds: int,
-) -> Lowered:
-    args, kwargs = call
-    where = _described(device)
+@torch.no_grad()
+def _outputs(run: Callable[..., Any], calls: Sequence[Call]) -> list[Tensor]:
+    return [t for args, kwargs in calls for t in numbers_of(run(*args, **kwargs))]
 
-    def lowered(verdict: str, times: Mapping[str, float], fast: bool) -> Lowered:
-        report = Lowering(made.rows, target, where, times, verdict, fast)
-        return Lowered(made.module, report, fast, made.planned)
 
-    with torch.no_grad():
-        wanted = model(*args, **kwargs)
-        gap = _gap(lowered("", {}, False)(*args, **kwargs), wanted)
-        if made.planned is not None:
-            gap = max(gap, _gap(made.module(*args, **kwargs), wanted))
+@torch.no_grad()
+def _verify(model: nn.Module, made: Made, call: Call) -> None:
+    """Refuses a model whose outputs are not those of the dense one, all exact."""
+    wanted = _outputs(model, [call])
+    runs = [made.lowered()] if made.planned is None else [made.lowered(), made.module]
+    gap = max(_gap(_outputs(run, [call]), wanted) for run in runs)
     if gap > 1:
         raise SparsefxError(
             f"the lowered model's outputs are not the model's: they differ by {gap:.2g}"
             " times what rounding may do; the model may draw random numbers in eval "
             "mode or keep state between calls, else report a bug"
         )
-    if not made.changed:
+
+
+def _judged(
+    model: nn.Module, made: Made, call: Call, report: Lowering, rounds: int
+) -> Lowered:
+    """The lowered model, timed against the dense one; that one where it is faster."""
+    args, kwargs = call
+    target = report.target
+
+    def lowered(verdict: str, times: Mapping[str, float]) -> Lowered:
+        told = dataclasses.replace(report, verdict=verdict, times=times)
+        return made.lowered(told)
+
+    if not any(_changed(row) for row in made.rows):
         if target not in ("auto", DENSE):
             raise SparsefxError(_impossible(target, made.rows))
-        return lowered("dense: no layer is faster in another form", {}, compile)
-    fast = lowered("", {}, compile)
-    dense = compiled(model) if compile else _quiet(model)
+        return lowered("dense: no layer is faster in another form", {})
+    fast = lowered("", {})
+    dense = compiled(model) if report.compiled else _quiet(model)
     times = interleaved(
         {
             DENSE: lambda: dense(*args, **kwargs),
             "lowered": lambda: fast(*args, **kwargs),
         },
-        device,
+        _device(model, call),
         rounds,
     )
     gain = times[DENSE] / times["lowered"]
     if target != "auto":
-        return lowered(f"{target}: {gain:.2f}x the dense model", times, compile)
+        return lowered(f"{target}: {gain:.2f}x the dense model", times)
     if gain >= WIN:
-        return lowered(f"lowered: {gain:.2f}x the dense model", times, compile)
-    verdict = f"dense: the whole model would run at {gain:.2f}x"
-    rows = tuple(_stayed(row, gain) for row in made.rows)
-    report = Lowering(rows, target, where, {DENSE: times[DENSE]}, verdict, compile)
-    return Lowered(sharing(model), report, compile)
+        return lowered(f"lowered: {gain:.2f}x the dense model", times)
+    told = dataclasses.replace(
+        report,
+        layers=tuple(_stayed(row, gain) for row in made.rows),
+        verdict=f"dense: the whole model would run at {gain:.2f}x",
+        times={DENSE: times[DENSE]},
+        change=0.0,
+    )
+    return Lowered(sharing(model), told, report.compiled)
+
+
+def _changed(row: LayerChoice) -> bool:
+    return row.chosen != DENSE or row.precision != EXACT
 
 
 def _stayed(row: LayerChoice, gain: float) -> LayerChoice:
     """The row of a layer that stays dense because the whole model would not gain."""
-    if row.chosen == DENSE:
+    if not _changed(row):
         return row
-    lost = {**row.lost, row.chosen: f"{row.gain:.2g}x alone, whole model {gain:.2g}x"}
-    return LayerChoice(
-        row.name, row.op, row.shape, row.density, DENSE, 1.0, row.times, lost
+    key = row.chosen if row.precision == EXACT else f"{row.chosen} {row.precision}"
+    lost = {**row.lost, key: f"{row.gain:.2g}x alone, whole model {gain:.2g}x"}
+    return dataclasses.replace(
+        row, chosen=DENSE, gain=1.0, lost=lost, precision=EXACT, change=0.0
     )
 
 
-def _gap(found: Any, wanted: Any) -> float:
+def _gap(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     """The largest difference of any output, in units of what is allowed."""
-    pairs = zip(tree_flatten(found)[0], tree_flatten(wanted)[0], strict=True)
-    gaps = [
-        largest_difference(a, b) / CLOSE.get(b.dtype, HALF)
-        for a, b in pairs
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and b.is_floating_point()
-    ]
+    pairs = zip(found, wanted, strict=True)
+    gaps = (largest_difference(a, b) / CLOSE.get(b.dtype, HALF) for a, b in pairs)
     return max(gaps, default=0.0)
 
 

@@ -12,28 +12,24 @@ from torch import Tensor, nn
 
 from sparsefx.lowering.dense_layer import Dense, of_module
 from sparsefx.lowering.layer_forms import CutLayer, NoCandidateError
-from sparsefx.lowering.layer_trial import Trial, try_layer
+from sparsefx.lowering.layer_trial import Asked, Trial, try_layer
 from sparsefx.tracing.example_calls import Call
 
 LARGEST = 0.75  # of a layer's weights: indexing what is left of more costs too much
 
 
-def lower_modules(
-    model: nn.Module, call: Call, target: str, rounds: int, *, fused: bool = False
-) -> list[Trial]:
+def search_modules(model: nn.Module, call: Call, asked: Asked) -> list[Trial]:
     """The trials of all layers that are modules, each on the input of its first call.
 
     Args:
         model: a module in eval mode; it is not changed.
         call: example arguments.
-        target: ``auto`` or the form to force.
-        rounds: samples of each timing.
-        fused: as for `try_layer`.
+        asked: what the layers may become.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 4))
         >>> _ = net[0].weight.data.triu_()
-        >>> trials = lower_modules(net, ((torch.ones(1, 4),), {}), "csr", 1)
+        >>> trials = search_modules(net, ((torch.ones(1, 4),), {}), Asked("csr", 1))
         >>> trials[0].chosen, with_layers(net, trials)[0] is trials[0].module
         ('csr', True)
     """
@@ -50,7 +46,7 @@ def lower_modules(
             for handle in handles:
                 handle.remove()
         return [
-            try_layer(layer, seen[path], target, rounds, fused=fused)
+            try_layer(layer, seen[path], *asked)
             for path, layer in layers.items()
             if path in seen
         ]

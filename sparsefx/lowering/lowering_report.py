@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparsefx.lowering.layer_trial import DENSE, Trial
+from sparsefx.lowering.layer_trial import DENSE, EXACT, Trial
 from sparsefx.reports.text_table import human, percent, shape_text, text_table
 
 
@@ -22,8 +22,11 @@ class LayerChoice:
         density: share of non-zero weights, in [0, 1].
         chosen: ``dense``, ``removal``, ``csr``, ``bsr`` or ``semi_structured``.
         gain: time of the dense layer over that of the chosen form; 1 if not timed.
-        times: milliseconds of each form that was timed.
+        times: milliseconds of each form that was timed; where a form is not exact, its
+            precision stands behind its name, as in ``csr int8``.
         lost: why each other form was not chosen.
+        precision: ``exact``, ``bf16`` or ``int8``.
+        change: of this layer's own output, as a share of the largest one.
     """
 
     name: str
@@ -34,6 +37,8 @@ class LayerChoice:
     gain: float
     times: Mapping[str, float]
     lost: Mapping[str, str]
+    precision: str = EXACT
+    change: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,10 @@ class Lowering:
         times: milliseconds of the whole ``dense`` and ``lowered`` model.
         verdict: what runs and why.
         compiled: whether ``torch.compile`` runs it.
+        precision: what was asked for.
+        change: of the model's output on the calibration calls, as a share of the
+            largest one; 0 where it was not measured, as in ``exact``.
+        tolerance: what the change may be.
     """
 
     layers: tuple[LayerChoice, ...]
@@ -55,6 +64,9 @@ class Lowering:
     times: Mapping[str, float]
     verdict: str
     compiled: bool
+    precision: str = EXACT
+    change: float = 0.0
+    tolerance: float = 0.0
 
     @property
     def gain(self) -> float:
@@ -75,6 +87,8 @@ class Lowering:
                 "gain": row.gain,
                 "times": dict(row.times),
                 "lost": dict(row.lost),
+                "precision": row.precision,
+                "change": row.change,
             }
             for row in self.layers
         ]
@@ -86,11 +100,22 @@ class Lowering:
             "gain": self.gain,
             "verdict": self.verdict,
             "compiled": self.compiled,
+            "precision": self.precision,
+            "change": self.change,
+            "tolerance": self.tolerance,
         }
 
     def __str__(self) -> str:
-        header = ("layer", "shape", "density", "chosen", "gain", "the others")
-        rows = [
+        exact = self.precision == EXACT
+        header: tuple[str, ...] = (
+            "layer",
+            "shape",
+            "density",
+            "chosen",
+            "gain",
+            "the others",
+        )
+        rows: list[tuple[str, ...]] = [
             (
                 row.name,
                 shape_text(row.shape),
@@ -101,11 +126,22 @@ class Lowering:
             )
             for row in self.layers
         ]
-        table = text_table(header, rows, right=(2, 4)) if rows else "no layers"
+        if not exact:
+            header = (*header[:4], "precision", "change", *header[4:])
+            rows = [
+                (*cells[:4], row.precision, f"{row.change:.1g}", *cells[4:])
+                for cells, row in zip(rows, self.layers, strict=True)
+            ]
+        right = (2, 4) if exact else (2, 5, 6)
+        lines = [text_table(header, rows, right=right) if rows else "no layers", ""]
+        lines += [f"{self.verdict} ({self.device})"]
+        if not exact:
+            lines += [
+                f"{self.precision}: outputs change by {self.change:.2g} of the "
+                f"largest, {self.tolerance:g} was allowed"
+            ]
         timed = ", ".join(f"{name} {human(ms)} ms" for name, ms in self.times.items())
-        return f"{table}\n\n{self.verdict} ({self.device})" + (
-            f"\n{timed}" if timed else ""
-        )
+        return "\n".join([*lines, timed] if timed else lines)
 
 
 def choice(trial: Trial, before: Mapping[str, tuple[int, ...]]) -> LayerChoice:
@@ -116,7 +152,7 @@ def choice(trial: Trial, before: Mapping[str, tuple[int, ...]]) -> LayerChoice:
         >>> row.chosen, row.shape
         ('removal', (8, 4))
     """
-    cut = trial.name in before and trial.chosen == DENSE
+    cut = trial.name in before and trial.key == DENSE
     if cut:
         trial = dataclasses.replace(trial, chosen="removal")
     return LayerChoice(
@@ -128,6 +164,8 @@ def choice(trial: Trial, before: Mapping[str, tuple[int, ...]]) -> LayerChoice:
         trial.gain,
         trial.times,
         {k: v for k, v in trial.lost.items() if not (cut and k == "removal")},
+        trial.precision,
+        trial.change,
     )
 
 

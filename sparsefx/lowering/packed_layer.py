@@ -14,7 +14,7 @@ class PackedLayer(nn.Module):
     """A linear layer or convolution by the kernel; activations keep their layout.
 
     Attributes:
-        blocks, groups, rows, columns, values: the weight, as `Packed` says.
+        blocks, groups, rows, columns, values, scales: the weight, as `Packed` says.
         bias: ``(out,)`` or None.
         window: what a convolution looks at; None for a linear layer.
         form: how the weight is laid out.
@@ -30,6 +30,7 @@ class PackedLayer(nn.Module):
     rows: Tensor
     columns: Tensor
     values: Tensor
+    scales: Tensor | None
     bias: Tensor | None
 
     def __init__(self, layer: Dense, form: Form) -> None:  # noqa: D107
@@ -46,12 +47,14 @@ class PackedLayer(nn.Module):
         """The layer's output for the dense layer's input."""
         last = self.window is None
         x_in = x if last else columns_of(x, self.window)
-        packed = Packed(self.blocks, self.groups, self.rows, self.columns, self.values)
+        weight = (self.blocks, self.groups, self.rows, self.columns, self.values)
+        packed = Packed(*weight, self.scales)
         if is_exporting():
             y = _in_torch(x_in, packed, self.bias, self.shape[0], last)
         else:
+            tensors = [part for part in packed if part is not None]
             y = torch.ops.sparsefx.packed_mm(
-                x_in, packed, self.bias, self.shape[0], self.form.vectors, last
+                x_in, tensors, self.bias, self.shape[0], self.form.vectors, last
             )
         return y if last else result_of(y, x, self.window)
 

@@ -7,20 +7,22 @@ and strides, so what lies between two products is fused and they are not looked 
 ``bsr_mm`` for ``(K, M)``; a weight is ``offsets, columns, values``, with values of
 shape ``(blocks, rows, columns)`` for ``bsr_mm``. ``packed_mm`` takes what
 `sparsefx.kernels.sparse_product` packs, and activations ``(..., K)`` or ``(B, K, T)``.
+``int8_linear`` is torch's own dense layer in int8, whose packed weights are no tensors.
 Where a graph is exported, `in_aten` stands for them: it runs without sparsefx.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsefx.kernels.sparse_product import Packed, product
-from sparsefx.torch_internals import silence_sparse
+from sparsefx.torch_internals import int8_linear, int8_packed, silence_sparse
 
 
 def gathered_sum(
@@ -159,14 +161,40 @@ def _bsr_shape(x: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> T
     return x.new_empty((offsets.shape[0] - 1) * values.shape[1], x.shape[1])
 
 
+_Key = tuple[int | None, ...]
+_prepared: MutableMapping[Tensor, tuple[_Key, Any]] = WeakTensorKeyDictionary()
+
+
+def _int8_linear(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    key = tuple(None if t is None else t._version for t in (weight, scale, bias))
+    known, packed = _prepared.get(weight, (None, None))
+    if known != key:  # the first call, or values were written into the same memory
+        packed = int8_packed(weight, scale, bias)
+        _prepared[weight] = key, packed
+    y = x.new_empty(*x.shape[:-1], len(weight))
+    if y.numel():
+        y.view(-1, len(weight)).copy_(int8_linear(x.reshape(-1, x.shape[-1]), packed))
+    return y
+
+
+def _int8_shape(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
 _WEIGHT = "Tensor offsets, Tensor columns, Tensor values"
 _PACKED = "Tensor[] packed, Tensor? bias, int outputs, int vectors, bool last"
+_INT8 = "Tensor weight, Tensor scale, Tensor? bias"
 _LIBRARY: Any = torch.library.Library("sparsefx", "FRAGMENT")
 for _name, _weight, _real, _shape in (
     ("tiles_mm", _WEIGHT, _tiles, _tiles_shape),
     ("csr_mm", _WEIGHT, _csr, _csr_shape),
     ("bsr_mm", _WEIGHT, _bsr, _bsr_shape),
     ("packed_mm", _PACKED, _packed, _packed_shape),
+    ("int8_linear", _INT8, _int8_linear, _int8_shape),
 ):
     _LIBRARY.define(f"{_name}(Tensor x, {_weight}) -> Tensor")
     _LIBRARY.impl(_name, _real, "CompositeExplicitAutograd")

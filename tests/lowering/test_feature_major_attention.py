@@ -12,7 +12,8 @@ from torch.nn import functional
 from sparsefx.lowering.feature_major_attention import feature_major_attention
 from sparsefx.lowering.inference_graph import graph_of
 from sparsefx.lowering.layer_forms import FORMS, CompressedLayer
-from sparsefx.lowering.lower_graph import lower_graph
+from sparsefx.lowering.layer_trial import Asked
+from sparsefx.lowering.lower_graph import search_graph
 
 DOUBLE = {"fused": 2.0, "ours": 1.0}
 
@@ -42,7 +43,8 @@ def test_attention_follows_the_sparse_products(
     module, _ = found
     monkeypatch.setitem(FORMS, "csr", (partial(CompressedLayer, kernel="gather"),))
     for target, taken in (("csr", True), ("dense", False)):
-        made, _, _ = lower_graph(module, [x], target, 1, fused=True)
+        found = search_graph(module, [x], Asked(target, 1, fused=True))
+        made = found.with_layers(found.trials)
         targets = {node.target for node in made.graph.nodes}
         assert (feature_major_attention in targets) == taken
         torch.testing.assert_close(made(x), model(x), atol=1e-5, rtol=1e-4)

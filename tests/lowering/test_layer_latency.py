@@ -245,6 +245,18 @@ def test_measurements_are_remembered(
         measure(net(), (X,))
 
 
+def test_times_of_other_products_are_not_remembered(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, keys = Dense("w", torch.ones(4, 4), None), set()
+    source = tmp_path / "products.cpp"
+    monkeypatch.setattr(layer_latency, "SOURCES", (source,))
+    for text in ("before", "after", "after"):
+        source.write_text(text)
+        keys.add(layer_latency.key_of(layer, torch.ones(2, 4)))
+    assert len(keys) == 2
+
+
 def test_the_lowered_model_is_timed_once(
     cache: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
