@@ -15,8 +15,10 @@ import sparsefx
 from sparsefx.kernels.sparse_product import Form
 from sparsefx.lowering import package
 from sparsefx.lowering.dense_layer import Dense, Window
-from sparsefx.lowering.layer_forms import CompressedLayer
+from sparsefx.lowering.difference import largest_difference
+from sparsefx.lowering.layer_forms import CompressedLayer, NoCandidateError
 from sparsefx.lowering.packed_layer import PackedLayer
+from sparsefx.lowering.reduced_layers import Bf16Layer, Int8Layer
 from tests.lowering.test_other_sizes import held
 from tests.lowering.thin_models import Block, thinned
 
@@ -25,6 +27,9 @@ KERNELS: dict[str, Callable[[Dense], nn.Module]] = {
     "gather": partial(CompressedLayer, kernel="gather"),
     "csr": partial(CompressedLayer, kernel="csr"),
     "bsr": partial(CompressedLayer, kernel="bsr"),
+    "packed int8": partial(PackedLayer, form=Form(4, 8, int8=True)),
+    "int8": Int8Layer,
+    "bf16": Bf16Layer,
 }
 LAYERS = {
     "linear": (None, (2, 60, 40)),
@@ -50,9 +55,15 @@ def test_every_kernel_becomes_operators_of_torch(kernel: str, name: str) -> None
         weight = weight.reshape(48, -1, *window.kernel)
     layer = Dense("w", weight, torch.randn(48), window)
     x = torch.randn(shape)
-    program = torch.export.export(KERNELS[kernel](layer).eval(), (x,))
+    try:
+        module = KERNELS[kernel](layer).eval()
+    except NoCandidateError:
+        assert (kernel, window is None) == ("int8", False)
+        return
+    program = torch.export.export(module, (x,))
     assert operators(program) <= {"aten", "<built-in function getitem>"}
-    torch.testing.assert_close(program.module()(x), layer(x), atol=1e-5, rtol=1e-5)
+    exact = kernel in ("packed", "gather", "csr", "bsr")
+    assert largest_difference(program.module()(x), layer(x)) < (1e-5 if exact else 0.02)
 
 
 def alone(code: str) -> str:

@@ -64,8 +64,6 @@ def test_layers_change_and_the_report_says_by_how_much(
     for shape in ((1, 50, 32), (3, 7, 32), (2, 1, 32)):  # any batch, any length
         other = torch.randn(shape)
         assert changed(fast, model, other) < 0.1
-    program = torch.export.export(fast, (x,))
-    assert changed(program.module(), model, x) < 0.05
 
 
 def test_auto_takes_the_fastest_and_the_bound_decides(
