@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from sparsefx.torch_internals import tree_flatten
-
 _KIND: Any = functools._lru_cache_wrapper
 _OTHERS = frozenset({"torch", "sympy", "mpmath", "numpy", "sparsefx"})
+# How many misses a cache had when all it kept was seen to be no tensor, for good.
+_PLAIN: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def function_caches() -> list[Any]:
     """All cached functions of this process, but those of torch and what it uses."""
     return [
         found
-        for found in gc.get_objects()
+        for found in gc.get_referrers(_KIND)  # an object refers to its type
         if type(found) is _KIND
         and str(getattr(found, "__module__", "")).partition(".")[0] not in _OTHERS
     ]
@@ -60,6 +61,25 @@ def _forget(caches: Sequence[Any]) -> None:
 
 def _holds_tensors(cache: Any) -> bool:
     """Whether a cached function keeps a tensor, or a container of some."""
-    kinds = (Tensor, list, tuple, dict)
-    kept = [found for found in gc.get_referents(cache) if isinstance(found, kinds)]
-    return any(isinstance(leaf, Tensor) for leaf in tree_flatten(kept)[0])
+    misses = cache.cache_info().misses
+    if _PLAIN.get(cache) == misses:
+        return False
+    own = vars(cache)
+    kept = list(_inside(found for found in gc.get_referents(cache) if found is not own))
+    if any(isinstance(found, Tensor) for found in kept):
+        return True
+    # One of these is the cache's own; others may get a tensor without any call.
+    if sum(isinstance(found, list | dict) for found in kept) <= 1:
+        _PLAIN[cache] = misses
+    return False
+
+
+def _inside(found: Iterable[Any]) -> Iterator[Any]:
+    """These, and what tuples, lists and dicts among them hold, each once."""
+    rest, seen = list(found), set[int]()
+    while rest:
+        value = rest.pop()
+        yield value
+        if isinstance(value, tuple | list | dict) and id(value) not in seen:
+            seen.add(id(value))
+            rest += value.values() if isinstance(value, dict) else value
