@@ -46,6 +46,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "svite_joint": {"policy": "svite_joint", "budget": {"macs": 0.5}},
     "svite_units": {"policy": "svite_units", "budget": {"macs": 0.5}},
+    "units, a tenth moves": {
+        "policy": "svite_units",
+        "budget": {"macs": 0.5},
+        "drop_fraction": 0.1,
+        "drop_fraction_final": 0.0,
+    },
+    "units, none moves": {
+        "policy": "svite_units",
+        "budget": {"macs": 0.5},
+        "drop_fraction": 0.0,
+        "drop_fraction_final": 0.0,
+    },
 }
 
 
@@ -61,7 +73,7 @@ def run(task: Task, variant: str, seed: int, scale: Scale, **more: Any) -> dict:
             model,
             example_inputs=task.example,
             total_steps=scale.steps,
-            **{"update_every": max(scale.steps // 30, 1)} | asked,
+            **{"update_every": max(scale.steps // 30, 1), "seed": seed} | asked,
         )
 
     def after(number: int, _: torch.optim.Optimizer) -> None:

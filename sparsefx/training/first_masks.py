@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -9,21 +10,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sparsefx.errors import MaskError, PolicyError
+from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.learners import learner_of
+from sparsefx.policies.policy import Policy
+from sparsefx.solver.projection import BUDGET_SLACK
 from sparsefx.tracing.preserve import in_eval
 from sparsefx.training.life import Life
+from sparsefx.training.plan import Plan
 from sparsefx.training.stored_weights import StoredWeights
 
 First = Literal["learner", "nonzero", "snip"] | Mapping[str, Tensor]
 _WORDS = ("learner", "nonzero", "snip")
 
 
-def check_first(masks: First, overrides: Mapping[str, object]) -> bool:
-    """Whether the first masks are given, and their cost is the budget.
+def check_first(masks: First) -> bool:
+    """Whether the first masks are given.
 
     Raises:
-        PolicyError: the word is not known, or a budget is given besides.
+        PolicyError: the word is not known.
     """
     given = isinstance(masks, Mapping)
     if not given and masks not in _WORDS:
@@ -31,27 +35,41 @@ def check_first(masks: First, overrides: Mapping[str, object]) -> bool:
             f"masks is {masks!r}; allowed: {', '.join(_WORDS)}, or bool tensors by "
             "parameter name, as sparsefx.masks returns"
         )
-    if given and "budget" in overrides:
-        raise PolicyError(
-            "masks that are given have a cost, and that is the budget; leave budget "
-            "out, or masks"
-        )
     return given
 
 
-def start_from(life: Life, masks: Mapping[str, Tensor]) -> None:
-    """Makes these the masks of a model, and their cost the budget.
+def start_from(life: Life, masks: Mapping[str, Tensor], budgeted: bool) -> None:
+    """Makes these the masks of a model.
+
+    Their cost is the budget of learners that are sparse from the start, and where the
+    ramp of others begins.
+
+    Args:
+        life: of the model.
+        masks: bool tensors by name of a parameter.
+        budgeted: a budget has been asked for.
 
     Raises:
-        MaskError: the learner does not start from masks of its own and keep their
-            number; or names, shapes or groups are not those of the masked weights.
+        MaskError: the learner does not start from masks of its own; or names, shapes
+            or groups are not those of the masked weights.
+        PolicyError: a budget is asked for where the masks' cost is it, or none where
+            they are pruned to one.
+        BudgetError: they cost less than the budget, or more and no ramp leads to it.
     """
     part, plan = life.parts[-1], life.plan
     learner = learner_of(plan.policy.learner)
-    if not isinstance(part, StoredWeights) or not (learner.drawn and learner.steady):
+    if not isinstance(part, StoredWeights) or not learner.drawn:
         raise MaskError(
             f"the learner {learner.name} finds its first masks itself; masks can be "
-            "given to fixed, rigl and set"
+            "given to fixed, rigl, set and granet"
+        )
+    if learner.steady == budgeted:
+        raise PolicyError(
+            "masks that are given have a cost, and that is the budget; leave budget "
+            "out, or masks"
+            if budgeted
+            else f"the learner {learner.name} prunes masks that are given down to a "
+            "budget; give budget=, below their cost"
         )
     state = part.state
     if masks.keys() != set(state.names):
@@ -80,9 +98,34 @@ def start_from(life: Life, masks: Mapping[str, Tensor]) -> None:
     kept = state.kept
     assert kept is not None
     kept.take({f"mask_{index}": mask for index, mask in enumerate(found)})
-    rows = zip(plan.targets, plan.spent(part.entries()), strict=True)
-    targets = tuple(replace(target, limit=cost) for target, cost in rows)
-    life.plan = part.plan = replace(plan, targets=targets)
+    for write in kept.explored.after(found, anew=True)[0]:
+        write()
+    spent = plan.spent(part.entries())
+    if learner.steady:
+        rows = zip(plan.targets, spent, strict=True)
+        targets = tuple(replace(target, limit=cost) for target, cost in rows)
+        life.plan = part.plan = replace(plan, targets=targets)
+    else:
+        life.plan = part.plan = replace(plan, policy=_ramped(plan, spent))
+
+
+def _ramped(plan: Plan, spent: Sequence[float]) -> Policy:
+    """A plan's policy whose ramp begins where these costs are."""
+    policy = plan.policy
+    shares = [cost / plan.total(t) for cost, t in zip(spent, plan.targets, strict=True)]
+    for cost, target in zip(spent, plan.targets, strict=True):
+        above = cost > target.limit * (1 + BUDGET_SLACK)
+        if cost < target.limit or (above and policy.budget_ramp == "constant"):
+            raise BudgetError(
+                f"the masks keep {cost:.6g} {target.cost}, and the budget is "
+                f"{target.limit:.6g}: give masks that cost as much or more, and a "
+                "budget_ramp that leads from one to the other"
+            )
+    if policy.budget_ramp == "constant":
+        return policy
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say has been said
+        return replace(policy, initial_budget=min(max(shares), 1.0))
 
 
 def saliencies(

@@ -68,9 +68,10 @@ def transform(
             weights: to train on what `finalize` returned, or prune it further. Without
             ``budget=`` nothing more is dropped.
             Bool tensors by parameter name, such as `masks` returns, are where
-            ``fixed``, ``rigl`` and ``set`` start, and their budget. ``"snip"`` starts
-            these and ``granet`` from the weights of largest ``|w dL/dw|`` on the
-            calibration batches, as many of each layer as the allocation says.
+            ``fixed``, ``rigl`` and ``set`` start, and their budget; ``granet`` prunes
+            them down to ``budget=``. ``"snip"`` starts these four from the weights of
+            largest ``|w dL/dw|`` on the calibration batches, as many of each layer as
+            the allocation says.
         overrides: fields of `Policy`: ``budget=``, ``total_steps=``, ``exclude=`` ...
 
     Returns:
@@ -91,7 +92,8 @@ def transform(
         >>> sum(int(mask.sum()) for mask in masks(sparse).values())
         48
     """
-    if check_first(masks, overrides):
+    budgeted = "budget" in overrides
+    if check_first(masks) and not budgeted:
         overrides["budget"] = 1.0
     if masks == "nonzero":
         overrides["masks"] = masks
@@ -125,7 +127,9 @@ def transform(
     life = life_of(sparse, "transform")  # remembers where the weights stand
     try:
         if isinstance(masks, Mapping):
-            start_from(life, masks)
+            start_from(life, masks, budgeted)
+            if settings.initial_budget != life.plan.policy.initial_budget:
+                settings = life.plan.policy
         elif values:
             start_by(life, values)
     except BaseException:

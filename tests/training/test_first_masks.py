@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparsefx
-from sparsefx.errors import MaskError, PolicyError
+from sparsefx.errors import BudgetError, MaskError, PolicyError
 
 X = torch.linspace(-1, 1, 8 * 6).reshape(8, 6).sin()
 Y = torch.arange(8) % 4
@@ -54,6 +54,40 @@ def test_masks_of_a_file_are_the_first_ones_and_the_budget(name: str) -> None:
         assert int(after[key].sum()) == int(mask.sum())  # each layer keeps its number
     moved = any(not torch.equal(after[key], mask) for key, mask in given.items())
     assert moved == (name != "fixed")
+
+
+def test_granet_prunes_masks_of_a_file_down_to_the_budget(tmp_path) -> None:
+    given = some_masks(0.6)
+    first = sum(int(mask.sum()) for mask in given.values())
+    options = {"budget": {"params": 0.2}, "total_steps": 12, "update_every": 2}
+
+    def made():
+        return sparsefx.transform(
+            net(), "granet", masks=given, example_inputs=(X,), **options
+        )
+
+    sparse, twin = made(), made()
+    kept: list[int] = []
+    tried: list[float] = []
+    assert sparsefx.report(sparse).training.explored == first / 100
+    optimizer = torch.optim.SGD(sparse.parameters(), 0.1, momentum=0.9)
+    assert all(torch.equal(m, given[n]) for n, m in sparsefx.masks(sparse).items())
+    for number in range(12):
+        train(sparse, 1, optimizer)
+        report = sparsefx.report(sparse)
+        kept.append(int(report.totals["params"].kept))
+        tried.append(float(report.training.explored or 0.0))
+        allowed = 20 + (first - 20) * (1 - min((number + 1) // 2 * 2 / 6, 1)) ** 3
+        assert kept[-1] == int(allowed + 1e-9)
+        if number == 3:
+            sparsefx.save(sparse, tmp_path / "half")
+    assert kept[0] == first
+    assert kept[-1] == 20
+    assert tried == sorted(tried)
+    sparsefx.load(twin, tmp_path / "half")
+    other = torch.optim.SGD(twin.parameters(), 0.1, momentum=0.9)
+    train(twin, 4, other)
+    assert sparsefx.report(twin).totals["params"].kept == kept[7]
 
 
 def saliency():
@@ -107,8 +141,19 @@ def test_snip_keeps_what_the_loss_feels_most(allocation: str) -> None:
 def test_refusals() -> None:
     model, given = net(), some_masks()
     options = {"example_inputs": (X,), "inplace": True}
-    with pytest.raises(MaskError, match="masks can be given to fixed, rigl and set"):
+    with pytest.raises(MaskError, match="can be given to fixed, rigl, set and granet"):
+        sparsefx.transform(model, "gmp", masks=given, **options)
+    with pytest.raises(PolicyError, match=r"granet prunes masks .* give budget="):
         sparsefx.transform(model, "granet", masks=given, **options)
+    with pytest.raises(BudgetError, match=r"the budget is 80: give masks that cost"):
+        sparsefx.transform(
+            model, "granet", masks=given, budget={"params": "80 params"}, **options
+        )
+    with pytest.raises(BudgetError, match="a budget_ramp that leads from one"):
+        sparsefx.transform(
+            model, "granet", masks=given, budget={"params": "20 params"},
+            budget_ramp="constant", **options,
+        )  # fmt: skip
     with pytest.raises(PolicyError, match="leave budget out"):
         sparsefx.transform(model, "rigl", masks=given, budget=0.5, **options)
     with pytest.raises(MaskError, match=r"they differ in 2\.weight"):
