@@ -22,6 +22,8 @@ from sparsefx.policies.allocate import allocate as allocate
 from sparsefx.policies.allocation import Allocation as Allocation
 from sparsefx.policies.load_policy import load_policy as load_policy
 from sparsefx.policies.policy import Policy as Policy
+from sparsefx.pruning.prune import prune as prune
+from sparsefx.pruning.pruned import Pruned as Pruned
 from sparsefx.reports.report import Report as Report
 from sparsefx.settings.granularity import Granularity as Granularity
 from sparsefx.solver.projection import hard_topk as hard_topk
@@ -55,6 +57,7 @@ __all__ = [
     "Plasticity",
     "Policy",
     "PolicyError",
+    "Pruned",
     "Report",
     "Site",
     "SparsefxError",
@@ -77,6 +80,7 @@ __all__ = [
     "passes",
     "policies",
     "project",
+    "prune",
     "pruning_plasticity",
     "report",
     "save",

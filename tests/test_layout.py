@@ -40,13 +40,14 @@ RANKS = {
     "passes": 6,
     "lowering": 7,
     "training": 8,
-    "api": 9,
-    "integrations": 9,
-    "": 10,  # sparsefx/__init__.py: the public names
-    "demo": 11,
-    "commands": 11,
-    "cli": 12,
-    "__main__": 13,
+    "pruning": 9,
+    "api": 10,
+    "integrations": 10,
+    "": 11,  # sparsefx/__init__.py: the public names
+    "demo": 12,
+    "commands": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 
 

@@ -165,13 +165,14 @@ class Report:
         rows.append(["total", *[""] * 4, *_cost_cells(self.totals, self.cost_names)])
         table = text_table(header, rows, right=range(4, len(header)))
         state = f"policy {self.policy}, step {self.step}" + ", frozen" * self.frozen
-        lines = [*self._budget_lines(), *self._training_lines()]
+        lines = [*self.budget_lines(), *self._training_lines()]
         blocks = [state, table, "\n".join(lines)]
         if self.coverage:
             blocks.append("\n".join(self._coverage_lines()))
         return "\n\n".join(block for block in blocks if block)
 
-    def _budget_lines(self) -> Iterator[str]:
+    def budget_lines(self) -> Iterator[str]:
+        """One sentence a budget: allowed, kept, met or not; and what is fixed."""
         for name, budget in self.budgets.items():
             verdict = "met" if budget.met else "NOT met"
             total = self.totals[name]

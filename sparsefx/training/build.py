@@ -55,6 +55,23 @@ def build(
     loss: Callable[[Any, Any], Tensor] | None = None,
 ) -> nn.Module:
     """Builds the sparse model; see `sparsefx.transform`."""
+    plan, macs = plan_of(start, strict=strict, calibration=calibration, loss=loss)
+    return _install(plan, start.found, inplace, macs)
+
+
+def plan_of(
+    start: Start,
+    *,
+    strict: bool = False,
+    calibration: Sequence[tuple[Any, Any]] = (),
+    loss: Callable[[Any, Any], Tensor] | None = None,
+) -> tuple[Plan, float]:
+    """What a policy asks of a model, checked, and the model's MACs; nothing is changed.
+
+    Raises:
+        MaskError: there is nothing to mask, or ``strict`` and a weight stays dense.
+        PolicyError, BudgetError: the policy does not fit the model.
+    """
     found, policy, model = start.found, start.policy, start.found.root
     table = cost_table(model, found.priced, found.observed)
     table = table.at(policy.sizes)
@@ -113,8 +130,7 @@ def build(
     # refuse before touching
     plan.bounds(plan.allowed(1.0), [parameters[s.name] for s in sites])
     check_coverage(model, covered, found, strict)
-    macs = float(table.totals()["macs"]["total"])
-    return _install(plan, found, inplace, macs)
+    return plan, float(table.totals()["macs"]["total"])
 
 
 def _nothing(model: nn.Module, table: CostTable) -> str:

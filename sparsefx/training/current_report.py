@@ -1,11 +1,11 @@
-"""The report of what a model's parts keep now."""
+"""The report of what a model keeps now."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sparsefx.reports.report import Report
-from sparsefx.reports.report_rows import BudgetReport, Total
+from sparsefx.reports.report_rows import BudgetReport, LayerReport, Total
 from sparsefx.settings.budget import COSTS
 from sparsefx.solver.projection import BUDGET_SLACK
 from sparsefx.training.part import Part
@@ -13,13 +13,26 @@ from sparsefx.training.plan import Plan
 
 
 def reported(plan: Plan, parts: Sequence[Part]) -> Report:
+    """The report of a model's parts, the last of which spends the plan's budgets."""
+
+    def rows(costs: Sequence[str]) -> tuple[LayerReport, ...]:
+        return tuple(row for part in parts for row in part.rows(costs))
+
+    return report_of(plan, parts[-1].counts(), rows)
+
+
+def report_of(
+    plan: Plan,
+    counts: Sequence[int],
+    rows: Callable[[Sequence[str]], tuple[LayerReport, ...]],
+) -> Report:
     """What is kept where, at what cost, at step 0.
 
     Args:
         plan: of the model.
-        parts: of the model; the last one spends the plan's budgets.
+        counts: kept weights of each of its sites.
+        rows: one a weight, with costs of the names it is given.
     """
-    counts = parts[-1].counts()
     known = [cost for cost in COSTS if cost in plan.fixed]
     names = tuple(dict.fromkeys([*known, *(t.cost for t in plan.targets)]))
     fixed = {**plan.fixed, **{t.cost: t.fixed for t in plan.targets if t.fixed > 0}}
@@ -41,7 +54,7 @@ def reported(plan: Plan, parts: Sequence[Part]) -> Report:
         policy=plan.policy.name,
         step=0,
         frozen=False,
-        layers=tuple(row for part in parts for row in part.rows(names)),
+        layers=rows(names),
         totals=totals,
         budgets=budgets,
         coverage=plan.coverage,

@@ -1,0 +1,1 @@
+"""A pretrained model under a budget, with a little unlabelled data."""

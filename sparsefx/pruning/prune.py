@@ -1,0 +1,235 @@
+"""A pretrained model under a budget, with a little unlabelled data."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsefx.errors import MaskError
+from sparsefx.masking.masked_module import duplicate
+from sparsefx.masking.site import Site
+from sparsefx.policies.load_policy import load_policy
+from sparsefx.policies.policy_function import PolicyFunction
+from sparsefx.pruning.calibration import Calibration, Valid, calibration
+from sparsefx.pruning.fit import LayerFit, Options
+from sparsefx.pruning.methods import METHODS, Method
+from sparsefx.pruning.output_change import output_change
+from sparsefx.pruning.products import Product
+from sparsefx.pruning.pruned import Pruned, PruneReport
+from sparsefx.pruning.repeated_uses import repeated_uses
+from sparsefx.pruning.together import run_together
+from sparsefx.reports.report_rows import LayerReport
+from sparsefx.settings.budget import parse_budget
+from sparsefx.settings.rules import refuse, unknown
+from sparsefx.tracing.capture import capture
+from sparsefx.tracing.preserve import in_eval, preserved
+from sparsefx.training.build import plan_of
+from sparsefx.training.current_report import report_of
+from sparsefx.training.layer_rows import layer_rows
+from sparsefx.training.life import Life
+from sparsefx.training.plan import Plan
+from sparsefx.training.whole_graph import Start
+
+# Fields of a policy that speak of what is kept, not of how it is trained.
+SETTINGS = (
+    "cost budget_of storage costs sizes granularity round_to fallback include exclude "
+    "layers densities min_density max_density keep_units normalize"
+).split()
+
+
+def prune(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    budget: Any = 0.5,
+    method: str | Method = "admm",
+    allocation: str | PolicyFunction = "uniform",
+    valid: Valid = None,
+    held_out: float = 0.2,
+    damp: float = 0.01,
+    memory: str = "2 GB",
+    seed: int = 0,
+    **settings: Any,
+) -> Pruned:
+    """Prunes a pretrained model to a budget, with a few unlabelled batches.
+
+    Layers are pruned one after another, each on the inputs that the pruned layers
+    before it give. A layer's weights ``U`` replace its dense ``W`` where that keeps its
+    outputs best, ``minimise tr (U - W) H (U - W)'`` over ``U`` with so many weights,
+    where ``H`` are the second moments of its inputs.
+
+    Args:
+        model: any module, in any mode; it is left as it was. It runs in eval mode.
+        batches: tensors, tuples of positional inputs or dicts of keyword inputs; a
+            loader works. Costs are those of the first.
+        budget: what may be kept, as for `sparsefx.transform`: a fraction of the dense
+            MACs, ``{"bytes": "5 MB"}``, several at once.
+        method: ``"magnitude"`` and ``"activation"`` keep weights as they are (the
+            largest; the largest times root mean square of the input), ``"obs"`` and
+            ``"admm"`` fit those that they keep; or a `Method`.
+        allocation: who decides how much of each layer is kept: a policy's name or
+            function.
+        valid: which tokens count: a keyword input's name, or a function of a batch that
+            returns bools of (batch, tokens); ``attention_mask`` where there is one.
+        held_out: share of the batches that nothing is fitted on, to judge by.
+        damp: what is added to the moments' diagonal, as a share of its mean; above 0.
+        memory: what the moments of a layer may take; above it, their root is used.
+        seed: of what is drawn: which batches are held out, which patches of a
+            convolution are seen.
+        settings: fields of `Policy` that say what is kept: ``granularity``, ``layers``,
+            ``include``, ``exclude``, ``min_density`` and others.
+
+    Raises:
+        MaskError: there are no batches, they differ in structure, a layer gets NaN, or
+            the model is transformed already.
+        CaptureError: the model does not run on the first batch.
+        PolicyError, BudgetError: as for `sparsefx.transform`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> pruned = prune(net, [torch.randn(32, 8) for _ in range(4)], budget=0.5)
+        >>> type(pruned.model), int(sum(m.sum() for m in pruned.masks.values()))
+        (<class 'torch.nn.modules.container.Sequential'>, 96)
+        >>> pruned.at(0.25).report.costs.budgets["macs"].met
+        True
+    """
+    _check(model, damp)
+    for name in settings.keys() - set(SETTINGS):
+        unknown("setting of prune", name, SETTINGS)
+    if isinstance(method, str) and method not in METHODS:
+        unknown("method", method, METHODS)
+    chosen = METHODS[method] if isinstance(method, str) else method
+    data = calibration(model, batches, valid, held_out, seed)
+    options = Options(method=chosen, damp=damp, memory=_bytes(memory), seed=seed)
+    base = {"name": "prune", "allocation": allocation, **settings}
+    return _Job(_Dense(model, data), data, options, base)(budget)
+
+
+class _Dense:
+    """The model as it was given, for every budget, and its graphs."""
+
+    def __init__(self, model: nn.Module, data: Calibration) -> None:
+        self.model = duplicate(model)
+        self._learns = {n: p.requires_grad for n, p in self.model.named_parameters()}
+        for value in self.model.parameters():
+            if value.is_floating_point():
+                value.requires_grad_(True)  # frozen weights are pruned like others
+        args, kwargs = data.calls[0]
+        self.found = capture(self.model, [args or kwargs], verify=False)
+
+    def copy(self) -> nn.Module:
+        """A model to prune."""
+        found = duplicate(self.model)
+        for name, value in found.named_parameters():
+            value.requires_grad_(self._learns[name])
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Everything but the budget."""
+
+    dense: _Dense
+    data: Calibration
+    options: Options
+    settings: Mapping[str, Any]
+
+    def __call__(self, budget: Any) -> Pruned:
+        begin = time.perf_counter()
+        policy = load_policy(self.settings, budget=budget)
+        plan, _ = plan_of(Start(self.dense.found, policy))
+        twin, dense = self.dense.copy(), self.dense.model
+        with preserved(twin), in_eval(twin), preserved(dense), in_eval(dense):
+            fit = self._fit(twin, plan)
+            change, held_out = self._changes(twin)
+        counts = [int(fit.masks[site.name].sum()) for site in plan.sites]
+        grains = [str(site.granularity) for site in plan.sites]
+
+        def rows(costs: Sequence[str]) -> tuple[LayerReport, ...]:
+            whole = [site.numel for site in plan.dense]
+            return (
+                *layer_rows(plan.sites, counts, costs, grains),
+                *layer_rows(plan.dense, whole, costs, "dense"),
+            )
+
+        report = PruneReport(
+            costs=report_of(plan, counts, rows),
+            fitted=fit.fitted,
+            change=change,
+            held_out=held_out,
+            seconds=time.perf_counter() - begin,
+        )
+        return Pruned(twin, fit.masks, report, self)
+
+    @torch.no_grad()
+    def _fit(self, twin: nn.Module, plan: Plan) -> LayerFit:
+        weights = {s.name: twin.get_parameter(s.name) for s in plan.sites}
+        sites = {s.name: replace(s, weight=weights[s.name]) for s in plan.sites}
+        fit = LayerFit(sites, entries(plan), self.options, self.data.valid)
+        calls = self.data.calls
+        many = repeated_uses(twin, calls, weights)
+
+        def visit(name: str, found: Sequence[tuple[int, Product]]) -> None:
+            fit(name, many.get(name, found))
+
+        left = run_together(twin, calls, weights, visit)
+        blind = [name for name in sites if name in left]
+        for name in blind:
+            fit.unseen(name)
+        cut = [name for name in blind if fit.counts[name] < sites[name].units]
+        if cut and self.options.method.name != "magnitude":
+            more = ", ..." * (len(cut) > 3)
+            warnings.warn(
+                f"no batch multiplies its rows with {', '.join(cut[:3])}{more} in a "
+                "way that can be seen, so magnitudes alone decided there; give batches "
+                "that run these layers, or exclude them",
+                UserWarning,
+                stacklevel=4,
+            )
+        return fit
+
+    def _changes(self, twin: nn.Module) -> tuple[float, float | None]:
+        data, dense = self.data, self.dense.model
+        change = output_change(dense, twin, data.calls, data.valid)
+        if not data.held:
+            return change, None
+        return change, output_change(dense, twin, data.held, data.held_valid)
+
+
+def entries(plan: Plan) -> dict[str, int]:
+    """How many entries of each site the policy and the budgets leave."""
+    weights, allowed = [_weight(site) for site in plan.sites], plan.allowed(1.0)
+    found = plan.bounds(allowed, weights)
+    if any(low < high for low, high in found):
+        found = plan.settled(allowed, weights)
+    return {site.name: low for site, (low, _) in zip(plan.sites, found, strict=True)}
+
+
+def _check(model: object, damp: float) -> None:
+    if not isinstance(model, nn.Module):
+        raise MaskError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+    if any(isinstance(part, Life) for part in model.modules()):
+        raise MaskError(
+            f"this {type(model).__name__} is being trained sparse; prune what "
+            "sparsefx.finalize returns"
+        )
+    if not damp > 0:
+        refuse("damp", damp, "a share above 0")
+
+
+def _bytes(memory: str) -> float:
+    (found,) = parse_budget({"bytes": memory})
+    if not found.absolute:
+        refuse("memory", memory, 'an amount such as "2 GB"')
+    return found.amount
+
+
+def _weight(site: Site) -> Tensor:
+    assert site.weight is not None, "sites of a model have their weights"
+    return site.weight

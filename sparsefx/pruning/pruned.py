@@ -1,0 +1,98 @@
+"""What `sparsefx.prune` returns: a plain model, its masks, and an honest report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparsefx.pruning.fit import Fitted
+from sparsefx.reports.report import Report
+from sparsefx.reports.text_table import percent, shape_text, text_table
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What is kept where, and what that does; ``print`` shows it as a table.
+
+    Attributes:
+        costs: densities, costs and budgets, as `sparsefx.report` gives them.
+        fitted: by name of a weight, how it was pruned, its error and its seconds.
+        change: of the outputs on the calibration batches: summed square of the
+            difference over that of the dense outputs.
+        held_out: the same on batches that nothing was fitted on; None without any.
+        seconds: all of it, by the clock.
+    """
+
+    costs: Report
+    fitted: Mapping[str, Fitted]
+    change: float
+    held_out: float | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as dicts, lists, texts and numbers."""
+        return {
+            **self.costs.to_dict(),
+            "fitted": {name: asdict(one) for name, one in self.fitted.items()},
+            "change": self.change,
+            "held_out": self.held_out,
+            "seconds": self.seconds,
+        }
+
+    def __str__(self) -> str:
+        header = ("layer", "op", "shape", "granularity", "density", "error", "seconds")
+        rows = [
+            (
+                layer.name,
+                layer.op,
+                shape_text(layer.shape),
+                layer.granularity,
+                percent(layer.density),
+                *_fit_cells(self.fitted.get(layer.name)),
+            )
+            for layer in self.costs.layers
+        ]
+        table = text_table(header, rows, right=range(4, 7))
+        return f"{table}\n\n" + "\n".join((*self.costs.budget_lines(), *self._lines()))
+
+    def _lines(self) -> Iterator[str]:
+        yield f"outputs change by {percent(self.change, 2)} on the calibration batches"
+        if self.held_out is None:
+            yield "no batch was held out: nobody knows what they do on others"
+        else:
+            yield f"and by {percent(self.held_out, 2)} on batches that were held out"
+        yield f"{self.seconds:.1f} seconds"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pruned:
+    """A pruned model; see `sparsefx.prune`.
+
+    Attributes:
+        model: of the given model's class and keys; dropped weights are exactly zero.
+        masks: by parameter name, bool, True is kept.
+        report: what is kept where, and what that does.
+    """
+
+    model: nn.Module
+    masks: Mapping[str, Tensor]
+    report: PruneReport
+    _again: Callable[[Any], Pruned] = field(repr=False)
+
+    def at(self, budget: Any) -> Pruned:
+        """The same model pruned to another budget, from the same batches.
+
+        Args:
+            budget: as for `sparsefx.prune`.
+        """
+        return self._again(budget)
+
+
+def _fit_cells(fitted: Fitted | None) -> tuple[str, str]:
+    if fitted is None:
+        return "-", "-"
+    error = "-" if fitted.error is None else percent(fitted.error, 2)
+    return error, f"{fitted.seconds:.2f}"
