@@ -18,6 +18,8 @@ from torch import Tensor
 
 from sparsefx.pruning.moments import Moments
 
+_DEAD = 1e-6
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
@@ -41,10 +43,12 @@ class Inputs:
 
     @classmethod
     def of(cls, moments: Moments, damp: float) -> Inputs:
-        """Dampens and scales; inputs that are always 0 count as ones."""
+        """Dampens and scales; where all inputs are always 0, they count as ones."""
         diagonal = moments.diagonal()
         mean = diagonal.mean(1)
-        ridge = torch.where(mean > 0, damp * mean, 1.0)
+        # a group that gets zeros alone is worth next to nothing beside the others
+        ridge = damp * torch.maximum(mean, _DEAD * mean.mean())
+        ridge = torch.where(ridge > 0, ridge, 1.0)
         scale = (diagonal + ridge[:, None]).sqrt()
         return cls(moments.scaled(scale, ridge), scale, ridge)
 
