@@ -246,6 +246,7 @@ def test_another_budget_is_as_if_it_had_been_asked_first() -> None:
         assert torch.equal(mask, other.masks[name])
 
 
+@torch.no_grad()
 def test_the_report_says_what_is_kept_and_changed() -> None:
     net, data = nets.mlp(), nets.batches()
     pruned = sparsefx.prune(net, data, budget=0.5)
