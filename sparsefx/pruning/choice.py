@@ -23,6 +23,7 @@ class Choice:
         count: entries (weights, or groups of them) to keep.
 
     Example:
+        >>> import torch
         >>> site = Site("w", "fc", "linear", (2, 4), {})
         >>> choose = Choice(site, Form((2, 4)), 3)
         >>> choose(torch.tensor([[[9.0, 1.0, 1.0, 7.0], [0.0, 8.0, 0.0, 0.0]]])).sum()

@@ -32,9 +32,8 @@ class Inputs:
 
     Example:
         >>> found = Inputs.of(Moments(torch.eye(2)[None] * 4, None), damp=0.25)
-        >>> found.scale, found.matrix()
-        (tensor([[2.2361, 2.2361]]), tensor([[[1., 0.],
-                 [0., 1.]]]))
+        >>> found.scale, found.times(torch.tensor([[[1.0, 2.0]]]))
+        (tensor([[2.2361, 2.2361]]), tensor([[[1.0000, 2.0000]]]))
     """
 
     moments: Moments
