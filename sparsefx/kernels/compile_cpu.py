@@ -26,6 +26,7 @@ SOURCES = tuple(
     for name in (
         "cpu.cpp",
         "lanes.h",
+        "convolution.cpp",
         "products.cpp",
         "product_rows.h",
         "panel_copy.h",

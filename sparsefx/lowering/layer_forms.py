@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import starmap
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from sparsefx.kernels.sparse_product import Form, usable
 from sparsefx.lowering.dense_layer import Dense, columns_of, result_of
+from sparsefx.lowering.packed_convolution import PackedConvolution
 from sparsefx.lowering.packed_layer import PackedLayer
 from sparsefx.lowering.sparse_ops import compressed, gathered_sum, in_aten
 from sparsefx.lowering.tiles import Tiling
@@ -185,13 +187,17 @@ class SemiStructuredLayer(nn.Module):
         return functional.linear(x, self.weight, self.bias)
 
 
-def _packed(form: Form) -> Callable[[Dense], nn.Module]:
+def _packed(form: Form, image: Form | None) -> Callable[[Dense], nn.Module]:
+    """How a linear layer is packed, and how a convolution."""
+
     def make(layer: Dense) -> nn.Module:
         if not usable(layer.weight):
             raise NoCandidateError("needs float32, a CPU and a C++ compiler")
-        if not shares_columns(layer.matrix, form.together):
-            raise NoCandidateError(f"no {form.together} rows share their columns")
-        return PackedLayer(layer, form)
+        if layer.window is None and shares_columns(layer.matrix, form.together):
+            return PackedLayer(layer, form)
+        if layer.window is not None and image is not None:
+            return PackedConvolution(layer, image)
+        raise NoCandidateError(f"no {form.together} rows share their columns")
 
     return make
 
@@ -207,12 +213,17 @@ def _compressed(kernel: Kernel) -> Callable[[Dense], nn.Module]:
 
 
 # For near caches, for few weights, for few tokens, and for rows that share columns.
-_PACKED = (Form(128, 8), Form(256, 5), Form(4096, 4), Form(256, 3, 4))
+_PACKED = (
+    (Form(128, 8), Form(128, 8)),
+    (Form(256, 5), Form(256, 8)),
+    (Form(4096, 4), Form(512, 6)),
+    (Form(256, 3, 4), None),
+)
 
 FORMS: Mapping[str, tuple[Callable[[Dense], nn.Module], ...]] = {
     "removal": (CutLayer,),
     "csr": (
-        *map(_packed, _PACKED),
+        *starmap(_packed, _PACKED),
         _compressed("gather"),
         _compressed("csr"),
     ),

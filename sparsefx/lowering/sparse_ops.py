@@ -6,7 +6,8 @@ and strides, so what lies between two products is fused and they are not looked 
 ``torch.ops.sparsefx`` has ``tiles_mm`` for tiles ``(N, K, W)``, ``csr_mm`` and
 ``bsr_mm`` for ``(K, M)``; a weight is ``offsets, columns, values``, with values of
 shape ``(blocks, rows, columns)`` for ``bsr_mm``. ``packed_mm`` takes what
-`sparsefx.kernels.sparse_product` packs, and activations ``(..., K)`` or ``(B, K, T)``.
+`sparsefx.kernels.sparse_product` packs, and activations ``(..., K)`` or ``(B, K, T)``;
+``packed_conv`` takes images, and may scale, shift and cut what it returns.
 ``int8_linear`` is torch's own dense layer in int8, whose packed weights are no tensors.
 Where a graph is exported, `in_aten` stands for them: it runs without sparsefx.
 """
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from sparsefx.kernels.sparse_convolution import After, convolve, size_of
 from sparsefx.kernels.sparse_product import Packed, product
 from sparsefx.torch_internals import int8_linear, int8_packed, silence_sparse
 
@@ -149,6 +151,35 @@ def _packed_shape(
     return x.new_empty(shape)
 
 
+def _convolved(
+    x: Tensor,
+    packed: Sequence[Tensor],
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    window: Sequence[int],
+    outputs: int,
+    vectors: int,
+) -> Tensor:
+    y = _convolved_shape(x, packed, scale, shift, relu, window, outputs, vectors)
+    convolve(x, Packed(*packed), window, After(scale, shift, relu), y, vectors)
+    return y
+
+
+def _convolved_shape(
+    x: Tensor,
+    packed: Sequence[Tensor],
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    window: Sequence[int],
+    outputs: int,
+    vectors: int,
+) -> Tensor:
+    del packed, scale, shift, relu, vectors  # they have no part in it
+    return x.new_empty(x.shape[0], outputs, *size_of(x, window))
+
+
 def _tiles_shape(x: Tensor, offsets: Tensor, columns: Tensor, values: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], offsets.shape[0] - 1, x.shape[2])
 
@@ -187,6 +218,10 @@ def _int8_shape(
 
 _WEIGHT = "Tensor offsets, Tensor columns, Tensor values"
 _PACKED = "Tensor[] packed, Tensor? bias, int outputs, int vectors, bool last"
+_CONVOLVED = (
+    "Tensor[] packed, Tensor? scale, Tensor? shift, bool relu, int[] window, "
+    "int outputs, int vectors"
+)
 _INT8 = "Tensor weight, Tensor scale, Tensor? bias"
 _LIBRARY: Any = torch.library.Library("sparsefx", "FRAGMENT")
 for _name, _weight, _real, _shape in (
@@ -194,6 +229,7 @@ for _name, _weight, _real, _shape in (
     ("csr_mm", _WEIGHT, _csr, _csr_shape),
     ("bsr_mm", _WEIGHT, _bsr, _bsr_shape),
     ("packed_mm", _PACKED, _packed, _packed_shape),
+    ("packed_conv", _CONVOLVED, _convolved, _convolved_shape),
     ("int8_linear", _INT8, _int8_linear, _int8_shape),
 ):
     _LIBRARY.define(f"{_name}(Tensor x, {_weight}) -> Tensor")

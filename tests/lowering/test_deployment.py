@@ -17,13 +17,20 @@ from sparsefx.lowering import package
 from sparsefx.lowering.dense_layer import Dense, Window
 from sparsefx.lowering.difference import largest_difference
 from sparsefx.lowering.layer_forms import CompressedLayer, NoCandidateError
+from sparsefx.lowering.packed_convolution import PackedConvolution
 from sparsefx.lowering.packed_layer import PackedLayer
 from sparsefx.lowering.reduced_layers import Bf16Layer, Int8Layer
 from tests.lowering.test_other_sizes import held
 from tests.lowering.thin_models import Block, thinned
 
+
+def packed(layer: Dense) -> nn.Module:
+    kind = PackedLayer if layer.window is None else PackedConvolution
+    return kind(layer, Form(16, 8))
+
+
 KERNELS: dict[str, Callable[[Dense], nn.Module]] = {
-    "packed": partial(PackedLayer, form=Form(16, 8)),
+    "packed": packed,
     "gather": partial(CompressedLayer, kernel="gather"),
     "csr": partial(CompressedLayer, kernel="csr"),
     "bsr": partial(CompressedLayer, kernel="bsr"),
