@@ -54,8 +54,8 @@ def unfolded(
         >>> from sparsefx.kernels.sparse_product import Form, pack
         >>> packed = pack(torch.tensor([[1.0, 0.0, 2.0]]), Form(128, 8))
         >>> x = torch.arange(5.0).reshape(1, 1, 1, 5)
-        >>> unfolded(x, packed, (1, 3, 1, 1, 0, 0, 1, 1), After(), 1).flatten()
-        tensor([4., 7., 10.])
+        >>> unfolded(x, packed, (1, 3, 1, 1, 0, 0, 1, 1), After(), 1).flatten().tolist()
+        [4.0, 7.0, 10.0]
     """
     kernel, stride, padding, dilation = (tuple(window[i : i + 2]) for i in (0, 2, 4, 6))
     x_BKT = functional.unfold(x, kernel, dilation, padding, stride)
