@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparsefx.reports.text_table import human, percent
 from sparsefx.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ class StepReport:
     def to_dict(self) -> dict[str, Any]:
         """The report as dicts, lists, texts and plain numbers."""
         return asdict(self)
+
+    def __str__(self) -> str:
+        spent = [
+            f"{human(hard)} of {human(allowed)} {cost}"
+            for cost, (allowed, _, hard) in self.budgets.items()
+        ]
+        moved = "frozen" if self.frozen else f"{percent(self.changed)} moved"
+        return ", ".join([f"step {self.step}", *spent, moved])
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,7 @@ def test_training_on_the_device_is_training_on_the_host() -> None:
         assert one.hard_cost == two.hard_cost
         assert one.soft_cost == pytest.approx(two.soft_cost, rel=1e-5)
         assert one.changed == two.changed
+        assert one.training_cost == two.training_cost
         assert one.kept_mask_mean == pytest.approx(two.kept_mask_mean, rel=1e-4)
         assert one.densities == two.densities
         assert one.mu == pytest.approx(two.mu, rel=1e-3)

@@ -33,6 +33,7 @@ def test_what_was_kept_at_some_step_is_the_union_of_the_masks(name):
         assert info.explored == pytest.approx(share, rel=1e-12)
     assert sparsefx.report(sparse).training.explored == info.explored
     assert info.to_dict()["explored"] == info.explored
+    assert str(info).startswith(f"step {TOTAL + 2}, 57 of 57.6 params, ")
 
 
 @pytest.mark.parametrize("name", EVERY)
