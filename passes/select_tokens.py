@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,8 +15,15 @@ from sparsefx.errors import CaptureError, MaskError
 from sparsefx.passes.graphs.graph_pass import Pass
 from sparsefx.passes.graphs.owned_graph import NodeError, note_values
 from sparsefx.passes.tokens.token_dimension import free_tokens
-from sparsefx.passes.tokens.token_scorer import TokenScorer, select_tokens
+from sparsefx.passes.tokens.token_scorer import (
+    TokenScorer,
+    choose_tokens,
+    return_tokens,
+    select_tokens,
+    take_tokens,
+)
 from sparsefx.torch_internals import hint
+from sparsefx.tracing.operations import called, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +41,24 @@ class SelectTokens(Pass):
 
     Costs that are read from the graph afterwards are those of the shorter sequence.
 
+    ``inside`` a module, an attention say, its input alone is shortened: behind it all
+    tokens are there again, zeros for those that were dropped, so that the residual path
+    around it keeps them as they are::
+
+        y = x + attention(norm(x))            places, ones = choose_tokens(norm_x, ...)
+                                              a = attention(take_tokens(norm_x, ...))
+                                              y = x + return_tokens(a, places, norm_x)
+
     Attributes:
         before: path of the module whose input is shortened, such as ``"blocks.3"``.
         keep: fraction of the tokens behind the prefix, or their number.
         prefix: first tokens that are never dropped.
+        inside: tokens come back behind the module.
 
     Raises:
-        MaskError: ``keep`` is not a number of tokens, or ``before`` names no module
-            that takes (batch, tokens, width).
+        MaskError: ``keep`` is not a number of tokens, ``before`` names no module
+            that takes (batch, tokens, width), or, ``inside`` it, one around which no
+            residual path leads.
         CaptureError: what follows needs the number of tokens it was recorded with
             (windows, masks or position tables of a fixed length).
 
@@ -55,6 +73,7 @@ class SelectTokens(Pass):
     before: str
     keep: int | float
     prefix: int = 1
+    inside: bool = False
 
     in_place: ClassVar[bool] = True
 
@@ -80,17 +99,29 @@ class SelectTokens(Pass):
             weights = reads["weight"], reads["bias"]
             scores = graph.call_function(F.linear, (anchor, *weights))
             switches = reads["tau"], reads["training"], reads["enabled"]
-            kept = graph.call_function(
-                select_tokens, (anchor, scores, *switches, count, self.prefix)
-            )
-            kept.meta["is_wrapped"] = (
-                True  # its code is not traced when it is unpickled
-            )
+            choice = (anchor, scores, *switches, count, self.prefix)
+            if self.inside:
+                found = graph.call_function(choose_tokens, choice)
+                places, ones = (
+                    graph.call_function(operator.getitem, (found, i)) for i in (0, 1)
+                )
+                kept = graph.call_function(take_tokens, (anchor, places, ones))
+                made = [scores, found, places, ones, kept]
+            else:
+                kept = graph.call_function(select_tokens, choice)
+                made = [scores, kept]
             size = graph.call_method("size", (kept, 1))
-        for node in (*reads.values(), scores, kept, size):
+        if self.inside:
+            made.append(self._returned(graph, anchor, places))
+        for node in (*reads.values(), *made, size):
             node.meta["module"] = path
+            # its code is not traced when it is unpickled
+            node.meta["is_wrapped"] = node.target in _FUNCTIONS
         anchor.replace_all_uses_with(
-            kept, delete_user_cb=lambda user: user not in (scores, kept)
+            kept,
+            delete_user_cb=lambda user: (
+                user not in made and (not self.inside or _inside(user, self.before))
+            ),
         )
         kept.meta["val"] = anchor.meta["val"]
         free_tokens(kept, size, tokens)
@@ -101,6 +132,25 @@ class SelectTokens(Pass):
                 f"{error.node} does not work for fewer tokens: {error.__cause__}"
             ) from error
         return graph_module
+
+    def _returned(self, graph: fx.Graph, anchor: fx.Node, places: fx.Node) -> fx.Node:
+        """Gives what the module computes the tokens back that it did not see."""
+        within = [n for n in graph.nodes if _inside(n, self.before)]
+        ends = [n for n in within if any(u not in within for u in n.users)]
+        if len(ends) != 1 or not _is_added(ends[0], within[0]):
+            raise MaskError(
+                f"what {self.before!r} computes is not added to tokens that go around "
+                "it, so those that are dropped inside it would be lost; give the path "
+                "of an attention such as 'blocks.3.attn', or drop them before a block"
+            )
+        (end,) = ends
+        with graph.inserting_after(end):
+            back = graph.call_function(return_tokens, (end, places, anchor))
+        back.meta["val"] = end.meta["val"]
+        end.replace_all_uses_with(
+            back, delete_user_cb=lambda user: user is not back and user not in within
+        )
+        return back
 
     def _count(self, others: int) -> int:
         keep = self.keep
@@ -133,6 +183,23 @@ def anchor_of(graph: fx.Graph, before: str) -> tuple[fx.Node, fx.Node]:
         f"before={before!r} is no module of this graph that takes "
         "(batch, tokens, width); give the path of a block, such as 'blocks.3'"
     )
+
+
+_FUNCTIONS = (select_tokens, choose_tokens, take_tokens, return_tokens)
+
+
+def _is_added(node: fx.Node, first: fx.Node) -> bool:
+    """Whether all that reads a value adds it to one from before a node."""
+    for user in node.users:
+        if called(user) in ("add", "iadd", "radd"):
+            others = [n for n in user.all_input_nodes if n is not node]
+            if len(others) != 1 or not others[0] < first:
+                return False
+        elif kind_of(user) not in ("first", "casts") and called(user) != "mul":
+            return False
+        elif not _is_added(user, first):
+            return False
+    return bool(node.users)
 
 
 def _inside(node: fx.Node, path: str) -> bool:

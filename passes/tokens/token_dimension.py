@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, fx
 
 from sparsefx.errors import CaptureError
-from sparsefx.passes.tokens.token_scorer import select_tokens
+from sparsefx.passes.tokens.token_scorer import (
+    return_tokens,
+    select_tokens,
+    take_tokens,
+)
 from sparsefx.passes.units.owners import slab_dim
 from sparsefx.passes.units.size_literals import by_place
 from sparsefx.torch_internals import hint
@@ -65,6 +69,8 @@ def _follow(
     own = probes.get(first) if isinstance(first, fx.Node) else None
     if node.op == "call_module":
         return own
+    if node.target is return_tokens:
+        return None  # all tokens are there again
     if kind in ("makes", "reduces") or not _value_shapes(node):
         return None  # sums: over the tokens, or over features behind which is a norm
     if kind in ("casts", "first", "mixes") or name in ("layer_norm", "rms_norm"):
@@ -195,7 +201,10 @@ def _number(node: fx.Node) -> Any:
 def _counts_tokens(node: fx.Node) -> bool:
     """Whether a size is that of an earlier selection."""
     source = node.args[0]
-    return isinstance(source, fx.Node) and source.target is select_tokens
+    return isinstance(source, fx.Node) and source.target in (
+        select_tokens,
+        take_tokens,
+    )
 
 
 def _free(node: fx.Node, dim: int, size: int, count: fx.Node, tokens: int) -> None:

@@ -71,24 +71,65 @@ def select_tokens(
         >>> kept.flatten().tolist()
         [0.0, 2.0, 3.0]
     """
-    others = tokens.shape[1] - prefix
-    if not enabled or count >= others:
+    if not enabled or count >= tokens.shape[1] - prefix:
         return tokens
-    scores = scores.reshape(tokens.shape[:2])[:, prefix:]
-    first, rest = tokens[:, :prefix], tokens[:, prefix:]
+    found = choose_tokens(tokens, scores, tau, training, enabled, count, prefix)
+    return take_tokens(tokens, *found)
+
+
+def choose_tokens(
+    tokens: Tensor,
+    scores: Tensor,
+    tau: Tensor,
+    training: bool,
+    enabled: bool,
+    count: int,
+    prefix: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Where the tokens stand that `select_tokens` keeps, which takes the same.
+
+    Returns:
+        Places, (batch, prefix + count), and factors of that shape: ones, through which
+        the scores get their gradients.
+    """
+    batch, number = tokens.shape[:2]
+    every = torch.arange(number, device=tokens.device).expand(batch, -1)
+    if not enabled or count >= number - prefix:
+        return every, tokens.new_ones(every.shape)
+    scores = scores.reshape(batch, number)[:, prefix:]
     if training:
         noise = -torch.empty_like(scores).exponential_().log()
-        soft = gumbel_soft(scores, noise, tau)
-        index = soft.topk(count, -1).indices.sort(-1).values
-        kept = soft.gather(1, index)
-        weight = (1.0 + (kept - kept.detach())).to(tokens.dtype)
-    else:
-        index = scores.topk(count, -1).indices.sort(-1).values
-        weight = None
-    chosen = rest.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
-    if weight is not None:
-        chosen = chosen * weight.unsqueeze(-1)
-    return torch.cat([first, chosen], 1)
+        scores = gumbel_soft(scores, noise, tau)
+    best = scores.topk(count, -1).indices.sort(-1).values
+    factors = tokens.new_ones(best.shape)
+    if training:
+        kept = scores.gather(1, best)
+        factors = (1.0 + (kept - kept.detach())).to(tokens.dtype)
+    always = tokens.new_ones(batch, prefix)
+    return torch.cat([every[:, :prefix], best + prefix], 1), torch.cat(
+        [always, factors], 1
+    )
+
+
+def take_tokens(tokens: Tensor, places: Tensor, factors: Tensor) -> Tensor:
+    """The tokens at these places, (batch, places, width)."""
+    found = tokens.gather(1, places.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
+    return found * factors.unsqueeze(-1)
+
+
+def return_tokens(taken: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
+    """As many tokens as there were: these at their places, zeros elsewhere.
+
+    Example:
+        >>> x, places = torch.ones(1, 3, 1), torch.tensor([[0, 2]])
+        >>> return_tokens(2 * take_tokens(x, places, torch.ones(1, 2)), places, x)
+        tensor([[[2.],
+                 [0.],
+                 [2.]]])
+    """
+    shape = taken.shape[0], tokens.shape[1], taken.shape[2]
+    at = places.unsqueeze(-1).expand(-1, -1, taken.shape[2])
+    return taken.new_zeros(shape).scatter(1, at, taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +137,14 @@ class TokenChoice:
     """What a selection was made for.
 
     Attributes:
-        before: path of the module in front of which tokens are dropped.
+        where: in front of which module tokens are dropped, or inside which.
         kept: tokens that stay, without the prefix.
         tokens: tokens there were, without the prefix.
         macs: cost of the whole model with this selection and those before it.
         without: cost without this one.
     """
 
-    before: str
+    where: str
     kept: int
     tokens: int
     macs: float

@@ -55,6 +55,10 @@ class TokenOptions:
     before: Annotated[tuple[Place, ...], _PLACES] = (0,)
     """Where tokens are dropped: in front of a block, by its number, by a fraction of
     the depth (0.25 is the third of twelve), or by its path; each place drops some."""
+    inside: bool = False
+    """Tokens are dropped inside the module alone, an attention, and come back behind
+    it: the residual path keeps them. Places are then paths, or patterns of them such as
+    'blocks.*.attn'."""
     keep: Annotated[tuple[int | float, ...], _AMOUNTS] = ()
     """What each place keeps of the tokens behind the prefix, fractions in (0, 1] or
     numbers; one for all places, or one each. Without it the budget decides."""
@@ -78,6 +82,12 @@ def parse_tokens(value: object) -> TokenOptions | None:
     if not given:
         return None
     found = TokenOptions(**given)
+    if found.inside and not all(isinstance(place, str) for place in found.before):
+        refuse(
+            "tokens['before']",
+            list(found.before),
+            "paths or patterns of attentions with inside, such as 'blocks.*.attn'",
+        )
     if not found.before or len(found.keep) not in (0, 1, len(found.before)):
         refuse(
             "tokens['keep']",

@@ -16,6 +16,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import fx, nn
@@ -75,7 +76,12 @@ def shortened(
         keeps = _chosen(_plain(base), places, options, policy, limit)
     if len(keeps) == 1:
         keeps *= len(places)
-    made, totals = _made(base, places, keeps, options.prefix)
+    if len(keeps) != len(places):
+        raise PolicyError(
+            f"tokens['keep'] has {len(keeps)} amounts for {len(places)} places "
+            f"({', '.join(places[:3])}, ...); give one for all, or one each"
+        )
+    made, totals = _made(base, places, keeps, options)
     spent = totals[-1]["macs"]["total"]
     if part == "tokens" and limit is not None and spent > limit:
         raise BudgetError(
@@ -103,6 +109,8 @@ def resolved(
     """
     stack = _stack(model, graph_module)
     found = [_path(place, stack, model) for place in options.before]
+    if options.inside:
+        found = _matching(model, graph_module, found)
     anchors = {path: anchor_of(graph_module.graph, path)[1] for path in found}
     order = {node: index for index, node in enumerate(graph_module.graph.nodes)}
     if found != sorted(found, key=lambda path: order[anchors[path]]):
@@ -111,6 +119,22 @@ def resolved(
             "model runs; list the first place first"
         )
     return found
+
+
+def _matching(
+    model: nn.Module, graph_module: fx.GraphModule, patterns: Sequence[str]
+) -> list[str]:
+    """The modules that take tokens and have these paths, as the model runs them."""
+    found: dict[str, fx.Node] = {}
+    for pattern in patterns:
+        names = [n for n, _ in model.named_modules() if fnmatchcase(n, pattern)]
+        if not names:
+            raise MaskError(
+                f"tokens['before'] {pattern!r} is no module of {type(model).__name__}; "
+                "give paths or patterns of attentions, such as 'blocks.*.attn'"
+            )
+        found |= {n: anchor_of(graph_module.graph, n)[1] for n in names}
+    return sorted(found, key=lambda name: found[name])
 
 
 def _path(place: Place, stack: Sequence[str], model: nn.Module) -> str:
@@ -190,7 +214,7 @@ def _chosen(
 
     def fits(count: int) -> bool:
         share = count / number
-        _, totals = _made(base, places, [share] * len(places), options.prefix)
+        _, totals = _made(base, places, [share] * len(places), options)
         cost = totals[-1]["macs"]
         if alone:
             return bool(cost["total"] <= limit)
@@ -201,7 +225,7 @@ def _chosen(
 
     found = largest(fits, low, high)
     if found is None and alone:
-        _, totals = _made(base, places, [low / number] * len(places), options.prefix)
+        _, totals = _made(base, places, [low / number] * len(places), options)
         least = totals[-1]["macs"]["total"]
         raise BudgetError(
             f"budget {policy.budget!r} allows {limit:.6g} MACs, but with {low} of "
@@ -236,13 +260,16 @@ def _plain(base: fx.GraphModule) -> fx.GraphModule:
 
 
 def _made(
-    base: fx.GraphModule, places: Sequence[str], keeps: Sequence[Keep], prefix: int
+    base: fx.GraphModule,
+    places: Sequence[str],
+    keeps: Sequence[Keep],
+    options: TokenOptions,
 ) -> tuple[fx.GraphModule, list[Totals]]:
     """The graph with selections, and what it costs with the first, the second ..."""
     made = assembled(copy.deepcopy(base.graph), held_by(base), base)
     totals: list[Totals] = []
     for place, keep in zip(places, keeps, strict=True):
-        SelectTokens(place, keep, prefix)(made)
+        SelectTokens(place, keep, options.prefix, options.inside)(made)
         totals.append(cost_table(made, {"": made}).totals())
     return made, totals
 
@@ -257,5 +284,6 @@ def _describe(
     """Tells the scorers what reports and the temperature's schedule need."""
     for index, (place, scorer) in enumerate(zip(places, scorers(made), strict=True)):
         without, after = (totals[i]["macs"]["total"] for i in (index, index + 1))
-        scorer.choice = TokenChoice(place, *scorer.counts, float(after), float(without))
+        where = f"{'inside' if options.inside else 'before'} {place}"
+        scorer.choice = TokenChoice(where, *scorer.counts, float(after), float(without))
         scorer.steps, scorer.ends = policy.total_steps, options.tau

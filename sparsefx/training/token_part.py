@@ -49,7 +49,7 @@ class TokenPart(Part):
             if choice is not None:
                 spent = dict.fromkeys(costs, Cost(0, 0))
                 spent["macs"] = Cost(choice.macs, choice.without)
-                label = f"{name} before {choice.before}"
+                label = f"{name} {choice.where}"
                 share, size = choice.kept / choice.tokens, (choice.tokens,)
                 row = LayerReport(label, "select_tokens", size, "token", share, spent)
                 rows.append(row)

@@ -187,7 +187,7 @@ def test_bounds_hold_the_share_of_the_tokens(quick: Any) -> None:
     policy = sparsefx.load_policy("svite_joint", tokens=bounds)
     short = build_tokens.shortened(tall(), policy, (pictures(),), inplace=False)
     (scorer,) = scorers(short.found.root)
-    assert scorer.choice.before == "blocks.1"
+    assert scorer.choice.where == "before blocks.1"
     assert scorer.choice.kept == 12
     assert short.policy.budget == {"macs": f"{0.5 * macs({}, dense=True)} MACs"}
 
