@@ -106,7 +106,7 @@ def test_the_budget_chooses_the_most_tokens_that_fit(tokens_only: nn.Module) -> 
 
     best = max(count for count in range(1, 17) if cost(count) <= limit)
     first, second = (s.choice for s in scorers(tokens_only))
-    assert (first.before, second.before) == ("blocks.0", "blocks.1")
+    assert (first.where, second.where) == ("before blocks.0", "before blocks.1")
     assert first.kept == best
     assert second.kept == int(best / 16 * best + 0.5)
     report = sparsefx.report(tokens_only)
