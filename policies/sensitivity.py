@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 
 from sparsefx.errors import PolicyError
 from sparsefx.masking.site import Site
-from sparsefx.policies.allocation import Allocation, planned, prices
-from sparsefx.policies.feasibility import check_feasible
+from sparsefx.policies.allocation import Allocation
+from sparsefx.policies.error_curves import ErrorCurves
 from sparsefx.policies.policy_function import Context
-from sparsefx.policies.unit_bounds import density_bounds
 from sparsefx.tracing.preserve import in_eval
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
@@ -61,81 +59,24 @@ class Sensitivity:
         cost: str = "macs",
         budgets: Mapping[str, float] | None = None,
     ) -> Allocation:
-        """The densities of least summed rise of the loss that the budgets pay for.
+        """The densities of least summed rise of the loss; see `ErrorCurves`.
 
-        The linear program over shares ``y`` of the levels, solved exactly by HiGHS:
-
-            minimise   sum_lk rise_lk y_lk
-            subject to sum_k y_lk = 1,  y >= 0,
-                       sum_lk price_bl numel_l level_k y_lk <= budget_b
-                       min_density_l <= sum_k level_k y_lk <= max_density_l
+        Nothing kept is worse than the least that was tried, by as much again.
 
         Raises:
             BudgetError: a budget is below what the lower bounds cost.
-            PolicyError: SciPy is missing, or a site was not measured.
+            PolicyError: a site was not measured.
         """
         if self.increases is None:
             raise PolicyError(_NEEDS)
-        every = {cost: budget, **(budgets or {})}
-        for name, amount in every.items():
-            check_feasible(sites, amount, name, every)
-        return planned(self._solve(sites, every), sites, budget, cost, budgets)
-
-    def _solve(
-        self, sites: Sequence[Site], budgets: Mapping[str, float]
-    ) -> list[float]:
-        optimize, increases = _scipy(), self.increases or {}
-        levels = (0.0, *self.levels)
-        limited = [density_bounds(site) for site in sites]
-        free = [most > least for least, most in limited]
-        count = len(levels)
-        rise: list[float] = []
-        for site, open_ in zip(sites, free, strict=True):
-            known = increases.get(site.name)
-            if known is None and open_:
-                raise PolicyError(
-                    f"sensitivity has not measured {site.name}; calibrate this model"
-                )
-            found = known or (0.0,) * len(self.levels)
-            # nothing kept is worse than the least that was tried, by as much again
-            rise += [2 * max(found[0], 0.0) - min(found[-1], 0.0), *found]
-        unit = max(map(abs, rise)) or 1.0
-        zero = [0.0] * (count * len(sites))
-        above, limits, equal = [], [], []
-        for name, amount in budgets.items():
-            row = prices(sites, name)
-            parts = zip(row, sites, strict=True)
-            above.append([p * s.numel * k / amount for p, s in parts for k in levels])
-            limits.append(1.0)
-        for i, (least, most) in enumerate(limited):
-            place = slice(i * count, (i + 1) * count)
-            for sign, bound in ((1, most), (-1, -least)):
-                line = zero.copy()
-                line[place] = [sign * level for level in levels]
-                above.append(line)
-                limits.append(bound)
-            line = zero.copy()
-            line[place] = [1.0] * count
-            equal.append(line)
-        answer = optimize.linprog(
-            [r / unit for r in rise],
-            A_ub=above,
-            b_ub=limits,
-            A_eq=equal,
-            b_eq=[1.0] * len(sites),
-            bounds=(0, None),
-            method="highs",
-        )
-        if answer.x is None:
-            raise PolicyError(f"the linear program has no solution: {answer.message}")
-        # to the last bit within the bounds and the budgets
-        safe = 1 - 1e-9
-        kept = []
-        for i, (least, most) in enumerate(limited):
-            shares = answer.x[i * count : (i + 1) * count]
-            density = safe * sum(k * y for k, y in zip(levels, shares, strict=True))
-            kept.append(min(max(density, least), most))
-        return kept
+        points = {
+            name: [
+                (0.0, 2 * max(rises[0], 0.0) - min(rises[-1], 0.0)),
+                *zip(self.levels, rises, strict=True),
+            ]
+            for name, rises in self.increases.items()
+        }
+        return ErrorCurves(points)(sites, budget, cost, budgets)
 
 
 @torch.no_grad()
@@ -204,12 +145,3 @@ def measure_sensitivity(
 
 
 sensitivity = Sensitivity()
-
-
-def _scipy() -> Any:
-    try:
-        return importlib.import_module("scipy.optimize")
-    except ImportError as error:
-        raise PolicyError(
-            "the policy sensitivity needs SciPy's linear programs: pip install scipy"
-        ) from error

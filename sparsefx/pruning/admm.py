@@ -29,19 +29,23 @@ _TINY = 1e-30
 
 
 def admm(
-    layer: Quadratic, choose: Callable[[Tensor], Tensor], iterations: int = 16
+    layer: Quadratic,
+    choose: Callable[[Tensor], Tensor],
+    iterations: int = 16,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scaled weights and mask of a layer; see the module.
 
     Args:
         layer: scaled weight and moments.
         choose: maps energies to a mask.
-        iterations: of the splitting, at least 2.
+        iterations: of the splitting, at least 2; as many of the last fit, and some.
+        start: scaled weights of more entries that were fitted; the dense ones if None.
     """
     pull = layer.inputs.times(layer.target)
-    energy = layer.target.square()
-    mask = choose(energy)
-    sparse, weight = layer.target * mask, layer.target
+    weight = layer.target if start is None else start
+    mask = choose(weight.square())
+    sparse = weight * mask
     dual = torch.zeros_like(weight)
     factor = (_LAST / _FIRST) ** (1 / (iterations - 1))
     rho = _FIRST
@@ -52,7 +56,7 @@ def admm(
         sparse = moved * mask
         dual = (moved - sparse) / factor  # the scaled dual of the next penalty
         rho *= factor
-    return least_squares(layer, mask, sparse), mask
+    return least_squares(layer, mask, sparse, iterations + 4), mask
 
 
 def _nearest(layer: Quadratic, right: Tensor, rho: float, start: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ class LayerFit:
         counts: entries to keep, by name.
         options: how.
         valid: of each call, the tokens that count.
+        importance: of outputs, (groups, outputs) by name, where it is known.
         masks: found so far, by name.
         fitted: what became of the weights, by name.
     """
@@ -70,6 +71,7 @@ class LayerFit:
     counts: Mapping[str, int]
     options: Options
     valid: Sequence[Tensor | None]
+    importance: Mapping[str, Tensor] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
     fitted: dict[str, Fitted] = field(default_factory=dict)
     _last: tuple[list[object], Inputs, object] | None = None
@@ -77,12 +79,9 @@ class LayerFit:
     def __call__(self, name: str, found: Sequence[tuple[int, Product]]) -> None:
         """Prunes a weight on the products that calls are about to take with it."""
         begin, site, method = time.perf_counter(), self.sites[name], self.options.method
-        weight, form = _weight(site), found[0][1].form
-        work = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        matrices = form.matrices(weight.detach()).to(work)
-        layer = Quadratic.of(matrices, self.inputs(site, found, work))
+        weight, (layer, form) = self.weight(name), self.layer(name, found)
         choose = Choice(site, form, self.counts[name])
-        scaled, mask = layer.target, torch.ones_like(matrices, dtype=torch.bool)
+        scaled, mask = layer.target, torch.ones_like(layer.target, dtype=torch.bool)
         if self.counts[name] < site.units:
             scaled, mask = method.solve(layer, choose)
             kept = form.back(layer.back(scaled)) if method.fits else weight
@@ -91,10 +90,24 @@ class LayerFit:
         taken = time.perf_counter() - begin
         self.fitted[name] = Fitted(method.name, layer.error(scaled), taken)
 
+    def layer(
+        self, name: str, found: Sequence[tuple[int, Product]]
+    ) -> tuple[Quadratic, Form]:
+        """A weight with the moments of its inputs, and how it reads as matrices."""
+        weight, form = self.weight(name), found[0][1].form
+        work = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        matrices = form.matrices(weight.detach()).to(work)
+        inputs = self.inputs(self.sites[name], found, work)
+        return Quadratic.of(matrices, inputs, self.importance.get(name)), form
+
+    def weight(self, name: str) -> Tensor:
+        """The live weight of a site."""
+        return _weight(self.sites[name])
+
     def unseen(self, name: str) -> None:
         """Prunes a weight by magnitude, where no product with its inputs is seen."""
         begin, site = time.perf_counter(), self.sites[name]
-        weight = _weight(site)
+        weight = self.weight(name)
         form = Form(tuple(weight.shape))
         choose = Choice(site, form, self.counts[name])
         mask = form.back(choose(form.matrices(weight.detach()).float().square()))

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
-from sparsefx.masking.masked_module import duplicate
 from sparsefx.masking.site import Site
 from sparsefx.policies.load_policy import load_policy
 from sparsefx.policies.policy_function import PolicyFunction
 from sparsefx.pruning.calibration import Calibration, Valid, calibration
+from sparsefx.pruning.dense_model import DenseModel, MeasuredCurves, at_rest
 from sparsefx.pruning.fit import LayerFit, Options
 from sparsefx.pruning.methods import METHODS, Method
 from sparsefx.pruning.output_change import output_change
@@ -27,8 +27,6 @@ from sparsefx.pruning.together import run_together
 from sparsefx.reports.report_rows import LayerReport
 from sparsefx.settings.budget import parse_budget
 from sparsefx.settings.rules import refuse, unknown
-from sparsefx.tracing.capture import capture
-from sparsefx.tracing.preserve import in_eval, preserved
 from sparsefx.training.build import plan_of
 from sparsefx.training.current_report import report_of
 from sparsefx.training.layer_rows import layer_rows
@@ -36,6 +34,7 @@ from sparsefx.training.life import Life
 from sparsefx.training.plan import Plan
 from sparsefx.training.whole_graph import Start
 
+_LOOKS = 4  # calibration batches that outputs are compared on, about
 # Fields of a policy that speak of what is kept, not of how it is trained.
 SETTINGS = (
     "cost budget_of storage costs sizes granularity round_to fallback include exclude "
@@ -49,7 +48,7 @@ def prune(
     *,
     budget: Any = 0.5,
     method: str | Method = "admm",
-    allocation: str | PolicyFunction = "uniform",
+    allocation: str | PolicyFunction = "curves",
     valid: Valid = None,
     held_out: float = 0.2,
     damp: float = 0.01,
@@ -73,8 +72,9 @@ def prune(
         method: ``"magnitude"`` and ``"activation"`` keep weights as they are (the
             largest; the largest times root mean square of the input), ``"obs"`` and
             ``"admm"`` fit those that they keep; or a `Method`.
-        allocation: who decides how much of each layer is kept: a policy's name or
-            function.
+        allocation: who decides how much of each layer is kept: ``"curves"`` measures
+            what pruning each layer does to the outputs and keeps the sum least
+            (`sparsefx.policies.error_curves`); else a policy's name or function.
         valid: which tokens count: a keyword input's name, or a function of a batch that
             returns bools of (batch, tokens); ``attention_mask`` where there is one.
         held_out: share of the batches that nothing is fitted on, to judge by.
@@ -107,35 +107,17 @@ def prune(
     chosen = METHODS[method] if isinstance(method, str) else method
     data = calibration(model, batches, valid, held_out, seed)
     options = Options(method=chosen, damp=damp, memory=_bytes(memory), seed=seed)
-    base = {"name": "prune", "allocation": allocation, **settings}
-    return _Job(_Dense(model, data), data, options, base)(budget)
-
-
-class _Dense:
-    """The model as it was given, for every budget, and its graphs."""
-
-    def __init__(self, model: nn.Module, data: Calibration) -> None:
-        self.model = duplicate(model)
-        self._learns = {n: p.requires_grad for n, p in self.model.named_parameters()}
-        for value in self.model.parameters():
-            if value.is_floating_point():
-                value.requires_grad_(True)  # frozen weights are pruned like others
-        args, kwargs = data.calls[0]
-        self.found = capture(self.model, [args or kwargs], verify=False)
-
-    def copy(self) -> nn.Module:
-        """A model to prune."""
-        found = duplicate(self.model)
-        for name, value in found.named_parameters():
-            value.requires_grad_(self._learns[name])
-        return found
+    dense = DenseModel(model, data, options)
+    found = MeasuredCurves(dense) if allocation == "curves" else allocation
+    base = {"name": "prune", "allocation": found, **settings}
+    return _Job(dense, data, options, base)(budget)
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     """Everything but the budget."""
 
-    dense: _Dense
+    dense: DenseModel
     data: Calibration
     options: Options
     settings: Mapping[str, Any]
@@ -145,7 +127,7 @@ class _Job:
         policy = load_policy(self.settings, budget=budget)
         plan, _ = plan_of(Start(self.dense.found, policy))
         twin, dense = self.dense.copy(), self.dense.model
-        with preserved(twin), in_eval(twin), preserved(dense), in_eval(dense):
+        with at_rest(twin, dense):
             fit = self._fit(twin, plan)
             change, held_out = self._changes(twin)
         counts = [int(fit.masks[site.name].sum()) for site in plan.sites]
@@ -170,8 +152,8 @@ class _Job:
     @torch.no_grad()
     def _fit(self, twin: nn.Module, plan: Plan) -> LayerFit:
         weights = {s.name: twin.get_parameter(s.name) for s in plan.sites}
-        sites = {s.name: replace(s, weight=weights[s.name]) for s in plan.sites}
-        fit = LayerFit(sites, entries(plan), self.options, self.data.valid)
+        sites = [replace(s, weight=weights[s.name]) for s in plan.sites]
+        fit = self.dense.fit(sites, entries(plan), self.options.method.fits)
         calls = self.data.calls
         many = repeated_uses(twin, calls, weights)
 
@@ -179,10 +161,10 @@ class _Job:
             fit(name, many.get(name, found))
 
         left = run_together(twin, calls, weights, visit)
-        blind = [name for name in sites if name in left]
+        blind = [name for name in fit.sites if name in left]
         for name in blind:
             fit.unseen(name)
-        cut = [name for name in blind if fit.counts[name] < sites[name].units]
+        cut = [name for name in blind if fit.counts[name] < fit.sites[name].units]
         if cut and self.options.method.name != "magnitude":
             more = ", ..." * (len(cut) > 3)
             warnings.warn(
@@ -196,7 +178,8 @@ class _Job:
 
     def _changes(self, twin: nn.Module) -> tuple[float, float | None]:
         data, dense = self.data, self.dense.model
-        change = output_change(dense, twin, data.calls, data.valid)
+        every = max(len(data.calls) // _LOOKS, 1)
+        change = output_change(dense, twin, data.calls[::every], data.valid[::every])
         if not data.held:
             return change, None
         return change, output_change(dense, twin, data.held, data.held_valid)

@@ -20,7 +20,7 @@ class PruneReport:
     Attributes:
         costs: densities, costs and budgets, as `sparsefx.report` gives them.
         fitted: by name of a weight, how it was pruned, its error and its seconds.
-        change: of the outputs on the calibration batches: summed square of the
+        change: of the outputs on some of the calibration batches: summed square of the
             difference over that of the dense outputs.
         held_out: the same on batches that nothing was fitted on; None without any.
         seconds: all of it, by the clock.

@@ -1,7 +1,6 @@
 """Policies whose densities are given, or found by a calibration."""
 
 import re
-import sys
 from typing import Any
 
 import numpy as np
@@ -128,7 +127,7 @@ def test_sensitivity_is_the_optimum_of_the_linear_program(seed: int) -> None:
             if moved.min() < 0 or moved.max() > 1 or not fits:
                 continue
             other = sum(hull(s.name, d) for s, d in zip(sites, moved, strict=True))
-            assert other >= value - 1e-6
+            assert other >= value - 5e-3  # slices are a 2048th of a site
 
 
 def test_calibration_measures_each_layer_alone_and_changes_nothing() -> None:
@@ -175,13 +174,5 @@ def test_sensitivity_without_calibration_says_what_to_give() -> None:
         measure_sensitivity(net(), [], [], F.mse_loss)
     with pytest.raises(PolicyError, match="the loss on the calibration batches is nan"):
         measure_sensitivity(net(), [], BATCHES, lambda x, y: torch.tensor(torch.nan))
-    with pytest.raises(PolicyError, match=r"has not measured l0\.weight"):
+    with pytest.raises(PolicyError, match=r"no curve for l0\.weight"):
         Sensitivity((1.0,), {})(sites_of([(4, 4)]), 8)
-
-
-def test_without_scipy_the_message_has_the_pip_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(PolicyError, match="pip install scipy"):
-        Sensitivity((1.0,), {"l0.weight": (0.0,)})(sites_of([(4, 4)]), 8)

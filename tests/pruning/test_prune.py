@@ -66,6 +66,7 @@ def test_random_nets_granularities_and_budgets(data) -> None:
         budget=budget,
         method=data.draw(st.sampled_from(sorted(METHODS))),
         granularity=granularity,
+        allocation=data.draw(st.sampled_from(["curves", "uniform", "erk"])),
         keep_units=False,
     )
     total = sum(mask.numel() for mask in pruned.masks.values())
@@ -84,8 +85,8 @@ def test_random_nets_granularities_and_budgets(data) -> None:
 
 
 def test_magnitude_keeps_the_largest() -> None:
-    net = nets.mlp()
-    pruned = sparsefx.prune(net, nets.batches(), budget=0.25, method="magnitude")
+    net, even = nets.mlp(), {"method": "magnitude", "allocation": "uniform"}
+    pruned = sparsefx.prune(net, nets.batches(), budget=0.25, **even)
     for name, mask in pruned.masks.items():
         weight = net.get_parameter(name).detach()
         order = weight.abs().flatten().argsort(descending=True)
@@ -114,7 +115,13 @@ def test_a_global_policy_decides_counts_by_magnitude() -> None:
 def test_activation_weighs_by_the_inputs() -> None:
     net, data = nets.mlp(), nets.batches()
     pruned = sparsefx.prune(
-        net, data, budget=0.25, method="activation", held_out=0, damp=1e-6
+        net,
+        data,
+        budget=0.25,
+        method="activation",
+        allocation="uniform",
+        held_out=0,
+        damp=1e-6,
     )
     norms = torch.cat(data).square().mean(0).sqrt()
     score = (net[0].weight.detach().abs() * norms).flatten()

@@ -1,0 +1,92 @@
+"""What a change of each output of each layer costs the model's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsefx.pruning.divergence import probe
+from sparsefx.pruning.products import Product, Weights
+from sparsefx.torch_internals import TorchFunctionMode
+from sparsefx.tracing.example_calls import Call
+
+
+class _Slopes(TorchFunctionMode):
+    """Adds up squared gradients of the products with some weights, by output."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.weights = Weights(weights.items())
+        self.valid: Tensor | None = None
+        self.found: dict[str, Tensor] = {}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        product = self.weights.product(func, args, kwargs or {})
+        out = func(*args, **(kwargs or {}))
+        if product is not None and out.requires_grad:
+            out.register_hook(partial(self._add, product, self.valid))
+        return out
+
+    def _add(self, product: Product, valid: Tensor | None, slope: Tensor) -> None:
+        name, form = product.name, product.form
+        if product.window:
+            rows = slope.transpose(0, -len(form.shape[2:]) - 1).flatten(1).mT
+        elif valid is not None and slope.shape[:-1] == valid.shape:
+            rows = slope[valid]
+        else:
+            rows = slope.reshape(-1, slope.shape[-1])
+        sums = rows.float().square().sum(0).reshape(form.groups, -1)
+        self.found[name] = self.found[name] + sums if name in self.found else sums
+
+
+def importances(
+    model: nn.Module,
+    calls: Sequence[Call],
+    valid: Sequence[Tensor | None],
+    weights: Mapping[str, Tensor],
+    seed: int,
+) -> dict[str, Tensor]:
+    """Squared gradients of a random combination of outputs, summed over rows.
+
+    Half the sum of ``importance * mean squared change`` of a layer's outputs is about
+    what it costs in `sparsefx.pruning.divergence`.
+
+    Args:
+        model: run as it is, with gradients.
+        calls: of the model.
+        valid: of each call, (batch, tokens): the tokens that count.
+        weights: by name; some parameter of the model needs gradients.
+        seed: of the combinations.
+
+    Returns:
+        By name (groups, outputs); of a weight that no gradient reaches, nothing.
+
+    Example:
+        >>> net = nn.Linear(3, 2)
+        >>> call = (torch.ones(50, 3),), {}
+        >>> found = importances(net, [call], [None], {"w": net.weight}, seed=0)
+        >>> bool((found["w"] / 50 - 1).abs().max() < 0.5)  # M is the identity
+        True
+    """
+    generator = torch.Generator().manual_seed(seed)
+    watch = _Slopes(weights)
+    with torch.enable_grad():
+        for (args, kwargs), mask in zip(calls, valid, strict=True):
+            watch.valid = mask
+            with watch:
+                out = model(*args, **kwargs)
+            value = probe(out, mask, generator)
+            if value is not None and value.requires_grad:
+                inputs = [p for p in model.parameters() if p.requires_grad]
+                torch.autograd.grad(value, inputs, allow_unused=True)
+    return watch.found

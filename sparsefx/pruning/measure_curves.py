@@ -1,0 +1,137 @@
+"""Error curves of all layers, from one pass over the dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from sparsefx.masking.site import Site
+from sparsefx.policies.error_curves import ErrorCurves
+from sparsefx.pruning.admm import admm
+from sparsefx.pruning.calibration import Calibration
+from sparsefx.pruning.choice import Choice
+from sparsefx.pruning.divergence import divergence
+from sparsefx.pruning.fit import LayerFit
+from sparsefx.pruning.products import Form, Product
+from sparsefx.pruning.repeated_uses import repeated_uses
+from sparsefx.pruning.together import run_together
+from sparsefx.torch_internals import tree_flatten
+
+LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
+_TRIED = 0.3  # the density at which one layer alone is tried
+_STEPS = 4  # from one level to the next
+_MOST = (
+    10.0  # a factor from trying a layer is no larger, and no smaller than its inverse
+)
+
+
+@dataclass(slots=True)
+class _Curves:
+    """Follows every layer from dense to empty."""
+
+    fit: LayerFit
+    points: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    tried: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
+
+    def __call__(self, name: str, found: Sequence[tuple[int, Product]]) -> None:
+        site, (layer, form) = self.fit.sites[name], self.fit.layer(name, found)
+        importance = self.fit.importance.get(name)
+        scale = 0.5 if importance is None else float(importance.mean()) / 2
+        method = self.fit.options.method
+        scaled, points = layer.target, [(1.0, 0.0)]
+        for count in _counts(site):
+            choose = Choice(site, form, count)
+            if method.fits:
+                scaled, _ = admm(layer, choose, _STEPS, scaled)
+            else:
+                scaled, _ = method.solve(layer, choose)
+            points.append((site.density(count), scale * layer.loss(scaled)))
+            if name not in self.tried and points[-1][0] <= _TRIED:
+                weight = form.back(layer.back(scaled)).to(self.fit.weight(name).dtype)
+                self.tried[name] = weight.clone(), points[-1][1]
+        self.points[name] = points[::-1]
+
+
+def measure_curves(model: nn.Module, data: Calibration, fit: LayerFit) -> ErrorCurves:
+    """What pruning each site alone to several densities does to the model's outputs.
+
+    A layer's error is a quadratic in its outputs, weighted by their importances. At one
+    density each layer is also pruned alone for real, on one call, and its curve is
+    stretched to what that did. Weights whose inputs are not seen are tried so at every
+    level.
+
+    Args:
+        model: the dense model, left as it was.
+        data: what to measure on.
+        fit: sites, importances and method; it is shown inputs and writes nothing.
+    """
+    weights = {name: fit.weight(name) for name in fit.sites}
+    many = repeated_uses(model, data.calls, weights)
+    curves = _Curves(fit)
+    left = run_together(
+        model, data.calls, weights, lambda n, found: curves(n, many.get(n, found))
+    )
+    trial = _Trial(model, data)
+    points = dict(curves.points)
+    for name in left:
+        rows = [(site_density, trial({name: w})) for site_density, w in _cut(fit, name)]
+        points[name] = [*rows[::-1], (1.0, 0.0)]
+    for name, (weight, predicted) in curves.tried.items():
+        if predicted > 0:
+            factor = trial({name: weight}) / predicted
+            factor = min(max(factor, 1 / _MOST), _MOST)
+            points[name] = [(x, factor * y) for x, y in points[name]]
+    return ErrorCurves({name: _finer(rows) for name, rows in points.items()})
+
+
+def _finer(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points between those given: damage falls by a factor rather than by a sum."""
+    found = list(points[:1])
+    for (x, y), (end, damage) in pairwise(points):
+        if y > 0 and damage > 0:
+            for share in (0.25, 0.5, 0.75):
+                middle = x + share * (end - x)
+                found.append((middle, y ** (1 - share) * damage**share))
+        found.append((end, damage))
+    return found
+
+
+class _Trial:
+    """The divergence of a model with some other weights, told from one call for all."""
+
+    def __init__(self, model: nn.Module, data: Calibration) -> None:
+        self.model = model
+        middle = len(data.calls) // 2
+        self.call, self.valid = data.calls[middle], data.valid[middle]
+        self.share = _size(self.call) / max(sum(map(_size, data.calls)), 1)
+        self.dense = model(*self.call[0], **self.call[1])
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> float:
+        out = torch.func.functional_call(self.model, dict(weights), *self.call)
+        return divergence(out, self.dense, self.valid) / self.share
+
+
+def _size(call: tuple[tuple[object, ...], dict[str, object]]) -> int:
+    leaves = tree_flatten(call)[0]
+    return max((x.numel() for x in leaves if isinstance(x, Tensor)), default=0)
+
+
+def _counts(site: Site) -> list[int]:
+    """Numbers of entries to try, falling, all of them left out."""
+    units = site.units
+    tried = {0, *(round(level * units) for level in LEVELS)} - {units}
+    return sorted(tried, reverse=True)
+
+
+def _cut(fit: LayerFit, name: str) -> Iterator[tuple[float, Tensor]]:
+    """A weight with the largest entries kept, at each level."""
+    site, weight = fit.sites[name], fit.weight(name).detach()
+    form = Form(tuple(weight.shape))
+    for count in _counts(site):
+        energy = form.matrices(weight).float().square()
+        mask = form.back(Choice(site, form, count)(energy))
+        yield site.density(count), torch.where(mask, weight, 0.0)
