@@ -24,7 +24,7 @@ from sparsefx.tracing.preserve import tensors_of
 _SMALL = 1e-6
 
 
-def divergence(out: Any, dense: Any, valid: Tensor | None = None) -> float:
+def divergence(out: Any, dense: Any, valid: Tensor | None = None) -> Tensor:
     """How far outputs are from the dense ones, summed over everything that counts.
 
     Args:
@@ -34,15 +34,16 @@ def divergence(out: Any, dense: Any, valid: Tensor | None = None) -> float:
 
     Example:
         >>> divergence(torch.tensor([[1.0, 3.0]]), torch.tensor([[-1.0, 3.0]]))
-        2.0
+        tensor(2.)
     """
     x, y = _logits(out), _logits(dense)
     if isinstance(x, Tensor) and isinstance(y, Tensor):
         found = _counted(x, valid).log_softmax(-1)
         wanted = _counted(y, valid).log_softmax(-1)
-        return float(F.kl_div(found, wanted, reduction="sum", log_target=True))
+        return F.kl_div(found, wanted, reduction="sum", log_target=True)
     pairs = zip(_floats(out), _floats(dense), strict=True)
-    return sum(float(_of(x, y, valid)) for x, y in pairs)
+    parts = [_of(x, y, valid) for x, y in pairs]
+    return torch.stack(parts).sum() if parts else torch.zeros(())
 
 
 def _of(x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:

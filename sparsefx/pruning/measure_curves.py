@@ -15,6 +15,7 @@ from sparsefx.pruning.admm import admm
 from sparsefx.pruning.calibration import Calibration
 from sparsefx.pruning.choice import Choice
 from sparsefx.pruning.divergence import divergence
+from sparsefx.pruning.enumerated import Enumerated, can_enumerate
 from sparsefx.pruning.fit import LayerFit
 from sparsefx.pruning.products import Form, Product
 from sparsefx.pruning.repeated_uses import repeated_uses
@@ -43,9 +44,14 @@ class _Curves:
         scale = 0.5 if importance is None else float(importance.mean()) / 2
         method = self.fit.options.method
         scaled, points = layer.target, [(1.0, 0.0)]
+        best = None
+        if method.fits and can_enumerate(layer, Choice(site, form, 0)):
+            best = Enumerated.of(layer)
         for count in _counts(site):
             choose = Choice(site, form, count)
-            if method.fits:
+            if best is not None:
+                scaled = best.solve(count)[0].to(layer.target)
+            elif method.fits:
                 scaled, _ = admm(layer, choose, _STEPS, scaled)
             else:
                 scaled, _ = method.solve(layer, choose)
@@ -112,7 +118,7 @@ class _Trial:
 
     def __call__(self, weights: Mapping[str, Tensor]) -> float:
         out = torch.func.functional_call(self.model, dict(weights), *self.call)
-        return divergence(out, self.dense, self.valid) / self.share
+        return float(divergence(out, self.dense, self.valid)) / self.share
 
 
 def _size(call: tuple[tuple[object, ...], dict[str, object]]) -> int:

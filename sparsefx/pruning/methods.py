@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparsefx.pruning.admm import admm
 from sparsefx.pruning.choice import Choice
+from sparsefx.pruning.enumerated import Enumerated, can_enumerate
 from sparsefx.pruning.obs import obs
 from sparsefx.pruning.quadratic import Quadratic
 
@@ -49,9 +50,21 @@ def by_activation(layer: Quadratic, choose: Choice) -> tuple[Tensor, Tensor]:
     return layer.target * mask, mask
 
 
+def by_enumeration(otherwise: Solve) -> Solve:
+    """The best mask there is where all can be tried, else another method's."""
+
+    def solve(layer: Quadratic, choose: Choice) -> tuple[Tensor, Tensor]:
+        if not can_enumerate(layer, choose):
+            return otherwise(layer, choose)
+        weight, mask = Enumerated.of(layer).solve(choose.count)
+        return weight.to(layer.target), mask
+
+    return solve
+
+
 METHODS: Mapping[str, Method] = {
     "magnitude": Method("magnitude", by_magnitude),
     "activation": Method("activation", by_activation),
-    "obs": Method("obs", obs, fits=True),
-    "admm": Method("admm", admm, fits=True),
+    "obs": Method("obs", by_enumeration(obs), fits=True),
+    "admm": Method("admm", by_enumeration(admm), fits=True),
 }

@@ -17,6 +17,7 @@ from sparsefx.policies.load_policy import load_policy
 from sparsefx.policies.policy_function import PolicyFunction
 from sparsefx.pruning.calibration import Calibration, Valid, calibration
 from sparsefx.pruning.dense_model import DenseModel, MeasuredCurves, at_rest
+from sparsefx.pruning.distil import distil
 from sparsefx.pruning.fit import LayerFit, Options
 from sparsefx.pruning.methods import METHODS, Method
 from sparsefx.pruning.output_change import output_change
@@ -34,6 +35,7 @@ from sparsefx.training.life import Life
 from sparsefx.training.plan import Plan
 from sparsefx.training.whole_graph import Start
 
+_GAP, _LITTLE = 3.0, 0.01  # held-out changes that are worth a word
 _LOOKS = 4  # calibration batches that outputs are compared on, about
 # Fields of a policy that speak of what is kept, not of how it is trained.
 SETTINGS = (
@@ -52,6 +54,7 @@ def prune(
     valid: Valid = None,
     held_out: float = 0.2,
     damp: float = 0.01,
+    distill_steps: int = 0,
     memory: str = "2 GB",
     seed: int = 0,
     **settings: Any,
@@ -79,6 +82,8 @@ def prune(
             returns bools of (batch, tokens); ``attention_mask`` where there is one.
         held_out: share of the batches that nothing is fitted on, to judge by.
         damp: what is added to the moments' diagonal, as a share of its mean; above 0.
+        distill_steps: so many steps of training follow, on single batches, in which
+            the dense model teaches the pruned one; masks stay as they are.
         memory: what the moments of a layer may take; above it, their root is used.
         seed: of what is drawn: which batches are held out, which patches of a
             convolution are seen.
@@ -99,7 +104,7 @@ def prune(
         >>> pruned.at(0.25).report.costs.budgets["macs"].met
         True
     """
-    _check(model, damp)
+    _check(model, damp, distill_steps)
     for name in settings.keys() - set(SETTINGS):
         unknown("setting of prune", name, SETTINGS)
     if isinstance(method, str) and method not in METHODS:
@@ -110,7 +115,7 @@ def prune(
     dense = DenseModel(model, data, options)
     found = MeasuredCurves(dense) if allocation == "curves" else allocation
     base = {"name": "prune", "allocation": found, **settings}
-    return _Job(dense, data, options, base)(budget)
+    return _Job(dense, data, options, base, distill_steps)(budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,7 @@ class _Job:
     data: Calibration
     options: Options
     settings: Mapping[str, Any]
+    steps: int
 
     def __call__(self, budget: Any) -> Pruned:
         begin = time.perf_counter()
@@ -129,7 +135,12 @@ class _Job:
         twin, dense = self.dense.copy(), self.dense.model
         with at_rest(twin, dense):
             fit = self._fit(twin, plan)
+            if self.steps:
+                seed = self.options.seed
+                distil(dense, twin, fit.masks, self.data, self.steps, seed)
             change, held_out = self._changes(twin)
+        if self.options.method.fits:
+            _say_if_overfitted(change, held_out)
         counts = [int(fit.masks[site.name].sum()) for site in plan.sites]
         grains = [str(site.granularity) for site in plan.sites]
 
@@ -185,6 +196,17 @@ class _Job:
         return change, output_change(dense, twin, data.held, data.held_valid)
 
 
+def _say_if_overfitted(change: float, held_out: float | None) -> None:
+    if held_out is not None and held_out > max(_GAP * change, _LITTLE):
+        warnings.warn(
+            f"outputs change by {held_out:.1%} on held-out batches and by {change:.1%} "
+            "on those that weights were fitted on; give more batches, or more kinds of "
+            "data, or raise damp",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def entries(plan: Plan) -> dict[str, int]:
     """How many entries of each site the policy and the budgets leave."""
     weights, allowed = [_weight(site) for site in plan.sites], plan.allowed(1.0)
@@ -194,7 +216,7 @@ def entries(plan: Plan) -> dict[str, int]:
     return {site.name: low for site, (low, _) in zip(plan.sites, found, strict=True)}
 
 
-def _check(model: object, damp: float) -> None:
+def _check(model: object, damp: float, steps: int) -> None:
     if not isinstance(model, nn.Module):
         raise MaskError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     if any(isinstance(part, Life) for part in model.modules()):
@@ -204,6 +226,8 @@ def _check(model: object, damp: float) -> None:
         )
     if not damp > 0:
         refuse("damp", damp, "a share above 0")
+    if not isinstance(steps, int) or steps < 0:
+        refuse("distill_steps", steps, "a whole number of at least 0")
 
 
 def _bytes(memory: str) -> float:

@@ -40,7 +40,7 @@ def test_probes_have_the_second_derivatives_for_covariance(kind) -> None:
         moved[0, i] += step
         moved[1, i] -= step
         ends = [
-            divergence({"logits": x} if kind == "logits" else x, dense)
+            float(divergence({"logits": x} if kind == "logits" else x, dense))
             for x in moved.view(2, *y.shape)
         ]
         if kind in ("each", "rows"):  # moments of probabilities, not of all moves
@@ -57,16 +57,16 @@ def test_divergences_are_those_of_their_kind() -> None:
         other.log_softmax(-1), LOGITS.log_softmax(-1), reduction="sum", log_target=True
     )
     pair = {"logits": other}, {"logits": LOGITS}
-    assert divergence(*pair) == pytest.approx(float(kl))
-    rows = divergence(other.softmax(-1), LOGITS.softmax(-1))
+    assert float(divergence(*pair)) == pytest.approx(float(kl))
+    rows = float(divergence(other.softmax(-1), LOGITS.softmax(-1)))
     assert rows == pytest.approx(float(kl), rel=1e-4)
     p, q = torch.sigmoid(LOGITS), torch.sigmoid(other)
     each = F.binary_cross_entropy(q, p, reduction="sum")
     each = each - F.binary_cross_entropy(p, p, reduction="sum")
-    assert divergence(q, p) == pytest.approx(float(each), rel=1e-3)
+    assert float(divergence(q, p)) == pytest.approx(float(each), rel=1e-3)
     assert divergence(LOGITS, LOGITS) == 0
     valid = torch.tensor([[True, False, True], [False, False, False]])
-    assert divergence(other, LOGITS, valid) == pytest.approx(0.025)
+    assert float(divergence(other, LOGITS, valid)) == pytest.approx(0.025)
 
 
 def test_importances_are_squared_slopes() -> None:

@@ -74,6 +74,13 @@ CASES = {
         "setting of prune 'beta'",
     ),
     "no damping": (nets.mlp, nets.batches, {"damp": 0.0}, PolicyError, "damp"),
+    "steps": (
+        nets.mlp,
+        nets.batches,
+        {"distill_steps": -1},
+        PolicyError,
+        "distill_steps",
+    ),
     "a share": (nets.mlp, nets.batches, {"held_out": 1.0}, MaskError, "held_out is 1"),
     "memory": (nets.mlp, nets.batches, {"memory": "0.5"}, PolicyError, "memory"),
     "no such mask": (nets.mlp, nets.batches, {"valid": "m"}, MaskError, "'m'"),
