@@ -10,30 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.pruning.divergence import probe
-from sparsefx.pruning.products import Product, Weights
-from sparsefx.torch_internals import TorchFunctionMode
+from sparsefx.pruning.products import Product, ProductMode
 from sparsefx.tracing.example_calls import Call
 
 
-class _Slopes(TorchFunctionMode):
+class _Slopes(ProductMode):
     """Adds up squared gradients of the products with some weights, by output."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.weights = Weights(weights.items())
+        super().__init__(weights)
         self.valid: Tensor | None = None
         self.found: dict[str, Tensor] = {}
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        product = self.weights.product(func, args, kwargs or {})
-        out = func(*args, **(kwargs or {}))
-        if product is not None and out.requires_grad:
+    def met(self, product: Product, call: Callable[[], Any]) -> Any:
+        out = call()
+        if out.requires_grad:
             out.register_hook(partial(self._add, product, self.valid))
         return out
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsefx.torch_internals import TorchFunctionMode, python_body
+
 # By name of the function: names of its arguments, the weight's, the input's.
 _CALLS: Mapping[str, tuple[tuple[str, ...], str, str]] = {
     "linear": (("input", "weight", "bias"), "weight", "input"),
@@ -175,6 +177,40 @@ class Weights:
             return None
         form = Form(tuple(own.shape), flipped=flipped == (called == "linear"))
         return Product(name, form, x)
+
+
+class ProductMode(TorchFunctionMode):
+    """Sees the products that some weights take part in while it is active.
+
+    Attributes:
+        weights: whose products are seen.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:  # noqa: D107
+        super().__init__()
+        self.weights = Weights(weights.items())
+
+    def met(self, product: Product, call: Callable[[], Any]) -> Any:
+        """What becomes of a product; ``call`` makes it."""
+        raise NotImplementedError
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Looks at a call, and into torch's own attention."""
+        given = kwargs or {}
+        body = python_body(func)
+        if body is not None:
+            with self:
+                return body(*args, **given)
+        found = self.weights.product(func, args, given)
+        if found is None:
+            return func(*args, **given)
+        return self.met(found, lambda: func(*args, **given))
 
 
 def _convolution(name: str, given: Mapping[str, Any], weight: Tensor) -> Product:

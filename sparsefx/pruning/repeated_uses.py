@@ -9,32 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsefx.pruning.products import Product, Weights
-from sparsefx.torch_internals import TorchFunctionMode
+from sparsefx.pruning.products import Product, ProductMode
 from sparsefx.tracing.example_calls import Call
 
 Uses = list[tuple[int, Product]]
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(ProductMode):
     """Notes the products with some weights."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.weights = Weights(weights.items())
+        super().__init__(weights)
         self.found: list[Product] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        found = self.weights.product(func, args, kwargs or {})
-        if found is not None:
-            self.found.append(found)
-        return func(*args, **(kwargs or {}))
+    def met(self, product: Product, call: Callable[[], Any]) -> Any:
+        self.found.append(product)
+        return call()
 
 
 @torch.no_grad()

@@ -15,10 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sparsefx.pruning.products import Product, Weights
-from sparsefx.torch_internals import TorchFunctionMode
+from sparsefx.pruning.products import Product, ProductMode
 from sparsefx.tracing.example_calls import Call
 
 Visit = Callable[[str, Sequence[tuple[int, Product]]], None]
@@ -28,7 +27,7 @@ class _Stopped(BaseException):
     """Ends a call that nobody waits for any more."""
 
 
-class _Lane(TorchFunctionMode):
+class _Lane(ProductMode):
     """One call of the model.
 
     Attributes:
@@ -36,12 +35,16 @@ class _Lane(TorchFunctionMode):
     """
 
     def __init__(
-        self, model: nn.Module, call: Call, weights: Weights, open_: set[str]
+        self,
+        model: nn.Module,
+        call: Call,
+        weights: Mapping[str, Tensor],
+        open_: set[str],
     ) -> None:
-        super().__init__()
+        super().__init__(weights)
         self.at: Product | None = None
         self._model, self._call = model, call
-        self._weights, self._open = weights, open_
+        self._open = open_
         self._error: BaseException | None = None
         self._stopped = False
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
@@ -63,23 +66,16 @@ class _Lane(TorchFunctionMode):
             self._go.release()
             self._thread.join()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def met(self, product: Product, call: Callable[[], Any]) -> Any:
         """Waits before products with open weights."""
-        found = self._weights.product(func, args, kwargs or {})
-        if found is not None and found.name in self._open:
-            self.at = found
+        if product.name in self._open:
+            self.at = product
             self._back.release()
             self._go.acquire()
             self.at = None
             if self._stopped:
                 raise _Stopped
-        return func(*args, **(kwargs or {}))
+        return call()
 
     def _run(self) -> None:
         self._go.acquire()
@@ -95,7 +91,7 @@ class _Lane(TorchFunctionMode):
 
 
 def run_together(
-    model: nn.Module, calls: Sequence[Call], weights: Mapping[str, Any], visit: Visit
+    model: nn.Module, calls: Sequence[Call], weights: Mapping[str, Tensor], visit: Visit
 ) -> set[str]:
     """Runs calls of a model and shows the inputs of each weight, of all calls at once.
 
@@ -120,9 +116,9 @@ def run_together(
         1.weight [3, 4]
         set()
     """
-    left, known = set(weights), Weights(weights.items())
+    left = set(weights)
     places = {name: place for place, name in enumerate(weights)}
-    lanes = [_Lane(model, call, known, left) for call in calls]
+    lanes = [_Lane(model, call, weights, left) for call in calls]
     try:
         for lane in lanes:
             lane.advance()
