@@ -10,7 +10,6 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import FunctionType
 from typing import Any, cast
 
 import torch
@@ -41,7 +40,6 @@ __all__ = [
     "is_compiling",
     "is_exporting",
     "is_plain",
-    "python_body",
     "python_kernels",
     "register_node",
     "saves_by_hooks",
@@ -295,19 +293,3 @@ def hint(size: int | torch.SymInt) -> int:
     """
     known: Any = size.node.hint if isinstance(size, torch.SymInt) else size
     return int(known)
-
-
-@functools.cache
-def python_body(func: Callable[..., Any]) -> Callable[..., Any] | None:
-    """An attention of torch's own as Python that modes can look into; None of others.
-
-    Called itself under a mode, it hands itself over to the mode as a whole.
-    """
-    code: Any = getattr(func, "__code__", None)
-    if getattr(func, "__name__", "") != "multi_head_attention_forward" or code is None:
-        return None
-    original: Any = func
-    names = {**original.__globals__, "has_torch_function": lambda _: False}
-    found = FunctionType(code, names, code.co_name, original.__defaults__)
-    found.__kwdefaults__ = original.__kwdefaults__
-    return found

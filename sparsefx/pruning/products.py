@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsefx.torch_internals import TorchFunctionMode, python_body
+from sparsefx.pruning.torch_attention import python_body
+from sparsefx.torch_internals import TorchFunctionMode
 
 # By name of the function: names of its arguments, the weight's, the input's.
 _CALLS: Mapping[str, tuple[tuple[str, ...], str, str]] = {

@@ -278,24 +278,3 @@ def test_everything_is_kept_where_the_budget_allows_it() -> None:
     assert pruned.report.change == 0
     for name, value in net.state_dict().items():
         assert torch.equal(value, pruned.model.state_dict()[name])
-
-
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True)
-
-    def forward(self, x):
-        return self.layer(x[None])
-
-
-def test_torchs_own_attention_is_looked_into() -> None:
-    torch.manual_seed(0)
-    net, data = Attention(), nets.batches()
-    found = {
-        method: sparsefx.prune(net, data, budget=0.5, method=method, held_out=0).report
-        for method in ("magnitude", "admm")
-    }
-    assert found["admm"].change < 0.5 * found["magnitude"].change
-    for name in ("in_proj_weight", "out_proj.weight"):
-        assert found["admm"].fitted[f"layer.self_attn.{name}"].method == "admm"
