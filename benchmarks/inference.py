@@ -160,8 +160,14 @@ def main():
     if options.what == "page":
         from lowering.speed_page import write
 
-        layers = read(RESULTS / "products.jsonl", "rows", "tokens", "zeros", "shape")
-        write(read(FILE, *KEYS).values(), layers.values(), ROOT / "docs")
+        size = "tokens", "zeros", "shape"
+        write(
+            read(FILE, *KEYS).values(),
+            read(RESULTS / "products.jsonl", "rows", *size).values(),
+            read(RESULTS / "int8_products.jsonl", "columns", *size).values(),
+            read(RESULTS / "compare.jsonl", "model", "engine").values(),
+            ROOT / "docs",
+        )
         return
     for name in options.models:
         for threads in options.threads:

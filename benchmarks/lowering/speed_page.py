@@ -62,9 +62,40 @@ At 50 % zeros and one token the dense product is the faster one; `sparsefx.lower
 measures, and leaves such layers dense. Code for AVX2 also runs where there is AVX-512;
 wider vectors were not measured and are not used.
 
+Convolutions of such weights read their pixels where they are, in panels that stay in
+the first cache (`sparsefx/kernels/convolution.cpp`), and do the norm and the ReLU that
+follow.
+
+## In int8
+
+With `precision="int8"` a layer may also round weights and activations to 8 bits, where
+outputs change by no more than `tolerance`. Four neighbouring inputs then have one
+index; weights with zeros in such runs (`granularity: block:1x4`) gain most. Written by
+`benchmarks/lowering/products.py --int8`; {int8_device}. In each cell: this product /
+torch's dynamically quantised dense layer, both over `F.linear` in float32.
+
+{int8}
+
+Without runs of four, float32 is as fast at 90 % zeros on a processor without VNNI.
+torch's bf16 layers take five times as long as float32 here: they need AVX-512 or AMX.
+So do the products that would make int8 faster still; `sparsefx` has none for them yet.
+
+## Beside other engines
+
+One token or image, one thread, all in turns in one process, warm; gain over the model
+under `torch.compile` in float32. The other engines run the dense model. Written by
+`benchmarks/lowering/compare.py`; {compare_device}. OpenVINO's int8 was calibrated on
+the input itself.
+
+{compared}
+
+On processors with AMX dense models in bf16 or int8 are several times faster than here,
+and OpenVINO's int8 ones faster than what is lowered; these rows say nothing of them.
+
 ## Again, on your machine
 
 ```sh
+python benchmarks/lowering/compare.py vit resnet50 decoder --zeros 0.9
 python benchmarks/inference.py run vit minilm --zeros 0.95 blocks units --batch 1
 python benchmarks/inference.py page
 ```
@@ -94,26 +125,65 @@ def table(rows):
     return "\n".join([head, *lines])
 
 
-def products(rows):
+def of_torch(name):
+    return name.startswith("torch") and name not in ("torch int8", "torch bf16")
+
+
+def of_ours_in_int8(name):
+    return name.startswith("packed") and name.endswith("int8")
+
+
+def exact_cell(r):
+    return f"**{r['gain']:.1f}** / {gain(r, of_torch):.1f}"
+
+
+def int8_cell(r):
+    return f"**{gain(r, of_ours_in_int8):.1f}** / {gain(r, 'torch int8'.__eq__):.1f}"
+
+
+def gain(r, wanted):
+    return r["ms"]["dense"] / min(ms for name, ms in r["ms"].items() if wanted(name))
+
+
+def products(rows, cell, together, unit):
     """A line for each shape and count of tokens, a column for each share of zeros."""
     shares = sorted({r["zeros"] for r in rows})
     found = {}
     for r in rows:
-        key = r["rows"], r["tokens"], r["shape"]
-        bag = r["ms"]["dense"] / min(
-            ms for name, ms in r["ms"].items() if name.startswith("torch")
-        )
-        found.setdefault(key, {})[r["zeros"]] = f"**{r['gain']:.1f}** / {bag:.1f}"
+        key = r[together], r["tokens"], r["shape"]
+        found.setdefault(key, {})[r["zeros"]] = cell(r)
     head = " | ".join(f"{share:.0%} zeros".replace("%", " %") for share in shares)
     lines = [
         f"| weight | tokens | {head} |",
         "|---|---:|" + "---:|" * len(shares),
     ]
-    for (together, tokens, name), gains in sorted(found.items()):
-        name += f", {together} rows share zeros" if together > 1 else ""
+    for (many, tokens, name), gains in sorted(found.items()):
+        name += f", {many} {unit} share zeros" if many > 1 else ""
         cells = " | ".join(gains.get(share, "") for share in shares)
         lines.append(f"| {name} | {tokens} | {cells} |")
     return "\n".join(lines)
+
+
+def compared(rows):
+    """A line for each model and engine, the fastest first."""
+    lines = [
+        "| model | engine | ms | gain | outputs differ by |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for model in NAMES:
+        some = sorted((r for r in rows if r["model"] == model), key=lambda r: r["ms"])
+        lines += [
+            f"| {NAMES[model]} | {r['engine'].replace('%', ' %')} | {r['ms']:.1f} | "
+            f"**{r['gain']:.2f}x** | {r['change']:.0e} |"
+            for r in some
+        ]
+    return "\n".join(lines)
+
+
+def where(rows):
+    """The machine of rows, and their last day."""
+    first, day = rows[0], max(r["date"] for r in rows)
+    return f"{first['device']} with {first['vectors']}, torch {first['torch']}, {day}"
 
 
 def figure(rows):
@@ -149,13 +219,17 @@ def figure(rows):
     return "\n".join(parts) + "\n"
 
 
-def write(rows, layers, folder):
-    """Both files, from the runs of whole models and those of single layers."""
-    rows, layers = sorted(rows, key=order), list(layers)
+def write(rows, layers, int8_layers, engines, folder):
+    """Both files, from the runs of whole models, of single layers, and of engines."""
+    rows, layers, engines = sorted(rows, key=order), list(layers), list(engines)
+    int8_layers = list(int8_layers)
     text = TEXT.format(
-        products=products(layers),
-        product_device=f"{layers[0]['device']} with {layers[0]['vectors']}, "
-        f"torch {layers[0]['torch']}, {max(r['date'] for r in layers)}",
+        products=products(layers, exact_cell, "rows", "rows"),
+        product_device=where(layers),
+        int8=products(int8_layers, int8_cell, "columns", "inputs"),
+        int8_device=where(int8_layers),
+        compared=compared(engines),
+        compare_device=where(engines),
         device=rows[0]["device"],
         date=max(row["date"] for row in rows),
         table=table(rows),

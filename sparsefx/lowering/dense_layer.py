@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,12 +20,14 @@ class Window:
         stride: steps of the window.
         padding: zeros added on both sides.
         dilation: distance of the kernel's entries.
+        groups: of channels that are convolved apart.
     """
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
+    groups: int = 1
 
     @property
     def is_point(self) -> bool:
@@ -72,7 +75,12 @@ class Dense:
     @property
     def matrix(self) -> Tensor:
         """The weight as a matrix, a column for each feature of `columns_of`."""
-        return self.weight.detach().flatten(1)
+        weight = self.weight.detach().flatten(1)
+        groups = 1 if self.window is None else self.window.groups
+        if groups == 1:
+            return weight
+        blocks: Tensor = torch.block_diag(*weight.chunk(groups))
+        return blocks
 
     @property
     def op(self) -> str:
@@ -90,7 +98,13 @@ class Dense:
             return functional.linear(x, self.weight, self.bias)
         view = self.window
         return functional.conv2d(
-            x, self.weight, self.bias, view.stride, view.padding, view.dilation
+            x,
+            self.weight,
+            self.bias,
+            view.stride,
+            view.padding,
+            view.dilation,
+            view.groups,
         )
 
 
@@ -98,7 +112,6 @@ def columns_of(x: Tensor, window: Window | None) -> Tensor:
     """A layer's input as ``(batch, features, places)``: the matrix times it.
 
     Example:
-        >>> import torch
         >>> columns_of(torch.ones(2, 3, 8, 8), Window((3, 3), (1, 1), (0, 0), (1, 1))
         ...     ).shape
         torch.Size([2, 27, 36])
@@ -116,7 +129,6 @@ def result_of(y_BNT: Tensor, x: Tensor, window: Window | None) -> Tensor:
     """The layer's output from the product ``(batch, out, places)``.
 
     Example:
-        >>> import torch
         >>> result_of(torch.ones(1, 5, 12), torch.ones(3, 4, 8), None).shape
         torch.Size([3, 4, 5])
     """
@@ -146,17 +158,18 @@ def of_module(name: str, module: nn.Module) -> Dense | None:
 def window_of(
     weight: Tensor, stride: object, padding: object, dilation: object, groups: object
 ) -> Window | None:
-    """The window of a convolution, or None if it has groups or unusual padding.
+    """The window of a convolution, or None if it has unusual padding.
 
     Example:
-        >>> import torch
         >>> window_of(torch.ones(4, 3, 1, 1), 1, 0, 1, 1).is_point
         True
     """
     steps, zeros, gaps = pair(stride), pair(padding), pair(dilation)
-    if groups != 1 or weight.ndim != 4 or not (steps and zeros and gaps):
+    known = isinstance(groups, int) and weight.ndim == 4
+    if not (known and steps and zeros and gaps):
         return None
-    return Window((weight.shape[2], weight.shape[3]), steps, zeros, gaps)
+    kernel = weight.shape[2], weight.shape[3]
+    return Window(kernel, steps, zeros, gaps, int(str(groups)))
 
 
 def pair(value: object) -> tuple[int, int] | None:

@@ -129,6 +129,8 @@ class CutLayer(nn.Module):
 
     def __init__(self, layer: Dense) -> None:  # noqa: D107
         super().__init__()
+        if layer.window is not None and layer.window.groups > 1:
+            raise NoCandidateError("channels in groups keep their places")
         weight = layer.weight.detach()
         rows, _ = kept_lines(weight.flatten(1))
         columns, _ = kept_lines(weight.transpose(0, 1).flatten(1))

@@ -82,7 +82,8 @@ class GraphSearch(fx.Interpreter):
             x = self.env[found.input]
             trial = try_layer(found.layer, x, *self.asked)
             before = self.dense.get(trial.name)
-            if before is not None:
+            window = found.layer.window
+            if before is not None and (window is None or window.groups == 1):
                 trial = against_uncut(trial, found.layer, before, x, self.asked.rounds)
             self.trials.append(trial)
             self.layers.append(found)

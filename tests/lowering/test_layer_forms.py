@@ -43,6 +43,7 @@ WINDOWS = [
     Window((1, 1), (2, 2), (0, 0), (1, 1)),
     Window((3, 3), (1, 1), (1, 1), (1, 1)),
     Window((3, 2), (2, 1), (0, 1), (1, 2)),
+    Window((3, 3), (1, 1), (1, 1), (1, 1), 5),
 ]
 
 
@@ -50,7 +51,7 @@ WINDOWS = [
 @pytest.mark.parametrize("kernel", ["gather", "csr"])
 def test_compressed_convolution(window: Any, kernel: str) -> None:
     torch.manual_seed(0)
-    weight = torch.randn(6, 5, *window.kernel)
+    weight = torch.randn(10, 5 // window.groups, *window.kernel)
     layer = Dense("w", weight * (torch.rand(weight.shape) < 0.3), None, window)
     x = torch.randn(2, 5, 17, 19)
     found = CompressedLayer(layer, kernel)(x)
@@ -122,7 +123,7 @@ def test_compressed_rows_are_scipys() -> None:
 
 
 def test_other_modules_are_no_layers() -> None:
-    assert of_module("a", nn.Conv2d(4, 4, 3, groups=2)) is None
+    assert of_module("a", nn.Conv1d(4, 4, 3)) is None
     assert of_module("a", nn.Conv2d(4, 4, 3, padding="same")) is None
     assert of_module("a", nn.Conv2d(4, 4, 3, padding_mode="reflect")) is None
     assert of_module("a", nn.ReLU()) is None

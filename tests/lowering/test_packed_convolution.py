@@ -22,6 +22,8 @@ WINDOWS = [
     Window((1, 1), (1, 1), (0, 0), (1, 1)),
     Window((1, 1), (2, 2), (0, 0), (1, 1)),
     Window((3, 2), (2, 1), (0, 1), (1, 2)),
+    Window((3, 3), (2, 2), (1, 1), (1, 1), 2),
+    Window((3, 3), (1, 1), (1, 1), (1, 1), 6),
 ]
 
 
@@ -34,10 +36,10 @@ def packed_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("window", WINDOWS)
 def test_layers(window: Window, bias: bool) -> None:
     torch.manual_seed(0)
-    weight = torch.randn(6, 5, *window.kernel)
+    weight = torch.randn(12, 6 // window.groups, *window.kernel)
     weight *= torch.rand(weight.shape) < 0.3
-    layer = Dense("w", weight, torch.randn(6) if bias else None, window)
-    module, x = PackedConvolution(layer, Form(16, 8)), torch.randn(2, 5, 17, 19)
+    layer = Dense("w", weight, torch.randn(12) if bias else None, window)
+    module, x = PackedConvolution(layer, Form(16, 8)), torch.randn(2, 6, 17, 19)
     found = module(x)
     torch.testing.assert_close(found, layer(x), atol=1e-5, rtol=1e-5)
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
@@ -52,7 +54,8 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.b, self.c = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.b = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.c = nn.Conv2d(8, 8, 1)
         self.norms = nn.ModuleList(nn.BatchNorm2d(8, affine=i != 1) for i in range(3))
         self.relu = nn.ReLU()
 
