@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -21,11 +22,14 @@ class _Slopes(ProductMode):
         super().__init__(weights)
         self.valid: Tensor | None = None
         self.found: dict[str, Tensor] = {}
+        self.leaves: list[Tensor] = []
 
     def met(self, product: Product, call: Callable[[], Any]) -> Any:
         out = call()
-        if out.requires_grad:
-            out.register_hook(partial(self._add, product, self.valid))
+        if not out.requires_grad:  # gradients need go no further back than here
+            self.leaves.append(out.detach().requires_grad_())
+            out = self.leaves[-1].clone()  # which may be written in place
+        out.register_hook(partial(self._add, product, self.valid))
         return out
 
     def _add(self, product: Product, valid: Tensor | None, slope: Tensor) -> None:
@@ -53,10 +57,10 @@ def importances(
     what it costs in `sparsefx.pruning.divergence`.
 
     Args:
-        model: run as it is, with gradients.
+        model: run as it is; its parameters get no gradients.
         calls: of the model.
         valid: of each call, (batch, tokens): the tokens that count.
-        weights: by name; some parameter of the model needs gradients.
+        weights: by name.
         seed: of the combinations.
 
     Returns:
@@ -71,13 +75,25 @@ def importances(
     """
     generator = torch.Generator().manual_seed(seed)
     watch = _Slopes(weights)
-    with torch.enable_grad():
+    with _still(model), torch.enable_grad():
         for (args, kwargs), mask in zip(calls, valid, strict=True):
-            watch.valid = mask
+            watch.valid, watch.leaves = mask, []
             with watch:
                 out = model(*args, **kwargs)
             value = probe(out, mask, generator)
             if value is not None and value.requires_grad:
-                inputs = [p for p in model.parameters() if p.requires_grad]
-                torch.autograd.grad(value, inputs, allow_unused=True)
+                torch.autograd.grad(value, watch.leaves, allow_unused=True)
     return watch.found
+
+
+@contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """No parameter needs gradients inside."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)

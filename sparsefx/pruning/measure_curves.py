@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -18,12 +18,14 @@ from sparsefx.pruning.divergence import divergence
 from sparsefx.pruning.enumerated import Enumerated, can_enumerate
 from sparsefx.pruning.fit import LayerFit
 from sparsefx.pruning.products import Form, Product
+from sparsefx.pruning.quadratic import Quadratic
 from sparsefx.pruning.repeated_uses import repeated_uses
 from sparsefx.pruning.together import run_together
 from sparsefx.torch_internals import tree_flatten
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 _TRIED = 0.3  # the density at which one layer alone is tried
+_OUTPUTS = 128  # so many of a layer without structure stand for all of them
 _STEPS = 4  # from one level to the next
 _MOST = (
     10.0  # a factor from trying a layer is no larger, and no smaller than its inverse
@@ -39,27 +41,62 @@ class _Curves:
     tried: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
 
     def __call__(self, name: str, found: Sequence[tuple[int, Product]]) -> None:
-        site, (layer, form) = self.fit.sites[name], self.fit.layer(name, found)
+        layer, form = self.fit.layer(name, found)
+        part = _Part.of(self.fit.sites[name], layer, form)
         importance = self.fit.importance.get(name)
         scale = 0.5 if importance is None else float(importance.mean()) / 2
-        method = self.fit.options.method
-        scaled, points = layer.target, [(1.0, 0.0)]
-        best = None
-        if method.fits and can_enumerate(layer, Choice(site, form, 0)):
-            best = Enumerated.of(layer)
-        for count in _counts(site):
-            choose = Choice(site, form, count)
+        some, method = part.layer, self.fit.options.method
+        whole, least = (x.loss(torch.zeros_like(x.target)) for x in (layer, some))
+        stretch = scale * whole / least if least > 0 else 0.0
+        scaled, points, best = some.target, [(1.0, 0.0)], None
+        if method.fits and can_enumerate(some, part.choice(0)):
+            best = Enumerated.of(some)
+        for count in _counts(part.site):
+            choose = part.choice(count)
             if best is not None:
-                scaled = best.solve(count)[0].to(layer.target)
+                scaled = best.solve(count)[0].to(some.target)
             elif method.fits:
-                scaled, _ = admm(layer, choose, _STEPS, scaled)
+                scaled, _ = admm(some, choose, _STEPS, scaled)
             else:
-                scaled, _ = method.solve(layer, choose)
-            points.append((site.density(count), scale * layer.loss(scaled)))
+                scaled, _ = method.solve(some, choose)
+            loss = some.loss(scaled)
+            points.append((part.site.density(count), stretch * loss))
             if name not in self.tried and points[-1][0] <= _TRIED:
-                weight = form.back(layer.back(scaled)).to(self.fit.weight(name).dtype)
-                self.tried[name] = weight.clone(), points[-1][1]
+                weight = part.inside(self.fit.weight(name).detach(), form, scaled)
+                self.tried[name] = weight, scale * loss
         self.points[name] = points[::-1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Some outputs of a layer, spread evenly: they stand for all of them."""
+
+    site: Site
+    layer: Quadratic
+    form: Form
+    rows: slice
+
+    @classmethod
+    def of(cls, site: Site, layer: Quadratic, form: Form) -> _Part:
+        outputs = layer.target.shape[1]
+        alike = site.groups is None and form.groups == 1
+        rows = slice(None, None, max(outputs // _OUTPUTS, 1) if alike else 1)
+        if rows.step == 1:
+            return cls(site, layer, form, rows)
+        target, roots = layer.target[:, rows].contiguous(), layer.roots[:, rows]
+        count, shape = target.shape[1], site.shape
+        shape = (shape[0], count) if form.flipped else (count, *shape[1:])
+        some = Quadratic(target, layer.inputs, roots)
+        return cls(replace(site, shape=shape), some, replace(form, shape=shape), rows)
+
+    def choice(self, count: int) -> Choice:
+        return Choice(self.site, self.form, count)
+
+    def inside(self, weight: Tensor, form: Form, scaled: Tensor) -> Tensor:
+        """The weight with these outputs pruned, the others as they are."""
+        matrices = form.matrices(weight).clone()
+        matrices[:, self.rows] = self.layer.back(scaled).to(weight.dtype)
+        return form.back(matrices)
 
 
 def measure_curves(model: nn.Module, data: Calibration, fit: LayerFit) -> ErrorCurves:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparsefx
+from sparsefx.pruning import measure_curves
 from sparsefx.pruning.divergence import divergence, probe
 from sparsefx.pruning.importance import importances
 from tests.pruning import nets
@@ -79,6 +80,33 @@ def test_importances_are_squared_slopes() -> None:
     wanted = net[1].weight.detach().square().sum(0) * rows
     assert torch.allclose(found["first"][0], wanted, rtol=0.15)
     assert torch.allclose(found["last"][0], torch.full((4,), float(rows)), rtol=0.15)
+
+
+def test_importances_leave_the_model_as_it_is() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True), nn.Linear(3, 2))
+    net[0].weight.requires_grad_(False)
+    before = [p.requires_grad for p in net.parameters()]
+    named = dict(net.named_parameters())
+    found = importances(
+        net, [((torch.randn(9, 3),), {})], [None], {"a": named["0.weight"]}, seed=0
+    )
+    assert found["a"].any()
+    assert [p.requires_grad for p in net.parameters()] == before
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_some_outputs_stand_for_all(monkeypatch) -> None:
+    net = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 6))
+    data = nets.batches(10)
+    curves = []
+    for most in (1000, 16):
+        monkeypatch.setattr(measure_curves, "_OUTPUTS", most)
+        pruned = sparsefx.prune(net, data, budget=0.5, held_out=0)
+        curves.append(pruned._again.settings["allocation"].found.points)
+    for name in curves[0]:
+        for (x, y), (at, some) in zip(curves[0][name], curves[1][name], strict=True):
+            assert x == pytest.approx(at, abs=0.01)
+            assert some == pytest.approx(y, rel=0.6, abs=0.01 * curves[0][name][0][1])
 
 
 def test_importances_of_convolutions_and_padding() -> None:
