@@ -111,17 +111,16 @@ def in_fours(model, share):
         module.weight.mul_(kept)
 
 
-def lowered(model, inputs, zeros):
+def lowered(model, inputs, zeros, precisions):
     """This package: exact with any zeros, and in int8 with runs of four."""
+    kinds = {"exact": (thin, ""), "int8": (in_fours, " in fours")}
     for share in zeros:
-        sparse = copy.deepcopy(model)
-        thin(sparse, share)
-        fast = sparsefx.lower(sparse, inputs, rounds=3)
-        yield f"sparsefx exact, {share:.0%} zeros", fast, sparse
-        sparse = copy.deepcopy(model)
-        in_fours(sparse, share)
-        fast = sparsefx.lower(sparse, inputs, rounds=3, precision="int8")
-        yield f"sparsefx int8, {share:.0%} zeros in fours", fast, sparse
+        for precision in precisions:
+            cut, runs = kinds[precision]
+            sparse = copy.deepcopy(model)
+            cut(sparse, share)
+            fast = sparsefx.lower(sparse, inputs, rounds=3, precision=precision)
+            yield f"sparsefx {precision}, {share:.0%} zeros{runs}", fast, sparse
 
 
 def compare(name, options):
@@ -132,7 +131,7 @@ def compare(name, options):
     engines = {}
     for make in (torch_engines, onnx_engines, openvino_engines):
         engines |= {label: (run, model) for label, run in make(model, inputs)}
-    for label, run, dense in lowered(model, inputs, options.zeros):
+    for label, run, dense in lowered(model, inputs, options.zeros, options.precision):
         engines[label] = run, dense
     with torch.no_grad():
         changes = {
@@ -167,6 +166,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", choices=list(MODELS))
     parser.add_argument("--zeros", nargs="+", type=float, default=[0.9])
+    kinds = ["exact", "int8"]
+    parser.add_argument("--precision", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--rounds", type=int, default=11)
     options = parser.parse_args()
     torch.set_num_threads(1)

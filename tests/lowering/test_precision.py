@@ -184,6 +184,31 @@ def test_int8_layers(shape: tuple[int, ...]) -> None:
     assert torch.equal(Int8Layer(layer)(x), layer(x))
 
 
+def test_weights_that_are_loaded_later_are_packed_anew() -> None:
+    torch.manual_seed(0)
+    one, two = (Int8Layer(Dense("w", torch.randn(8, 8), torch.randn(8))) for _ in "ab")
+    x = torch.randn(3, 8)
+    before, wanted = one(x), two(x)
+    assert torch.equal(one(x), before)
+    one.load_state_dict(two.state_dict())
+    assert torch.equal(one(x), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", REDUCED)
+@pytest.mark.parametrize("target", ["auto", "dense"])
+def test_compiled_whole(
+    block: Any, favoured: None, precision: str, target: str
+) -> None:
+    model, x = block
+    fast = sparsefx.lower(model, (x,), target, rounds=1, precision=precision)
+    assert {row.precision for row in fast.report.layers} == {precision}
+    assert changed(fast, model, x) < 0.05
+    with torch.no_grad():
+        whole = torch.compile(fast, fullgraph=True)(x)
+        assert largest_difference(whole, model(x)) < 0.05
+
+
 def test_layers_that_cannot_say_why() -> None:
     half = Dense("w", torch.ones(4, 4).bfloat16(), None)
     found = try_layer(half, torch.ones(2, 4).bfloat16(), "dense", 1, False, REDUCED)
