@@ -76,21 +76,23 @@ torch's dynamically quantised dense layer, both over `F.linear` in float32.
 
 {int8}
 
-Without runs of four, float32 is as fast at 90 % zeros on a processor without VNNI.
-torch's bf16 layers take five times as long as float32 here: they need AVX-512 or AMX.
-So do the products that would make int8 faster still; `sparsefx` has none for them yet.
+Without runs of four, float32 is as fast at 90 % zeros on a processor without VNNI. On
+many tokens torch's bf16 layers take five times as long as float32 here: they need
+AVX-512 or AMX. So do the products that would make int8 faster still; `sparsefx` has
+none for them yet.
 
 ## Beside other engines
 
-One token or image, one thread, all in turns in one process, warm; gain over the model
-under `torch.compile` in float32. The other engines run the dense model. Written by
-`benchmarks/lowering/compare.py`; {compare_device}. OpenVINO's int8 was calibrated on
-the input itself.
+One token or image, one thread, all in turns in one process, warm; the time of the
+process, because the machine was shared and busy; gain over the model under
+`torch.compile` in float32. The other engines run the dense model; outputs are compared
+with the same weights in float32. Written by `benchmarks/lowering/compare.py`;
+{compare_device}. OpenVINO's int8 was calibrated on the input itself.
 
 {compared}
 
 On processors with AMX dense models in bf16 or int8 are several times faster than here,
-and OpenVINO's int8 ones faster than what is lowered; these rows say nothing of them.
+and were faster than lowered ones where it was tried; these rows say nothing of them.
 
 ## Again, on your machine
 
