@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsefx.errors import MaskError
 from sparsefx.pruning.divergence import probe
 from sparsefx.pruning.products import Product, ProductMode
 from sparsefx.tracing.example_calls import Call
@@ -66,6 +67,9 @@ def importances(
     Returns:
         By name (groups, outputs); of a weight that no gradient reaches, nothing.
 
+    Raises:
+        MaskError: a gradient is NaN or infinite.
+
     Example:
         >>> net = nn.Linear(3, 2)
         >>> call = (torch.ones(50, 3),), {}
@@ -83,6 +87,13 @@ def importances(
             value = probe(out, mask, generator)
             if value is not None and value.requires_grad:
                 torch.autograd.grad(value, watch.leaves, allow_unused=True)
+    for name, sums in watch.found.items():
+        if not bool(sums.isfinite().all()):
+            raise MaskError(
+                f"gradients of the outputs by what {name} makes are NaN or infinite: "
+                'nothing says what it is worth; use method="activation" and '
+                'allocation="uniform", or other batches'
+            )
     return watch.found
 
 

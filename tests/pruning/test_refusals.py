@@ -28,7 +28,19 @@ def bad(x):
     return [torch.full_like(x[0], float("nan")), *x[1:]]
 
 
+class Root(nn.Module):
+    """Has no slope where its input is 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, 3, bias=False)
+
+    def forward(self, x):
+        return (self.fc(x) * 0).abs().sqrt()
+
+
 CASES = {
+    "no gradient": (Root, nets.batches, {}, MaskError, r"by what fc\.weight makes"),
     "no batches": (nets.mlp, lambda: [], {}, MaskError, "batches is empty"),
     "another structure": (
         nets.Tokens,
