@@ -117,3 +117,14 @@ def test_containers_of_our_own_are_flattened() -> None:
     leaves, spec = torch_internals.tree_flatten([Box(dict, ("a", "b"), [1, 2])])
     assert leaves == [1, 2]
     assert torch_internals.tree_unflatten(leaves, spec)[0].values == [1, 2]
+
+
+def test_linear_layers_in_int8() -> None:
+    weight = torch.tensor([[100, -50, 3], [-127, 0, 127]], dtype=torch.int8)
+    scale, bias = torch.tensor([0.01, 0.1]), torch.tensor([1.0, -1.0])
+    x = torch.tensor([[0.0, 1.0, 2.0], [-3.0, 0.5, 4.0]])
+    packed = torch_internals.int8_packed(weight, scale, bias)
+    found = torch_internals.int8_linear(x, packed)
+    wanted = x @ (weight * scale[:, None]).T + bias
+    torch.testing.assert_close(found, wanted, atol=0.8, rtol=0)
+    assert not torch.equal(found, wanted)
