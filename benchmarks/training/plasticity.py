@@ -143,9 +143,9 @@ def table(results: Mapping[Any, dict[str, Any]]) -> str:
                 for key, run in results.items()
                 if key[1:] == (moment, rate, growth, lr)
             ]
-            spread = statistics.stdev(found) if len(found) > 1 else 0.0
+            spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
             cells.append(
-                f"{statistics.mean(found):+.1f} ± {spread:.1f} ({len(found)})"
+                f"{statistics.mean(found):+.1f}{spread} ({len(found)})"
                 if found
                 else "-"
             )

@@ -82,7 +82,7 @@ def weigh(
 
 def _linear(step: Step) -> Tensor:
     x, weight = step.args[0], step.get(1, "weight")
-    if not is_weight(weight) or is_weight(x):
+    if not is_weight(weight):  # the input may be: a norm of what has no rows
         return step.stuck()
     rows = weigh(step, step.source(0, "input"), x, -1, weight, (0, 1))
     out = rows.expand(step.shape)

@@ -119,6 +119,17 @@ def test_heads_that_another_value_weighs_stay() -> None:
     assert (neurons.size, neurons.kind) == (16, "neurons")
 
 
+def test_units_behind_a_norm_of_the_inputs() -> None:
+    """What a norm scales belongs to its parameters where nothing else computes it."""
+    net = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    (neurons,) = find_units(graph_of(net, torch.randn(3, 4))).groups.values()
+    assert {(s.name, s.dim) for s in neurons.tensors} == {
+        ("1.weight", 0),
+        ("1.bias", 0),
+        ("3.weight", 1),
+    }
+
+
 def test_cost_of_a_unit() -> None:
     groups = found_in("fused").groups
     head, neuron = (
