@@ -41,7 +41,7 @@ hypothesis.settings.register_profile(
     "sparsefx",
     deadline=None,
     derandomize=True,
-    max_examples=50,
+    max_examples=30,
     print_blob=True,
 )
 hypothesis.settings.load_profile("sparsefx")

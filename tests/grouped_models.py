@@ -8,6 +8,7 @@ from torch import nn
 
 import sparsefx
 from sparsefx.settings.granularity import Granularity
+from tests.made_once import made_once
 
 ALL = ("block:2x4", "block:3x5:pad", "2:4", "1:4", "channel")
 X = torch.linspace(-2, 2, 6 * 16).reshape(6, 16).sin()
@@ -27,6 +28,7 @@ def conv_net():
     )
 
 
+@made_once
 def sparse_of(granularity, model=None, inputs=(X,), **options):
     given_ = {"budget": 0.7, "beta": 3.0, **options}
     return sparsefx.transform(

@@ -6,6 +6,7 @@ from torch.optim import AdamW
 
 import sparsefx
 from tests import models
+from tests.made_once import made_once
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
 Y = torch.linspace(-1, 1, 6 * 4).reshape(6, 4).cos()
@@ -24,6 +25,7 @@ GROWING = ("rigl", "granet", "granet_sparse")
 EVERY = dict.fromkeys(KEPT, 4) | {"magnitude": 1, "topkast": 1, "spartan": 1}
 
 
+@made_once
 def sparse_of(name, net=None, **options):
     torch.manual_seed(0)
     settings = {"budget": 0.3, "total_steps": TOTAL, "update_every": EVERY[name]}

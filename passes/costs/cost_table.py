@@ -23,12 +23,14 @@ import torch
 
 from sparsefx.errors import PolicyError
 from sparsefx.passes.costs.symbolic_size import Amount, integer, product
+from sparsefx.reports.html_page import html_line, html_table
 from sparsefx.reports.text_table import percent, shape_text, share, text_table
 from sparsefx.settings.budget import COSTS
 
 if TYPE_CHECKING:
     import sympy
 
+HEADER = ("name", "op", "shape", "MACs", "number", "share", "kind")
 # Names of the sizes of one batch entry, by how many there are.
 TOKEN_NAMES = {1: ("tokens",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 SPATIAL_NAMES = {**TOKEN_NAMES, 1: ("length",)}
@@ -266,7 +268,15 @@ class CostTable:
         return {"rows": rows, "totals": self.totals()}
 
     def __str__(self) -> str:
-        """A table; fixed parameters without MACs are summed up in one line."""
+        rows, rest = self._lines()
+        return "\n".join((text_table(HEADER, rows, right=(4, 5)), *rest))
+
+    def _repr_html_(self) -> str:
+        rows, rest = self._lines()
+        return html_table(HEADER, rows, right=(4, 5)) + "".join(map(html_line, rest))
+
+    def _lines(self) -> tuple[list[tuple[str, ...]], list[str]]:
+        """A table's rows; fixed parameters without MACs are summed up in one line."""
         totals = self.totals()["macs"]
         quiet = [row for row in self if not row.maskable and row.macs == 0]
         lines: list[tuple[str, ...]] = []
@@ -282,9 +292,6 @@ class CostTable:
         for kind, count in totals.items():
             part = percent(share(count, totals["total"]))
             lines.append(("total", "", "", "", f"{count:,}", part, kind))
-        header = ("name", "op", "shape", "MACs", "number", "share", "kind")
-        text = text_table(header, lines, right=(4, 5))
-        if quiet:
-            params = sum(row.params for row in quiet)
-            text += f"\nand {len(quiet)} fixed without MACs: {params:,} parameters"
-        return text
+        params = sum(row.params for row in quiet)
+        rest = f"and {len(quiet)} fixed without MACs: {params:,} parameters"
+        return lines, [rest] * bool(quiet)

@@ -111,6 +111,16 @@ def html_table(
     )
 
 
+def html_line(text: str) -> str:
+    """A text as a paragraph.
+
+    Example:
+        >>> html_line("a < b")
+        '<p>a &lt; b</p>'
+    """
+    return f"<p>{escape(text)}</p>"
+
+
 def page(title: str, body: str) -> str:
     """A whole page; it loads nothing and runs no script.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsefx.errors import SparsefxError
-from sparsefx.reports.report_html import report_html, report_svg
+from sparsefx.reports.report_html import report_cell, report_html, report_svg
 from sparsefx.reports.report_rows import (
     BudgetReport,
     Cost,
@@ -146,6 +146,9 @@ class Report:
     def to_svg(self, path: str | os.PathLike[str]) -> None:
         """Writes the page's picture: density and cost bars, and the budget curve."""
         Path(path).write_text(report_svg(self), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        return report_cell(self, list(self.budget_lines()))
 
     def __str__(self) -> str:
         header = ["layer", "op", "shape", "granularity", "density"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from sparsefx.reports.html_page import html_table, page, svg, svg_text
+from sparsefx.reports.html_page import html_line, html_table, page, svg, svg_text
 from sparsefx.reports.text_table import elided, human, percent, shape_text, share
 
 if TYPE_CHECKING:
@@ -109,6 +110,18 @@ def _thinned(history: Sequence[HistoryPoint]) -> Sequence[HistoryPoint]:
 
 def _ratio(part: float, whole: float) -> float:
     return min(max(part / whole, 0.0), 1.0) if whole else 0.0
+
+
+def report_cell(report: Report, verdicts: Sequence[str]) -> str:
+    """For a notebook's cell, whose page has a style of its own."""
+    picture = b64encode(report_svg(report).encode()).decode()
+    source = f"data:image/svg+xml;base64,{picture}"
+    state = f"policy {report.policy}, step {report.step}" + ", frozen" * report.frozen
+    return "".join((
+        *map(html_line, (state, *verdicts)),
+        f'<img alt="density and cost by layer" src="{source}">',
+        _layer_table(report),
+    ))  # fmt: skip
 
 
 def report_html(report: Report) -> str:

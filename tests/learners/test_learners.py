@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch.optim import SGD
 
 import sparsefx
+from tests import models
 from tests.gradient_models import DYNAMO, Counter
 from tests.learner_runs import (
     EVERY,
@@ -103,7 +104,13 @@ def test_gradients_are_dense_at_updates_only(name: str) -> None:
         assert not state.kept.scores
 
 
-@pytest.mark.parametrize("name", [*KEPT, "spartan"])
+RESUMED = [
+    pytest.param(name, marks=pytest.mark.slow if i % 3 else ())
+    for i, name in enumerate([*KEPT, "spartan"])
+]
+
+
+@pytest.mark.parametrize("name", RESUMED)
 def test_resuming_is_as_if_never_stopped(name: str, tmp_path: Path) -> None:
     whole = sparse_of(name)
     train(whole, adam(whole), TOTAL)
@@ -180,7 +187,8 @@ def test_copies_and_dense_checkpoints(name: str) -> None:
 def test_compiled_once_and_equal(name: str) -> None:
     torch._dynamo.reset()
     counter = Counter()
-    eager, masked = (sparse_of(name) for _ in range(2))
+    # no copies: those compile anew when they stop following their original
+    eager, masked = (sparse_of(name, models.mlp()) for _ in range(2))
     compiled = torch.compile(masked, fullgraph=True, backend=counter)
     optimizers = [adam(eager), adam(masked)]
     for _ in range(TOTAL):

@@ -5,11 +5,13 @@ import torch
 from torch import nn
 
 import sparsefx
+from tests.made_once import made_once
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
 SHAPES = ["unstructured", "block:2x2"]
 
 
+@made_once
 def made(granularity: str = "unstructured", policy: str = "cost_budget") -> nn.Module:
     torch.manual_seed(0)
     net = nn.Linear(6, 4, bias=False)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+import sparsefx
 from sparsefx.errors import CaptureError
 from sparsefx.masking.site import Site
 from sparsefx.passes.annotate_costs import AnnotateCosts, cost_table
@@ -212,3 +213,12 @@ def test_a_graph_without_values_is_refused() -> None:
         "node input_1 has no recorded value in node.meta['val']; run "
         "torch.fx.passes.fake_tensor_prop.FakeTensorProp on the graph first"
     )
+
+
+def test_a_notebook_shows_what_is_printed():
+    module = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8))
+    table = sparsefx.costs(module, (torch.randn(3, 4),))
+    cell = table._repr_html_()
+    assert "<td>0.weight</td>" in cell
+    assert "<p>and 3 fixed without MACs: 24 parameters</p>" in cell
+    assert "and 3 fixed without MACs: 24 parameters" in str(table)

@@ -179,7 +179,7 @@ KINDS = ("conv", "add", "depthwise", "grouped", "concat", "norm", "gate", "shuff
          "halves", "tokens")  # fmt: skip
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(st.data())
 def test_random_networks_have_the_slopes_of_their_outputs(data: st.DataObject) -> None:
     plan = data.draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=5))

@@ -16,10 +16,12 @@ from sparsefx.solver.joint_budgets import Limits
 from sparsefx.solver.request import Request, Warm
 from sparsefx.solver.solve import solve
 from tests import models
+from tests.made_once import made_once
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
 
 
+@made_once
 def sparse_of(name="spartan_paper", net=None, **options):
     torch.manual_seed(0)
     settings = {"budget": 0.3, "total_steps": 20, **options}

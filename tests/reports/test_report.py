@@ -1,3 +1,4 @@
+import base64
 import json
 import math
 import re
@@ -167,6 +168,16 @@ def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     assert set(links) == {"http://www.w3.org/2000/svg"}
     assert text.count("<polyline") == 3
     assert "prefers-color-scheme: dark" in text
+
+
+def test_a_notebook_shows_verdict_picture_and_layers() -> None:
+    cell = make_report()._repr_html_()
+    assert "macs: 1.22 k of 1.22 k allowed (41.304 % of dense): met" in cell
+    assert "<odd>" not in cell
+    assert "&lt;odd&gt; &amp;" in cell
+    assert "<style" not in cell  # it would be the whole notebook's
+    (picture,) = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', cell)
+    assert base64.b64decode(picture).count(b"<polyline") == 3
 
 
 def test_svg_is_well_formed(tmp_path: Path) -> None:

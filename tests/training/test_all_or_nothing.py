@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import sparsefx
 from tests import models
+from tests.made_once import made_once
 from tests.unit_networks import awake, images, vit
 
 PACKAGE = str(Path(sparsefx.__file__).parent)
@@ -54,6 +55,7 @@ class Injected(BaseException):
     """No handler of the package takes it for one of its own."""
 
 
+@made_once
 def made(kind: str, **options: object) -> nn.Module:
     policy, settings = KINDS[kind]
     torch.manual_seed(0)

@@ -12,12 +12,14 @@ from torch.optim import AdamW
 import sparsefx
 from sparsefx.training.packed_tensors import compress, expand, pack, unpack
 from tests import models
+from tests.made_once import made_once
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
 INDEX = torch.arange(12).reshape(3, 4) % 10
 TOTAL = 10  # masks freeze after 8
 
 
+@made_once
 def fresh(**options):
     torch.manual_seed(0)
     settings = {"budget": 0.3, "total_steps": TOTAL, **options}

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 import sparsefx
 from sparsefx.training.life import life_of
 from tests import models
+from tests.made_once import made_once
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
 
 
+@made_once
 def fresh(policy: str = "cost_budget", **options: object) -> nn.Module:
     torch.manual_seed(0)
     given = {"budget": 0.3, "total_steps": 10, **options}

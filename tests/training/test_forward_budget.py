@@ -14,7 +14,7 @@ from sparsefx.training.life import life_of
 from tests.training.preset_starts import X, Y, net
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     preset=st.sampled_from(["cost_budget", "spartan", "magnitude", "granet", "units"]),
     every=st.integers(1, 12),

@@ -44,7 +44,7 @@ def test_masks_have_their_structure_and_the_budget_holds(
 
 @pytest.mark.parametrize("granularity", ["block:2x4", "channel", "1:4"])
 def test_the_hard_cost_is_within_one_group_of_the_budget(granularity: str) -> None:
-    for budget in np.linspace(0.3, 0.95, 12):
+    for budget in np.linspace(0.3, 0.95, 5):
         sparse = sparse_of(granularity, budget=float(budget), keep_units=False)
         info = sparsefx.step(sparse)
         dropped = [
@@ -153,7 +153,7 @@ def test_permuting_groups_permutes_masks(granularity: str) -> None:
 @pytest.mark.parametrize("granularity", ALL)
 def test_more_budget_never_keeps_less(granularity: str) -> None:
     before = None
-    for budget in np.linspace(0.55, 1.0, 10):
+    for budget in np.linspace(0.55, 1.0, 4):
         now = sparsefx.masks(
             sparse_of(granularity, budget=float(budget), keep_units=False)
         )
@@ -178,8 +178,9 @@ def test_weights_that_are_not_finite_are_refused(granularity: str) -> None:
     assert all(torch.equal(mask, after[name]) for name, mask in before.items())
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5])
-@pytest.mark.parametrize("granularity", ALL)
+@pytest.mark.parametrize(
+    ("granularity", "value"), [(each, 0.5 * (i % 2)) for i, each in enumerate(ALL)]
+)
 def test_equal_weights_are_kept_by_index(granularity: str, value: float) -> None:
     model = net()
     with torch.no_grad():

@@ -42,7 +42,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("weights", "tokens and units", "units and weights", "wide")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES],
+)
 def test_a_transform_records_once(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[bool] = []
     record = record_module.record

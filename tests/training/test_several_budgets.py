@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 import sparsefx
 from sparsefx.errors import BudgetError
+from tests.made_once import made_once
 
 RTOL = 1e-6
 
@@ -32,6 +33,7 @@ X = torch.linspace(-1, 1, 4 * 3 * 8).reshape(4, 3, 8).sin()
 BUDGETS = {"macs": 0.25, "params": 0.15}  # both bind
 
 
+@made_once
 def transformed(budget, **options):
     torch.manual_seed(0)
     return sparsefx.transform(Net(), budget=budget, example_inputs=(X,), **options)

@@ -11,12 +11,14 @@ import sparsefx
 from sparsefx.errors import BudgetError, CaptureError, MaskError, PolicyError
 from sparsefx.masking.state_keys import CHILD
 from sparsefx.passes import ShrinkUnits
+from tests.made_once import made_once
 from tests.models import DataDependent
 from tests.unit_networks import Gelu, awake, images, vit
 
 EVERY = {"units_taylor", "units_magnitude", "units_soft_topk"}
 
 
+@made_once
 def transformed(policy: str = "svite_units", **options: object) -> nn.Module:
     options = {"budget": 0.6, "total_steps": 20, "update_every": 2, **options}
     return sparsefx.transform(vit(), policy, example_inputs=(images(8),), **options)
@@ -248,7 +250,7 @@ def test_calibration_without_effect_is_told() -> None:
         sparsefx.transform(vit(), example_inputs=(x,), calibration=data)
     with pytest.raises(PolicyError, match="loss is given without calibration"):
         sparsefx.transform(vit(), example_inputs=(x,), loss=F.cross_entropy)
-    for policy in ("cost_budget", "units", "svite_tokens", "sparse_wide"):
+    for policy in ("units", "svite_tokens"):
         with pytest.warns(UserWarning, match="calibration and loss have no effect"):
             sparsefx.transform(
                 vit(),

@@ -78,7 +78,7 @@ def assert_zero(model: nn.Module, zeros: Mapping[str, Tensor]) -> None:
         torch.testing.assert_close(model(X), dense(X))
 
 
-@settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(
     st.sampled_from(list(PRESETS)),
     st.integers(0, 99),
