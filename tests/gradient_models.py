@@ -6,13 +6,11 @@ import torch.nn.functional as F
 
 import sparsefx
 from tests import models
-from tests.made_once import made_once
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
 Y = torch.linspace(-1, 1, 6 * 4).reshape(6, 4).cos()
 
 
-@made_once
 def sparse_of(net=None, inputs=(X,), **options):
     torch.manual_seed(0)
     settings = {"budget": 0.3, "beta": 4.0, **options}

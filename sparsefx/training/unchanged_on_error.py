@@ -67,9 +67,12 @@ def _attributes(root: nn.Module) -> list[Callable[[], object]]:
         kept = vars(module)
         for held in (kept, module._parameters, module._buffers, module._modules):
             undo.append(partial(_put_back, held, dict(held)))
-    life = root._modules.get(CHILD)
+    life: Any = root._modules.get(CHILD)
     for part in getattr(life, "parts", ()):
         undo += _fields(part)
+    if life is not None:
+        spending = vars(life.spending)
+        undo.append(partial(_put_back, spending, dict(spending)))
     return undo
 
 
