@@ -14,6 +14,7 @@ from sparsefx.commands.answer import Answer
 from sparsefx.commands.given_model import MODEL
 from sparsefx.errors import SparsefxError
 from sparsefx.lowering.layer_trial import TARGETS
+from sparsefx.lowering.precision import PRECISIONS
 
 INPUT = "shape of an input: 1,3,224,224 or 1,128:int64 or name=1,128:int64; repeatable"
 KWARGS = "what the model's callable is given, a JSON object: '{\"num_classes\": 10}'"
@@ -90,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     _with_policy(_on_model(lowered))
     lowered.add_argument("--weights", help="a file of sparsefx.save or torch.save")
     lowered.add_argument("--target", default="auto", choices=TARGETS)
+    lowered.add_argument("--precision", default="exact", choices=PRECISIONS)
+    lowered.add_argument("--tolerance", type=float, help="of the outputs' change")
     lowered.add_argument("--no-compile", action="store_true", help="time eager code")
     lowered.add_argument("--out", help="a package to write, ending in .pt2")
 

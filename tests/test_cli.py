@@ -108,6 +108,7 @@ def test_plan_with_a_named_budget(
         ),
         (["costs", "cli_models:broken"], "cannot be built: ZeroDivisionError"),
         (["costs", "missing.py:build"], "cannot be loaded: FileNotFoundError"),
+        (["lower", "MODEL", "--input", "1,8", "--tolerance", "-1"], "tolerance"),
         (["policies", "gpm"], "did you mean 'gmp'"),
         (["diff", "missing.json", "missing.json"], "missing.json cannot be read"),
         (["plan", "MODEL", "--policy", "erq"], "erk"),

@@ -61,7 +61,12 @@ def lower(arguments: Namespace) -> Answer:
     if arguments.policy or arguments.budget:
         model = sparsefx.finalize(_sparse(model, arguments))
     fast = sparsefx.lower(
-        model, inputs, arguments.target, compile=not arguments.no_compile
+        model,
+        inputs,
+        arguments.target,
+        precision=arguments.precision,
+        tolerance=arguments.tolerance,
+        compile=not arguments.no_compile,
     )
     if arguments.out:
         package(fast, inputs, arguments.out)
