@@ -36,7 +36,7 @@ SOURCES = tuple(
 # The processor's own instructions, where the compiler can tell them.
 _TARGETS = ("-march=native", "-mcpu=native", "")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
-_PATIENCE = 120  # seconds for one attempt; it takes about five
+_PATIENCE = 120  # seconds for one attempt; it takes about twelve
 
 
 @functools.cache
