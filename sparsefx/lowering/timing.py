@@ -11,6 +11,7 @@ import torch
 
 _SAMPLE = 2e-3  # seconds a sample should last, above the clock's grain
 _MOST = 64
+_HOPELESS = 3.0  # times the first call's time
 
 
 def interleaved(
@@ -20,6 +21,9 @@ def interleaved(
 
     On a CPU with one thread it is the time of the process, which other processes
     disturb least; otherwise the wall clock, after the device is done.
+
+    A call that twice takes over three times as long as the first of all, which the
+    others are to beat, is not measured again.
 
     Args:
         calls: what to time, by name; each is warmed up.
@@ -42,15 +46,22 @@ def interleaved(
         _wait(device)
         return (clock() - start) / times
 
-    times: dict[str, int] = {}
+    once: dict[str, float] = {}
     for name, call in calls.items():
         call()
-        once = max(seconds(call, 1), 1e-7)
-        times[name] = min(max(1, math.ceil(_SAMPLE / once)), _MOST)
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+        once[name] = max(seconds(call, 1), 1e-7)
+    limit = _HOPELESS * next(iter(once.values()), 0.0)
+    for name, took in once.items():
+        if took > limit:  # or was disturbed
+            once[name] = min(took, max(seconds(calls[name], 1), 1e-7))
+    samples: dict[str, list[float]] = {
+        name: [] if took <= limit else [took] for name, took in once.items()
+    }
+    left = [name for name, found in samples.items() if not found]
     for _ in range(rounds):
-        for name, call in calls.items():
-            samples[name].append(seconds(call, times[name]))
+        for name in left:
+            times = min(max(1, math.ceil(_SAMPLE / once[name])), _MOST)
+            samples[name].append(seconds(calls[name], times))
     return {name: 1e3 * statistics.median(found) for name, found in samples.items()}
 
 

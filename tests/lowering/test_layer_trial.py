@@ -1,11 +1,11 @@
 """What is chosen is what was timed, and what lost says by how much."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from sparsefx.lowering.dense_layer import (
-    Dense,
-)
+from sparsefx.lowering.dense_layer import Dense
 from sparsefx.lowering.layer_forms import FORMS, CompressedLayer
 from sparsefx.lowering.layer_trial import try_layer
 from sparsefx.lowering.packed_layer import PackedLayer
@@ -50,6 +50,25 @@ def test_a_form_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     trial = try_layer(layer, torch.randn(3, 16), rounds=1)
     assert trial.chosen == "dense"
     assert trial.lost["csr"] == "differs by 1 of the largest output"
+
+
+def test_what_cannot_win_is_measured_twice() -> None:
+    counts = {"first": 0, "equal": 0, "slow": 0}
+
+    def call(name: str, size: int) -> Callable[[], object]:
+        x = torch.randn(size, size)
+
+        def run() -> object:
+            counts[name] += 1
+            return x @ x
+
+        return run
+
+    calls = {"first": call("first", 64), "equal": call("equal", 64)}
+    times = interleaved({**calls, "slow": call("slow", 640)}, CPU, 5)
+    assert counts["slow"] == 3  # one to warm up
+    assert min(counts["first"], counts["equal"]) >= 2 + 5
+    assert times["slow"] > times["first"]
 
 
 def test_interleaved_times() -> None:
