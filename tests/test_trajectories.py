@@ -30,6 +30,7 @@ SLOW = {
     for name in (
         *("sparse_doped", "sparse_factorized", "sparse_parallel", "sparse_wide"),
         *("fixed", "gmp", "granet_sparse", "layerwise", "set", "svite", "uniform"),
+        *("er", "erk", "magnitude", "nm_2_4", "rigl", "topkast", "sensitivity, rigl"),
         *("function", "params", "tokens deeper", "units of params"),
     )
 }

@@ -238,7 +238,7 @@ class Life(nn.Module):
         destination[f"{prefix}frozen"] = torch.tensor(self.frozen)
         destination[f"{prefix}names"] = as_tensor(self.names)
         destination[f"{prefix}history"] = as_curve(self.history)
-        destination[f"{prefix}spent"] = self.spending.as_tensor()
+        destination[f"{prefix}spending"] = self.spending.as_tensor()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
@@ -250,7 +250,7 @@ class Life(nn.Module):
         if self._dense:
             return
         missing: list[str] = rest[2]
-        own = ("step", "frozen", "names", "history", "spent")
+        own = ("step", "frozen", "names", "history", "spending")
         wanted = [f"{prefix}{name}" for name in own]
         missing += [key for key in wanted if key not in state_dict]
         step, frozen, names, curve, spent = (state_dict.pop(k, None) for k in wanted)

@@ -1,6 +1,7 @@
 """The compiled kernels: built once, by one process, loaded only where nobody else
 can have written."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -27,16 +28,17 @@ def folder(tmp_path, monkeypatch):
     compile_cpu.library.cache_clear()
 
 
+compiled = functools.cache(compile_cpu._compiled)
+
+
 @pytest.fixture
 def built(monkeypatch):
-    """How often the compiler runs; what it makes is only compiled once."""
-    calls, ready = [], []
-    compiled = compile_cpu._compiled
+    """How often the compiler runs; what it makes is compiled once for all tests."""
+    calls = []
 
     def counted(compiler):
         calls.append(compiler)
-        ready[:] = ready or [compiled(compiler)]
-        return ready[0]
+        return compiled(compiler)
 
     monkeypatch.setattr(compile_cpu, "_compiled", counted)
     return calls

@@ -16,7 +16,6 @@ from tests.passes.rewritten import recorded, slope
 from tests.rewrites import ZOO
 
 MEMBERS = (SparseParallel, SparseFactorized, SparseDoped, SparseWide)
-members = pytest.mark.parametrize("member", MEMBERS)
 
 
 def pairs() -> Iterator[Any]:
@@ -46,8 +45,14 @@ def test_macs_are_equal_to_the_last_one(name: str, member: type[Any]) -> None:
     assert by_gradient != 0
 
 
-@members
-@pytest.mark.parametrize("name", ["mobilenet", "gpt2"])
+WHOLE = [
+    pytest.param(name, member, marks=() if i % 2 == j else pytest.mark.slow)
+    for i, member in enumerate(MEMBERS)
+    for j, name in enumerate(["mobilenet", "gpt2"])
+]
+
+
+@pytest.mark.parametrize(("name", "member"), WHOLE)
 def test_the_whole_model_at_equal_cost(name: str, member: type[Any]) -> None:
     """Products of activations and norms too, within a weight of the cheapest layer."""
     _, x, graph, dense = recorded(name)

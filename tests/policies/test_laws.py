@@ -175,7 +175,7 @@ def test_the_unit_of_cost_is_free(
 
 @every
 @given(problems())
-@LAW
+@settings(LAW, max_examples=15)
 def test_another_budget_only_takes(function: PolicyFunction, problem: Problem) -> None:
     """A second one holds as well; one that allows everything changes nothing."""
     sites, budget, _ = problem

@@ -120,7 +120,7 @@ GIVEN = given(
     st.sampled_from([1, 3]),
     st.booleans(),
     st.lists(st.sampled_from(ACTIONS), min_size=2, max_size=9),
-    st.sets(st.integers(0, 8), max_size=2),
+    st.sets(st.integers(0, 8), max_size=1),
 )
 
 

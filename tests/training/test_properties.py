@@ -14,7 +14,7 @@ from torch.func import functional_call
 import sparsefx
 from tests import models
 
-EXAMPLES = int(os.environ.get("SPARSEFX_EXAMPLES", 6))  # hundreds for a long look
+EXAMPLES = int(os.environ.get("SPARSEFX_EXAMPLES", 4))  # hundreds for a long look
 # a transform takes a quarter of a second: to shrink a failure would take minutes
 LAW = settings(max_examples=EXAMPLES, phases=[Phase.explicit, Phase.generate])
 SEEDS = st.integers(0, 2**20)
