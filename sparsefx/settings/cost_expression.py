@@ -165,8 +165,13 @@ def _tree(text: str, names: Collection[str]) -> sympy.Expr:
         raise PolicyError(
             f"a cost of {len(text)} characters is too long; write at most {_LONGEST}"
         )
+    syntax = "a mistake in its syntax"
     try:
         tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        # ValueError: of surrogates, and of null characters in some Pythons 3.11
+        raise refuse(syntax) from None
+    try:
         return read(tree.body)[0]
-    except (SyntaxError, UnicodeError, MemoryError, RecursionError):
-        raise refuse("a mistake in its syntax") from None
+    except (UnicodeError, MemoryError, RecursionError):
+        raise refuse(syntax) from None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sparsefx
-from sparsefx.errors import SparsefxError
+from sparsefx.errors import PolicyError, SparsefxError
 from sparsefx.policies.policy import Policy
 from sparsefx.policies.presets import parse
 from sparsefx.settings.budget import parse_budget
@@ -139,3 +139,9 @@ def test_policies_that_may_not_fit_the_model(cases: int) -> None:
         sparse = sparsefx.transform(net, values, example_inputs=x)
         info = sparsefx.step(sparse)
         assert values.get("inclusive") or info.hard_cost <= info.budget * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("text", ["macs\0", "\0", "1\ud800", "macs +", "(" * 200])
+def test_what_is_no_expression_is_refused(text: str) -> None:
+    with pytest.raises(PolicyError, match="a mistake in its syntax"):
+        parse_expression(text, ("macs",))
