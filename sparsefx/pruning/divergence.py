@@ -38,8 +38,8 @@ def divergence(out: Any, dense: Any, valid: Tensor | None = None) -> Tensor:
     """
     x, y = _logits(out), _logits(dense)
     if isinstance(x, Tensor) and isinstance(y, Tensor):
-        found = _counted(x, valid).log_softmax(-1)
-        wanted = _counted(y, valid).log_softmax(-1)
+        found = counted(x, valid).log_softmax(-1)
+        wanted = counted(y, valid).log_softmax(-1)
         return F.kl_div(found, wanted, reduction="sum", log_target=True)
     pairs = zip(_floats(out), _floats(dense), strict=True)
     parts = [_of(x, y, valid) for x, y in pairs]
@@ -48,7 +48,7 @@ def divergence(out: Any, dense: Any, valid: Tensor | None = None) -> Tensor:
 
 def _of(x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
     shares, rows = _are_shares(y), _sum_to_one(y)
-    x, y = _counted(x, valid), _counted(y, valid)
+    x, y = counted(x, valid), counted(y, valid)
     if not shares:
         return (x - y).square().sum() / 2
     x, y = x.clamp(_SMALL, 1 - _SMALL), y.clamp(_SMALL, 1 - _SMALL)
@@ -77,10 +77,10 @@ def probe(
 
     logits = _logits(dense)
     if isinstance(logits, Tensor):
-        counted = _counted(logits, valid)
-        p = counted.detach().softmax(-1)
+        kept = counted(logits, valid)
+        p = kept.detach().softmax(-1)
         v = p.sqrt() * normal(p)
-        return (counted * (v - p * v.sum(-1, keepdim=True))).sum()
+        return (kept * (v - p * v.sum(-1, keepdim=True))).sum()
     found = []
     for x in _floats(dense):
         y = x.detach()
@@ -88,7 +88,7 @@ def probe(
         if _are_shares(y):
             p = y.clamp(1e-4, 1 - 1e-4)
             spread = (p if _sum_to_one(y) else p * (1 - p)).rsqrt()
-        found.append(_counted(x * normal(x) * spread, valid).sum())
+        found.append(counted(x * normal(x) * spread, valid).sum())
     return torch.stack(found).sum() if found else None
 
 
@@ -102,7 +102,13 @@ def _floats(out: Any) -> list[Tensor]:
     return [x for x in tensors_of(out) if x.is_floating_point()]
 
 
-def _counted(x: Tensor, valid: Tensor | None) -> Tensor:
+def counted(x: Tensor, valid: Tensor | None) -> Tensor:
+    """The tokens of an output that count; all where ``valid`` does not speak of them.
+
+    Example:
+        >>> counted(torch.eye(2)[None], torch.tensor([[True, False]]))
+        tensor([[1., 0.]])
+    """
     return x[valid] if valid is not None and x.shape[:2] == valid.shape else x
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sparsefx.pruning.divergence import counted
 from sparsefx.tracing.example_calls import Call
 from sparsefx.tracing.preserve import tensors_of
 
@@ -40,8 +41,7 @@ def output_change(
         for x, y in zip(before, after, strict=True):
             if not x.is_floating_point():
                 continue
-            if mask is not None and x.shape[:2] == mask.shape:
-                x, y = x[mask], y[mask]
+            x, y = counted(x, mask), counted(y, mask)
             off += float((y.double() - x.double()).square().sum())
             whole += float(x.double().square().sum())
     return off / whole if whole else 0.0

@@ -7,6 +7,7 @@ matrix for each of its groups. All of them are ``x_g W_g'`` for g = 1..G.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -180,7 +181,7 @@ class Weights:
         return Product(name, form, x)
 
 
-class ProductMode(TorchFunctionMode):
+class ProductMode(TorchFunctionMode, ABC):
     """Sees the products that some weights take part in while it is active.
 
     Attributes:
@@ -191,9 +192,9 @@ class ProductMode(TorchFunctionMode):
         super().__init__()
         self.weights = Weights(weights.items())
 
+    @abstractmethod
     def met(self, product: Product, call: Callable[[], Any]) -> Any:
         """What becomes of a product; ``call`` makes it."""
-        raise NotImplementedError
 
     def __torch_function__(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsefx.pruning.fit import Fitted
 from sparsefx.reports.report import Report
-from sparsefx.reports.text_table import percent, shape_text, text_table
+from sparsefx.reports.text_table import percent, text_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,7 @@ class PruneReport:
     def __str__(self) -> str:
         header = ("layer", "op", "shape", "granularity", "density", "error", "seconds")
         rows = [
-            (
-                layer.name,
-                layer.op,
-                shape_text(layer.shape),
-                layer.granularity,
-                percent(layer.density),
-                *_fit_cells(self.fitted.get(layer.name)),
-            )
+            (*layer.cells, *_fit_cells(self.fitted.get(layer.name)))
             for layer in self.costs.layers
         ]
         table = text_table(header, rows, right=range(4, 7))

@@ -21,7 +21,7 @@ from sparsefx.reports.report_rows import (
     Total,
     Training,
 )
-from sparsefx.reports.text_table import human, percent, shape_text, share, text_table
+from sparsefx.reports.text_table import human, percent, share, text_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +155,7 @@ class Report:
         for name in self.cost_names:
             header += [f"{name} kept", "dense", "share"]
         rows = [
-            [
-                layer.name,
-                layer.op,
-                shape_text(layer.shape),
-                layer.granularity,
-                percent(layer.density),
-                *_cost_cells(layer.costs, self.cost_names),
-            ]
+            [*layer.cells, *_cost_cells(layer.costs, self.cost_names)]
             for layer in self.layers
         ]
         rows.append(["total", *[""] * 4, *_cost_cells(self.totals, self.cost_names)])

@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from sparsefx.reports.html_page import html_line, html_table, page, svg, svg_text
-from sparsefx.reports.text_table import elided, human, percent, shape_text, share
+from sparsefx.reports.text_table import elided, human, percent, share
 
 if TYPE_CHECKING:
     from sparsefx.reports.report import Report
@@ -164,8 +164,7 @@ def _layer_table(report: Report) -> str:
         header += [f"{name} kept", "dense"]
     rows = []
     for layer in report.layers:
-        shape = shape_text(layer.shape)
-        row = [layer.name, layer.op, shape, layer.granularity, percent(layer.density)]
+        row = [*layer.cells]
         for name in report.cost_names:
             cost = layer.costs[name]
             row += [f"{cost.kept:,.0f}", f"{cost.dense:,.0f}"]

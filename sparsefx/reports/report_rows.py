@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from sparsefx.reports.text_table import percent, shape_text
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -34,6 +36,12 @@ class LayerReport:
     granularity: str
     density: float
     costs: Mapping[str, Cost]
+
+    @property
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """Texts of all but the costs, as a table's row begins."""
+        shape, density = shape_text(self.shape), percent(self.density)
+        return self.name, self.op, shape, self.granularity, density
 
 
 @dataclass(frozen=True, slots=True)
