@@ -11,7 +11,7 @@ SEED ?= 0
 BASE ?= main
 
 .PHONY: help demo test lint types coverage test-changed test-slow test-torch
-.PHONY: test-mutants speed hooks clean
+.PHONY: test-mutants speed docs hooks clean
 
 help:            ## What there is to make; PYTHON=python3.12 picks the interpreter.
 	@sed -n 's/^\([a-z-]*:\)[^#]*## /\1/p' $(MAKEFILE_LIST) | column -t -s: -l 2
@@ -49,11 +49,14 @@ speed: $(STAMP)  ## Time to import, and of a sparse step to a dense one; printed
 	$(VENV)/bin/python benchmarks/import_time.py --rounds 5
 	$(VENV)/bin/python benchmarks/step_ratio.py
 
+docs: $(STAMP)   ## The documentation as a site, in site/.
+	$(RUN) mkdocs build --strict --quiet
+
 hooks: $(STAMP)  ## Ruff before every commit.
 	$(RUN) pre_commit install
 
 clean:           ## Back to a fresh clone.
-	rm -rf $(VENV) .venv-torch-* build dist *.egg-info demo_output .coverage htmlcov .mutants
+	rm -rf $(VENV) .venv-torch-* build dist site *.egg-info demo_output .coverage htmlcov .mutants
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

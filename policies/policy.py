@@ -76,7 +76,7 @@ class Policy:
     allocation: Allots = "cost_budget"
     """Who decides how much where: a built-in name, or a function `(sites, budget)`."""
     cost: str = "macs"
-    """The cost that a bare budget such as 0.1 speaks of, or 0.7*macs + 0.3*params."""
+    """The cost that a bare budget such as 0.1 speaks of, or `0.7*macs + 0.3*params`."""
     budget: Amount = field(default=0.1, hash=False)
     """Allowed cost: fraction, percent or absolute; a mapping names the cost."""
     budget_of: Literal["maskable", "model", "selected"] = "maskable"

@@ -6,13 +6,16 @@ In a page, each ```python block follows a comment: `<!-- tested -->`, or
 """
 
 import doctest
-import importlib
+import importlib.util
 import inspect
+import os
 import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 import sparsefx
 
@@ -26,6 +29,7 @@ EXTRAS = {
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
+LINK = re.compile(r"\]\((?!https?:)(?P<file>[^)#]*)#?(?P<anchor>[^)]*)\)")
 FENCE = re.compile(r"^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKED = re.compile(
     r"^<!-- (?:tested\s(?P<setup>(?:(?!-->).)*)|untested: (?:(?!-->).)+)-->\s*"
@@ -100,3 +104,52 @@ def test_page_examples(
             # Blank lines in front make a traceback name the page's own line.
             blank = "\n" * text.count("\n", 0, block.start(part))
             exec(compile(blank + block[part], name, "exec"), names)
+
+
+def generated_pages() -> dict[str, str]:
+    """The site's pages that a hook of mkdocs makes, by path."""
+    path = ROOT / "docs" / "generated_pages.py"
+    spec = importlib.util.spec_from_file_location("generated_pages", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.pages()
+
+
+def nav_entries(nav: object) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+        return
+    for entry in nav.values() if isinstance(nav, dict) else nav:
+        yield from nav_entries(entry)
+
+
+def anchors(text: str) -> set[str]:
+    """What links may point to in a page: its headings, as mkdocs names them."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    heads = re.findall(r"^#+ (.*)$", prose, flags=re.MULTILINE)
+    words = (re.sub(r"[^\w\s-]", "", head).strip().lower() for head in heads)
+    return {re.sub(r"[-\s]+", "-", word) for word in words}
+
+
+def test_the_site_leads_to_every_page() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    docs = ROOT / "docs"
+    pages = {page.relative_to(docs).as_posix() for page in docs.rglob("*.md")}
+    assert sorted(nav_entries(site["nav"])) == sorted(pages | set(generated_pages())), (
+        "nav in mkdocs.yml names each page once"
+    )
+
+
+@pytest.mark.parametrize("name", page_names())
+def test_links_resolve(name: str) -> None:
+    page = ROOT / name
+    made = {ROOT / "docs" / path: text for path, text in generated_pages().items()}
+    for link in LINK.finditer(page.read_text(encoding="utf-8")):
+        file = Path(os.path.normpath(page.parent / link["file"]))
+        target = file if link["file"] else page
+        assert target in made or target.is_file(), f"{name}: {link[0]}"
+        inside = target.is_relative_to(ROOT / "docs")
+        assert inside or page.parent == ROOT, f"{name}: {link[0]} leaves the site"
+        if link["anchor"]:
+            text = made.get(target) or target.read_text(encoding="utf-8")
+            assert link["anchor"] in anchors(text), f"{name}: {link[0]}"
