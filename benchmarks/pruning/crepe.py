@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import sparsefx
-from sparsefx.pruning.divergence import divergence
+from sparsefx.training.divergence import divergence
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pruning.rivals import RIVALS

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
 from sparsefx.pruning.calibration import Calibration
-from sparsefx.pruning.divergence import divergence
+from sparsefx.training.divergence import divergence
 
 _RATE = 2e-4  # the largest learning rate of Adam
 _BETAS = (0.9, 0.98)
@@ -28,7 +28,7 @@ def distil(
     """Trains a pruned model to answer as the dense one does; dropped weights stay zero.
 
     A call is drawn each step; Adam lessens its divergence from the dense outputs
-    (`sparsefx.pruning.divergence`), by a rate that rises and then falls to zero.
+    (`sparsefx.training.divergence`), by a rate that rises and then falls to zero.
 
     Args:
         dense: run as it is.

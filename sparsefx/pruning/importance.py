@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
-from sparsefx.pruning.divergence import probe
 from sparsefx.pruning.products import Product, ProductMode
 from sparsefx.tracing.example_calls import Call
+from sparsefx.training.divergence import probe
 
 
 class _Slopes(ProductMode):
@@ -55,7 +55,7 @@ def importances(
     """Squared gradients of a random combination of outputs, summed over rows.
 
     Half the sum of ``importance * mean squared change`` of a layer's outputs is about
-    what it costs in `sparsefx.pruning.divergence`.
+    what it costs in `sparsefx.training.divergence`.
 
     Args:
         model: run as it is; its parameters get no gradients.

@@ -14,7 +14,6 @@ from sparsefx.policies.error_curves import ErrorCurves
 from sparsefx.pruning.admm import admm
 from sparsefx.pruning.calibration import Calibration
 from sparsefx.pruning.choice import Choice
-from sparsefx.pruning.divergence import divergence
 from sparsefx.pruning.enumerated import Enumerated, can_enumerate
 from sparsefx.pruning.fit import LayerFit
 from sparsefx.pruning.products import Form, Product
@@ -22,6 +21,7 @@ from sparsefx.pruning.quadratic import Quadratic
 from sparsefx.pruning.repeated_uses import repeated_uses
 from sparsefx.pruning.together import run_together
 from sparsefx.torch_internals import tree_flatten
+from sparsefx.training.divergence import divergence
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 _TRIED = 0.3  # the density at which one layer alone is tried

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sparsefx.pruning.divergence import counted
 from sparsefx.tracing.example_calls import Call
 from sparsefx.tracing.preserve import tensors_of
+from sparsefx.training.divergence import counted
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.learners import learner_of
+from sparsefx.policies import function_of
 from sparsefx.policies.policy import Policy
 from sparsefx.solver.projection import BUDGET_SLACK
 from sparsefx.tracing.preserve import in_eval
@@ -36,6 +37,38 @@ def check_first(masks: First) -> bool:
             "parameter name, as sparsefx.masks returns"
         )
     return given
+
+
+def check_data(
+    policy: Policy,
+    calibration: Sequence[tuple[Any, Any]],
+    loss: Callable[[Any, Any], Tensor] | None,
+) -> None:
+    """Refuses half of what is needed to measure; says where nothing is measured.
+
+    Raises:
+        PolicyError: calibration is given without loss, or the reverse.
+    """
+    given = {"calibration": len(calibration) > 0, "loss": loss is not None}
+    if not any(given.values()):
+        return
+    if not all(given.values()):
+        odd, other = sorted(given, key=lambda name: not given[name])
+        raise PolicyError(
+            f"{odd} is given without {other}; the policy sensitivity needs both, "
+            "others need neither"
+        )
+    plain = not policy.tokens and policy.rewrite == "none"
+    weights = learner_of(policy.learner).part == "weights"
+    function = function_of(policy.allocation)
+    if not (plain and weights and hasattr(function, "prepare")):
+        warnings.warn(
+            "calibration and loss have no effect: nothing is measured with allocation "
+            f"{policy.allocation!r} here; leave them out, or choose the policy "
+            "sensitivity, without tokens, units or a rewrite",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def start_from(life: Life, masks: Mapping[str, Tensor], budgeted: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from sparsefx.errors import MaskError
 from sparsefx.masking.masked_module import unwrapped
@@ -39,6 +40,7 @@ class Life(nn.Module):
         history: points of the budget curve.
         finalized: `sparsefx.finalize` has been called.
         spending: what the steps so far have cost.
+        lesson: the hook of a teacher, if there is one.
     """
 
     def __init__(self, plan: Plan) -> None:  # noqa: D107
@@ -51,6 +53,7 @@ class Life(nn.Module):
         self.history: list[HistoryPoint] = []
         self.finalized = False
         self.spending = Spending(plan)
+        self.lesson: RemovableHandle | None = None
         self.places: Places | None = None  # where the weights stood at first
         self._dense = False  # the checkpoint being read is a dense model's
         self._stamp = object()  # another one whenever masks are written
@@ -72,8 +75,7 @@ class Life(nn.Module):
         """Returns ``value``: containers that call all their children stay right."""
         return value
 
-    def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+    def extra_repr(self) -> str:  # noqa: D102
         kind = "frozen" if self.frozen else "learning"
         return f"{len(self.plan.sites)} masked, step {self.step}, {kind}"
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from sparsefx.errors import MaskError, PolicyError
+from sparsefx.errors import MaskError
 from sparsefx.learners import learner_of
 from sparsefx.masking.masked_module import duplicate, program_of, restore, unwrapped
 from sparsefx.masking.site import Site
-from sparsefx.policies import function_of
 from sparsefx.policies.load_policy import PolicySource, load_policy
-from sparsefx.policies.policy import Policy
 from sparsefx.reports.report import Report
 from sparsefx.tracing.capture import by_path
 from sparsefx.training.build import build
@@ -24,6 +21,7 @@ from sparsefx.training.build_tokens import shortened
 from sparsefx.training.build_units import build_units
 from sparsefx.training.first_masks import (
     First,
+    check_data,
     check_first,
     saliencies,
     start_by,
@@ -33,6 +31,7 @@ from sparsefx.training.life import Life, life_of
 from sparsefx.training.recipe import recipe_of
 from sparsefx.training.skipped_steps import skipped
 from sparsefx.training.step_report import StepReport
+from sparsefx.training.teacher import Lesson, Teacher, as_teacher
 from sparsefx.training.whole_graph import Start, recorded
 
 
@@ -46,6 +45,7 @@ def transform(
     calibration: Sequence[tuple[Any, Any]] = (),
     loss: Callable[[Any, Any], Tensor] | None = None,
     masks: First = "learner",
+    teacher: nn.Module | Teacher | None = None,
     **overrides: Any,
 ) -> nn.Module:
     """Makes a model train sparse: its weights are masked under an exact budget.
@@ -72,6 +72,9 @@ def transform(
             them down to ``budget=``. ``"snip"`` starts these four from the weights of
             largest ``|w dL/dw|`` on the calibration batches, as many of each layer as
             the allocation says.
+        teacher: a dense model to learn from besides, ``model`` as it is now, say: in
+            training gradients are those of the loss and of what sets outputs apart
+            from the teacher's. `sparsefx.training.teacher.Teacher` has a weight.
         overrides: fields of `Policy`: ``budget=``, ``total_steps=``, ``exclude=`` ...
 
     Returns:
@@ -105,9 +108,10 @@ def transform(
             f"this {type(model).__name__} is already transformed; transform the "
             "original model, or finalize this one first"
         )
+    lesson = None if teacher is None else Lesson(as_teacher(teacher), model)
     values = saliencies(model, calibration, loss) if masks == "snip" else {}
     if masks != "snip":
-        _check_data(settings, calibration, loss)
+        check_data(settings, calibration, loss)
     part = learner_of(settings.learner).part
     if settings.tokens:
         start = shortened(model, settings, example_inputs, inplace=inplace)
@@ -136,6 +140,8 @@ def transform(
         restore(sparse)  # it may be the user's own
         raise
     life.recipe = recipe_of(settings, example_inputs, life.plan)
+    if lesson is not None:
+        life.lesson = sparse.register_forward_hook(lesson, with_kwargs=True)
     return sparse
 
 
@@ -261,33 +267,7 @@ def finalize(module: nn.Module) -> nn.Module:
     for part in baked.parts:
         part.bake()
     restore(dense)
+    if baked.lesson is not None:
+        baked.lesson.remove()
     life.finalized = True
     return dense
-
-
-def _check_data(
-    policy: Policy,
-    calibration: Sequence[tuple[Any, Any]],
-    loss: Callable[[Any, Any], Tensor] | None,
-) -> None:
-    """Refuses half of what is needed to measure; says where nothing is measured."""
-    given = {"calibration": len(calibration) > 0, "loss": loss is not None}
-    if not any(given.values()):
-        return
-    if not all(given.values()):
-        odd, other = sorted(given, key=lambda name: not given[name])
-        raise PolicyError(
-            f"{odd} is given without {other}; the policy sensitivity needs both, "
-            "others need neither"
-        )
-    plain = not policy.tokens and policy.rewrite == "none"
-    weights = learner_of(policy.learner).part == "weights"
-    function = function_of(policy.allocation)
-    if not (plain and weights and hasattr(function, "prepare")):
-        warnings.warn(
-            "calibration and loss have no effect: nothing is measured with allocation "
-            f"{policy.allocation!r} here; leave them out, or choose the policy "
-            "sensitivity, without tokens, units or a rewrite",
-            UserWarning,
-            stacklevel=3,
-        )

@@ -7,8 +7,8 @@ from torch import nn
 
 import sparsefx
 from sparsefx.pruning import measure_curves
-from sparsefx.pruning.divergence import divergence, probe
 from sparsefx.pruning.importance import importances
+from sparsefx.training.divergence import divergence, probe
 from tests.pruning import nets
 
 LOGITS = torch.tensor([[0.3, -1.0, 0.7], [1.0, 0.0, -0.5]])
