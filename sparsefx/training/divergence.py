@@ -48,7 +48,7 @@ def mean_divergence(out: Any, dense: Any, valid: Tensor | None = None) -> Tensor
     """The same, where each output counts by its mean row: all but its last dimension.
 
     Example:
-        >>> mean_divergence(torch.ones(5, 2), torch.zeros(5, 2))
+        >>> mean_divergence(torch.full((5, 2), 3.0), torch.full((5, 2), 2.0))
         tensor(1.)
     """
     rows = _rows(out, dense, valid)
