@@ -29,7 +29,9 @@ SOURCES = tuple(
         "convolution.cpp",
         "products.cpp",
         "product_rows.h",
+        "activations.h",
         "panel_copy.h",
+        "vectors.h",
         "spread.h",
     )
 )

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "activations.h"
 #include "product_rows.h"
 #include "spread.h"
 
@@ -27,9 +28,9 @@ struct Window {  // of x (batch, channels, height, width) and y (batch, rows, ..
 struct Plane {
   int64_t top, left;  // its first pixel in a padded channel
 };
-struct After {  // y = scale * sum + shift for each row, at least `least`
+struct After {  // y = activation(scale * sum + shift), for each row
   const float *scale, *shift;
-  float least;
+  int64_t activation;
 };
 
 // The planes that a window reads, and for each (line, column) of it plane and place.
@@ -81,8 +82,8 @@ inline void each(const float* from, float* to, int64_t count, F f) {
     for (int64_t i = 0; i < count; i++) to[i] = f(Lane{} + from[i])[0];
     return;
   }
-  for (int64_t i = 0; i + L < count; i += L) put(to + i, f(get<Lane>(from + i)));
-  put(to + count - L, f(get<Lane>(from + count - L)));
+  for (int64_t i = 0; i + L < count; i += L) store(to + i, f(load<Lane>(from + i)));
+  store(to + count - L, f(load<Lane>(from + count - L)));
 }
 
 void enter(const Window& w, const std::vector<Piece>& pixels,
@@ -153,12 +154,10 @@ void panel(const Window& s, const Planes& planes, const Weight<Shifted>& weight,
     for (int64_t r = row; mine && r < row + rows; r++) {
       const float scale = after.scale ? after.scale[r] : 1;
       const float shift = after.shift ? after.shift[r] : 0;
-      const Lane least = Lane{} + after.least;
       for (const Piece& p : results)
         each(ys + (r - row) * wide + p.from,
              y + r * s.out_height * s.out_width + p.to, p.count, [&](Lane v) {
-               v = v * scale + shift;
-               return v < least ? least : v;
+               return activated(after.activation, v * scale + shift);
              });
     }
   }
@@ -168,7 +167,7 @@ void panel(const Window& s, const Planes& planes, const Weight<Shifted>& weight,
 
 extern "C" void sparse_convolution(int64_t threads, Pool pool, const Window* window,
                                    const float* x, float* y, const float* scale,
-                                   const float* shift, float least, const Block* blocks,
+                                   const float* shift, int64_t activation, const Block* blocks,
                                    const int32_t* groups, const int32_t* rows,
                                    const int16_t* columns, const float* values) {
   const Window& s = *window;
@@ -176,7 +175,7 @@ extern "C" void sparse_convolution(int64_t threads, Pool pool, const Window* win
   const Weight<Shifted> weight = {blocks, groups, rows, columns, values, nullptr, nullptr};
   panels(s.batch, s.pixels(), std::min<int64_t>(s.wide, 8), threads, pool,
          [&](int64_t b, int64_t at, int64_t vectors, int64_t part, int64_t parts) {
-           panel(s, planes, weight, {scale, shift, least},
+           panel(s, planes, weight, {scale, shift, activation},
                  x + b * s.channels * s.height * s.width,
                  y + b * s.rows * s.out_height * s.out_width, at, vectors, part, parts);
          });

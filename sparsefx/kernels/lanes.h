@@ -16,6 +16,8 @@
 #include <immintrin.h>
 #endif
 
+#include "vectors.h"
+
 // Bodies are called at two places, one with a constant: there they must be inlined.
 #define INLINE __attribute__((always_inline))
 
@@ -42,36 +44,16 @@ struct Mask {  // one tensor's soft mask: sigmoid(slope * (|w| - center) + mu)
   float slope, center, mu;
 };
 
-template <class V>
-inline V load(const void* p) {
-  V x;
-  std::memcpy(&x, p, sizeof x);
-  return x;
-}
-template <class V>
-inline void store(void* p, V x) {
-  std::memcpy(p, &x, sizeof x);
-}
 inline Floats all(float x) { return Floats{} + x; }
 inline Floats keep(Ints where, Floats x) { return (Floats)((Ints)x & where); }
 inline Floats magnitude(Floats x) { return (Floats)((Ints)x & ABS); }
 
-// With exp(r) = 1 + r + r^2 p(r) for |r| <= log(2)/2, where p is a fit to 3e-9.
 // Exactly 1 and 0 at the infinities: a density of 1 is the identity.
 inline Floats sigmoid(Floats z) {
   Floats x = -z;
   x = x < -80.0f ? all(-80.0f) : x;
   x = x > 88.0f ? all(88.0f) : x;
-  // 1.5 * 2^23 pushes the fraction out: the low bits of the sum are round(x / log 2)
-  Floats shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
-  Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  Floats p = r * 0.0013814569f + 0.008368715f;
-  p = p * r + 0.04166839f;
-  p = p * r + 0.16666521f;
-  p = p * r + 0.49999994f;
-  p = (p * r) * r + r + 1.0f;
-  Floats e = (Floats)((Ints)p + ((Ints)shifted << 23));
-  return keep(~(z < -88.0f), 1.0f / (e + 1.0f));
+  return keep(~(z < -88.0f), 1.0f / (exponential(x) + 1.0f));
 }
 inline Floats soft(Floats a, Mask k) {
   return sigmoid((a - k.center) * k.slope + k.mu);

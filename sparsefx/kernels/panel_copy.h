@@ -7,23 +7,13 @@
 #include <cstdint>
 #include <cstring>
 
+#include "vectors.h"
+
 namespace {
 
 constexpr int64_t L = 8;  // also where vectors are longer: only these were measured
 typedef float Lane __attribute__((vector_size(4 * L)));
-
 typedef int32_t Whole __attribute__((vector_size(4 * L)));
-
-template <class V>
-inline V get(const void* p) {
-  V x;
-  std::memcpy(&x, p, sizeof x);
-  return x;
-}
-template <class V>
-inline void put(void* p, V x) {
-  std::memcpy(p, &x, sizeof x);
-}
 
 // Rows become columns.
 inline void transpose(Lane a[L]) {
@@ -69,9 +59,9 @@ void copy(const float* from, int64_t fi, int64_t fj, float* to, int64_t ti, int6
       float* q = to + i * ti + j * tj;
       if (turned && i + L <= m && j + L <= n) {
         Lane tile[L];
-        for (int64_t u = 0; u < L; u++) tile[u] = get<Lane>(p + u * (fi == 1 ? fj : fi));
+        for (int64_t u = 0; u < L; u++) tile[u] = load<Lane>(p + u * (fi == 1 ? fj : fi));
         transpose(tile);
-        for (int64_t u = 0; u < L; u++) put(q + u * (ti == 1 ? tj : ti), tile[u]);
+        for (int64_t u = 0; u < L; u++) store(q + u * (ti == 1 ? tj : ti), tile[u]);
         continue;
       }
       for (int64_t u = 0; u < std::min(L, m - i); u++)

@@ -75,7 +75,7 @@ __attribute__((always_inline)) inline void segments(
 #pragma GCC unroll 16
       for (int j = 0; j < NV; j++)
         sum[r * G + g][j] =
-            first ? Vector{} + start : get<Vector>(into[r] + g * wide + j * L);
+            first ? Vector{} + start : load<Vector>(into[r] + g * wide + j * L);
     }
   for (int64_t c = 0; c < count; c++)
 #pragma GCC unroll 8
@@ -84,7 +84,7 @@ __attribute__((always_inline)) inline void segments(
       const Number* v = values + (r * count + c) * G;
       Vector part[NV];
 #pragma GCC unroll 16
-      for (int j = 0; j < NV; j++) part[j] = get<Vector>(p + j * L);
+      for (int j = 0; j < NV; j++) part[j] = load<Vector>(p + j * L);
 #pragma GCC unroll 4
       for (int g = 0; g < G; g++)
 #pragma GCC unroll 16
@@ -97,7 +97,7 @@ __attribute__((always_inline)) inline void segments(
     for (int g = 0; g < G; g++)
 #pragma GCC unroll 16
       for (int j = 0; j < NV; j++)
-        put(into[r] + g * wide + j * L, sum[r * G + g][j]);
+        store(into[r] + g * wide + j * L, sum[r * G + g][j]);
 }
 
 template <class Kind, int NV, int G>

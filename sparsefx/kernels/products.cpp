@@ -12,13 +12,15 @@
 #include <type_traits>
 #include <vector>
 
+#include "activations.h"
 #include "product_rows.h"
 #include "spread.h"
 
 namespace {
 
 struct Sizes {  // of x (batch, features, tokens) and y (batch, rows, tokens), strides
-  int64_t batch, features, rows, tokens, xb, xk, xt, yb, yn, yt, together, blocks, wide;
+  int64_t batch, features, rows, tokens, xb, xk, xt, yb, yn, yt, together, blocks, wide,
+      activation;
 };
 struct Scales {        // of whole sums: y = rows[0] * (scale * sum) + rows[1] * low + bias
   const float *rows;   // two a row, as is `bias`, which may be null
@@ -43,28 +45,28 @@ void enter(const Sizes& s, const float* x, int64_t n, int64_t wide, int32_t* xs,
   float* part = room(kept, 4 * fours * L);
   for (int64_t at = 0; at < wide; at += L, ranges += 2 * L) {
     const int64_t here = std::min(n - at, L);
-    for (int64_t k = 0; here < L && k < s.features; k++) put(part + k * L, Lane{});
+    for (int64_t k = 0; here < L && k < s.features; k++) store(part + k * L, Lane{});
     copy(x + at * s.xt, s.xk, s.xt, part, L, 1, s.features, here);
-    Lane low = get<Lane>(part), high = low;
+    Lane low = load<Lane>(part), high = low;
     Whole size{};
     for (int64_t k = 0; k < s.features; k++) {
-      const Lane v = get<Lane>(part + k * L);
-      const Whole bits = get<Whole>(part + k * L) & 0x7fffffff;
+      const Lane v = load<Lane>(part + k * L);
+      const Whole bits = load<Whole>(part + k * L) & 0x7fffffff;
       low = v < low ? v : low, high = v > high ? v : high;
       size = bits > size ? bits : size;
     }
-    for (int64_t k = s.features; k < 4 * fours; k++) put(part + k * L, low);
+    for (int64_t k = s.features; k < 4 * fours; k++) store(part + k * L, low);
     Lane scale = (high - low) * (1 / 255.0f);
     const Lane steps = scale > TINY ? 1.0f / scale : Lane{};
     scale = size < 0x7f800000 ? scale : Lane{} + NAN;
-    put(ranges, scale), put(ranges + L, low);
+    store(ranges, scale), store(ranges + L, low);
     for (int64_t k = 0; k < fours; k++) {
       Whole four{};
       for (int64_t i = 0; i < 4; i++) {
-        const Lane v = (get<Lane>(part + (4 * k + i) * L) - low) * steps + 0.5f;
+        const Lane v = (load<Lane>(part + (4 * k + i) * L) - low) * steps + 0.5f;
         four |= __builtin_convertvector(v, Whole) << (8 * i);
       }
-      put(xs + k * wide + at, four);
+      store(xs + k * wide + at, four);
     }
   }
 }
@@ -79,8 +81,8 @@ void leave(const Scales& scales, int64_t row, int64_t rows, int64_t wide, int32_
     const float scale = scales.rows[2 * r], offset = scales.rows[2 * r + 1];
     const float* range = ranges;
     for (int64_t at = 0; at < wide; at += L, ys += L, range += 2 * L) {
-      const Lane sum = __builtin_convertvector(get<Whole>(ys), Lane);
-      put(ys, sum * (get<Lane>(range) * scale) + (get<Lane>(range + L) * offset + bias));
+      const Lane sum = __builtin_convertvector(load<Whole>(ys), Lane);
+      store(ys, sum * (load<Lane>(range) * scale) + (load<Lane>(range + L) * offset + bias));
     }
   }
 }
@@ -120,8 +122,10 @@ void panel(const Sizes& s, const Weight<Kind>& w, const Scales& scales, const fl
       if (!real || !(single || s.together == 4))
         multiply_wide<Kind, 1, 13>(vectors, b, w, at, ys - row * wide, first);
     }
-    if (!mine || direct) continue;
+    if (!mine) continue;
     leave(scales, row, rows, wide, ys, ranges);
+    activate(s.activation, reinterpret_cast<float*>(ys), rows * wide);
+    if (direct) continue;
     copy(reinterpret_cast<float*>(ys), wide, 1, y + row * s.yn + token * s.yt, s.yn,
          s.yt, rows, n);
   }

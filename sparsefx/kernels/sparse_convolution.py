@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sparsefx.kernels.activation import ACTIVATIONS, activation_number
 from sparsefx.kernels.compile_cpu import library
 from sparsefx.kernels.sparse_product import Packed, in_torch, pool, usable
 
@@ -26,23 +26,23 @@ _WINDOW = _Long * 17  # `Window` of convolution.cpp
 
 
 class After(NamedTuple):
-    """What becomes of the sums: ``scale * sum + shift``, and a ReLU of it.
+    """What becomes of the sums: ``activation(scale * sum + shift)``.
 
     Attributes:
         scale: ``(N,)``; one if None.
         shift: ``(N,)``; zero if None.
-        relu: whether what is below zero becomes zero.
+        activation: one of `ACTIVATIONS`.
     """
 
     scale: Tensor | None = None
     shift: Tensor | None = None
-    relu: bool = False
+    activation: str = "none"
 
     def __call__(self, sums: Tensor) -> Tensor:
         """The same in torch, of ``(B, N, H, W)``."""
         y = sums if self.scale is None else sums * self.scale[:, None, None]
         y = y if self.shift is None else y + self.shift[:, None, None]
-        return y.relu() if self.relu else y
+        return ACTIVATIONS[self.activation](y)
 
 
 def unfolded(
@@ -126,7 +126,7 @@ def convolve(
         x.data_ptr(),
         y_BNHW.data_ptr(),
         *places[:2],
-        0.0 if after.relu else -math.inf,
+        activation_number(after.activation),
         *places[2:],
     )
 
@@ -136,6 +136,6 @@ def _compiled() -> Any:
     found = library()
     assert found is not None  # `usable` has asked
     run = found.sparse_convolution
-    run.argtypes = (_Long, *[_Pointer] * 6, ctypes.c_float, *[_Pointer] * 5)
+    run.argtypes = (_Long, *[_Pointer] * 6, _Long, *[_Pointer] * 5)
     run.restype = None
     return run

@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sparsefx.kernels.activation import ACTIVATIONS, activation_number
 from sparsefx.kernels.compile_cpu import library
 
 CHUNK = 512  # outputs whose sums stay in the second cache
 MOST = 63  # of a weight in int8: products of two fit 16 bits with any activations
 _LEVELS, _TINY = 255, 1e-30  # of activations in int8, as in products.cpp
 _Long, _Pointer = ctypes.c_int64, ctypes.c_void_p
-_SIZES = _Long * 13  # `Sizes` of products.cpp
+_SIZES = _Long * 14  # `Sizes` of products.cpp
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +221,9 @@ def product(
     bias: Tensor | None,
     y_BNT: Tensor,
     vectors: int,
+    activation: str = "none",
 ) -> None:
-    """Writes ``W x + bias`` into ``y``; both may have any strides.
+    """Writes ``f(W x + bias)`` into ``y``; both may have any strides.
 
     Args:
         x_BKT: activations.
@@ -229,6 +231,7 @@ def product(
         bias: ``(N,)`` or None.
         y_BNT: what is written.
         vectors: as of the `Form`.
+        activation: f, one of `ACTIVATIONS`.
 
     Example:
         >>> weight, y = torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.empty(1, 2, 1)
@@ -243,6 +246,8 @@ def product(
             y_NT.copy_(in_torch(x_KT.contiguous(), packed, len(y_NT)))
         if bias is not None:
             y_BNT += bias[:, None]
+        if activation != "none":
+            y_BNT.copy_(ACTIVATIONS[activation](y_BNT))
         return
     sizes = _SIZES(
         *x_BKT.shape[:2],
@@ -252,6 +257,7 @@ def product(
         packed.values.shape[1] if packed.scales is None else 1,
         len(packed.blocks),
         vectors,
+        activation_number(activation),
     )
     _compiled()(
         torch.get_num_threads(),

@@ -11,10 +11,10 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from sparsefx.lowering.feature_major_attention import feature_major_attention, is_faster
+from sparsefx.lowering.fold_followers import fold_followers
 from sparsefx.lowering.graph_layers import LayerNode, layer_at
 from sparsefx.lowering.layer_forms import CompressedLayer
 from sparsefx.lowering.layer_trial import Asked, Trial, against_uncut, try_layer
-from sparsefx.lowering.packed_convolution import fold
 from sparsefx.tracing.graph_module import assembled, held_by
 
 
@@ -120,5 +120,5 @@ class GraphSearch(fx.Interpreter):
             twins[layer.node] = made
         for attention in self.attentions if compressed else ():
             twins[attention].target = feature_major_attention
-        fold(graph, held)
+        fold_followers(graph, held)
         return assembled(graph, held, name="Lowered").eval()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
+from sparsefx.kernels.activation import ACTIVATIONS
 from sparsefx.kernels.sparse_product import Form, Packed, in_torch, pack
 from sparsefx.lowering.dense_layer import Dense, columns_of, result_of
 from sparsefx.torch_internals import is_exporting
@@ -18,6 +21,7 @@ class PackedLayer(nn.Module):
         bias: ``(out,)`` or None.
         window: what a convolution looks at; None for a linear layer.
         form: how the weight is laid out.
+        activation: of the output, one of `ACTIVATIONS`.
 
     Example:
         >>> layer = Dense("weight", torch.tensor([[0.0, 2.0], [0.0, 0.0]]), None)
@@ -38,6 +42,7 @@ class PackedLayer(nn.Module):
         self.shape = tuple(layer.weight.shape)
         self.window = layer.window
         self.form = form
+        self.activation = "none"
         for name, part in pack(layer.matrix, form)._asdict().items():
             self.register_buffer(name, part)
         bias = None if layer.bias is None else layer.bias.detach()
@@ -51,17 +56,30 @@ class PackedLayer(nn.Module):
         packed = Packed(*weight, self.scales)
         if is_exporting():
             y = _in_torch(x_in, packed, self.bias, self.shape[0], last)
+            y = ACTIVATIONS[self.activation](y)
         else:
             tensors = [part for part in packed if part is not None]
             y = torch.ops.sparsefx.packed_mm(
-                x_in, tensors, self.bias, self.shape[0], self.form.vectors, last
+                x_in,
+                tensors,
+                self.bias,
+                self.shape[0],
+                self.form.vectors,
+                last,
+                self.activation,
             )
         return y if last else result_of(y, x, self.window)
 
     def extra_repr(self) -> str:
-        """Shape, form, and kept entries."""
+        """Shape, form, kept entries, and what follows."""
         kept = self.values.numel()
-        return f"{self.shape}, form={self.form}, kept={kept}"
+        return f"{self.shape}, form={self.form}, kept={kept}, {self.activation}"
+
+    def followed_by(self, activation: str) -> PackedLayer:
+        """This layer and an activation, on the same packed weights."""
+        made = copy.copy(self)
+        made.activation = activation
+        return made
 
 
 def _in_torch(

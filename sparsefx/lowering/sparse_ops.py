@@ -7,7 +7,7 @@ and strides, so what lies between two products is fused and they are not looked 
 ``bsr_mm`` for ``(K, M)``; a weight is ``offsets, columns, values``, with values of
 shape ``(blocks, rows, columns)`` for ``bsr_mm``. ``packed_mm`` takes what
 `sparsefx.kernels.sparse_product` packs, and activations ``(..., K)`` or ``(B, K, T)``;
-``packed_conv`` takes images, and may scale, shift and cut what it returns.
+``packed_conv`` takes images, and may scale and shift; both apply an activation last.
 ``int8_linear`` is torch's own dense layer in int8, whose packed weights are no tensors.
 Where a graph is exported, `in_aten` stands for them: it runs without sparsefx.
 """
@@ -128,13 +128,14 @@ def _packed(
     outputs: int,
     vectors: int,
     last: bool,
+    activation: str,
 ) -> Tensor:
-    y = _packed_shape(x, packed, bias, outputs, vectors, last)
+    y = _packed_shape(x, packed, bias, outputs, vectors, last, activation)
     x_BKT, y_BNT = x, y
     if last:
         x_BKT = x.reshape(-1, x.shape[-1]).T[None]
         y_BNT = y.view(-1, outputs).T[None]
-    product(x_BKT, Packed(*packed), bias, y_BNT, vectors)
+    product(x_BKT, Packed(*packed), bias, y_BNT, vectors, activation)
     return y
 
 
@@ -145,8 +146,9 @@ def _packed_shape(
     outputs: int,
     vectors: int,
     last: bool,
+    activation: str,
 ) -> Tensor:
-    del packed, bias, vectors  # they have no part in it
+    del packed, bias, vectors, activation  # they have no part in it
     shape = (*x.shape[:-1], outputs) if last else (x.shape[0], outputs, x.shape[2])
     return x.new_empty(shape)
 
@@ -156,13 +158,13 @@ def _convolved(
     packed: Sequence[Tensor],
     scale: Tensor | None,
     shift: Tensor | None,
-    relu: bool,
+    activation: str,
     window: Sequence[int],
     outputs: int,
     vectors: int,
 ) -> Tensor:
-    y = _convolved_shape(x, packed, scale, shift, relu, window, outputs, vectors)
-    convolve(x, Packed(*packed), window, After(scale, shift, relu), y, vectors)
+    y = _convolved_shape(x, packed, scale, shift, activation, window, outputs, vectors)
+    convolve(x, Packed(*packed), window, After(scale, shift, activation), y, vectors)
     return y
 
 
@@ -171,12 +173,12 @@ def _convolved_shape(
     packed: Sequence[Tensor],
     scale: Tensor | None,
     shift: Tensor | None,
-    relu: bool,
+    activation: str,
     window: Sequence[int],
     outputs: int,
     vectors: int,
 ) -> Tensor:
-    del packed, scale, shift, relu, vectors  # they have no part in it
+    del packed, scale, shift, activation, vectors  # they have no part in it
     return x.new_empty(x.shape[0], outputs, *size_of(x, window))
 
 
@@ -217,9 +219,11 @@ def _int8_shape(
 
 
 _WEIGHT = "Tensor offsets, Tensor columns, Tensor values"
-_PACKED = "Tensor[] packed, Tensor? bias, int outputs, int vectors, bool last"
+_PACKED = (
+    "Tensor[] packed, Tensor? bias, int outputs, int vectors, bool last, str activation"
+)
 _CONVOLVED = (
-    "Tensor[] packed, Tensor? scale, Tensor? shift, bool relu, int[] window, "
+    "Tensor[] packed, Tensor? scale, Tensor? shift, str activation, int[] window, "
     "int outputs, int vectors"
 )
 _INT8 = "Tensor weight, Tensor scale, Tensor? bias"

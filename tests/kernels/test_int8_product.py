@@ -191,5 +191,5 @@ def test_the_operator(last: bool) -> None:
     packed = list(pack(weight, Form(4, 8, int8=True)))
     for bias in (None, torch.randn(20)):
         torch.library.opcheck(
-            torch.ops.sparsefx.packed_mm.default, (x, packed, bias, 20, 8, last)
+            torch.ops.sparsefx.packed_mm.default, (x, packed, bias, 20, 8, last, "none")
         )

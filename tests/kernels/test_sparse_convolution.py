@@ -95,7 +95,11 @@ def test_what_follows(
     torch.manual_seed(0)
     weight, x = weight_of(12, 5, window, 0.3), torch.randn(2, 5, 11, 10)
     scale, shift = torch.randn(12), torch.randn(12)
-    for after in (After(scale), After(None, shift, True), After(scale, shift, True)):
+    for after in (
+        After(scale),
+        After(None, shift, "relu"),
+        After(scale, shift, "silu"),
+    ):
         wanted = after(dense(weight, x, window))
         found = convolved(weight, x, window, Form(64, 8), after)
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
@@ -111,7 +115,9 @@ def test_odd_numbers_touch_only_windows_that_read_them() -> None:
     found = convolved(weight, x, window, Form(64, 8))
     reads = dense((weight != 0).float(), (~x.isfinite()).float(), window) > 0
     assert torch.equal(~found.isfinite(), reads)
-    found = convolved(weight, x * math.nan, window, Form(64, 8), After(relu=True))
+    found = convolved(
+        weight, x * math.nan, window, Form(64, 8), After(activation="relu")
+    )
     assert found[:, weight.flatten(1).any(1)].isnan().all()
 
 
@@ -144,10 +150,10 @@ def test_the_operator() -> None:
     window = [3, 3, 2, 1, 1, 0, 1, 2]
     weight, x = weight_of(8, 4, window, 0.3), torch.randn(2, 4, 9, 7)
     packed = list(pack(weight.flatten(1), Form(64, 8))[:5])
-    for scale, relu in ((None, False), (torch.randn(8), True)):
+    for scale, name in ((None, "none"), (torch.randn(8), "relu")):
         torch.library.opcheck(
             torch.ops.sparsefx.packed_conv.default,
-            (x, packed, scale, scale, relu, window, 8, 8),
+            (x, packed, scale, scale, name, window, 8, 8),
         )
 
 

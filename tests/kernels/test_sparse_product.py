@@ -165,5 +165,5 @@ def test_the_operator(last: bool) -> None:
     packed = [part for part in pack(weight, Form(16, 8)) if part is not None]
     for bias in (None, torch.randn(20)):
         torch.library.opcheck(
-            torch.ops.sparsefx.packed_mm.default, (x, packed, bias, 20, 8, last)
+            torch.ops.sparsefx.packed_mm.default, (x, packed, bias, 20, 8, last, "none")
         )

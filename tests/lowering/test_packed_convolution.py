@@ -90,7 +90,7 @@ def test_what_follows_becomes_part_of_the_product() -> None:
     search, made = lowered(model, x)
     torch.testing.assert_close(made(x), model(x), atol=1e-5, rtol=1e-5)
     held = {n: m for n, m in made.named_modules() if isinstance(m, PackedConvolution)}
-    assert [m.relu for m in held.values()] == [True, False, False]
+    assert [m.activation for m in held.values()] == ["relu", "none", "none"]
     assert [m.scale is not None for m in held.values()] == [True, True, False]
     kinds = [type(m) for m in made.modules()]
     assert kinds.count(nn.BatchNorm2d) == 1
@@ -98,7 +98,7 @@ def test_what_follows_becomes_part_of_the_product() -> None:
     assert len(relus) == 1
     for trial, module in zip(search.trials, held.values(), strict=True):
         assert trial.module.values.data_ptr() == module.values.data_ptr()
-        assert not trial.module.relu
+        assert trial.module.activation == "none"
     again = search.with_layers(search.trials)
     assert torch.equal(again(x), made(x))
 
