@@ -22,7 +22,8 @@ from sparsefx.lowering.reduced_layers import REDUCED
 from sparsefx.lowering.timing import interleaved
 
 DENSE, EXACT = "dense", "exact"
-TARGETS = ("auto", DENSE, *FORMS)
+SPARSE = tuple(form for form in FORMS if form != "removal")
+TARGETS = ("auto", DENSE, "sparse", *FORMS)
 WIN = 1.05  # a form must be this much faster: less is noise, and dense is simpler
 COMPRESSED = ("csr", "bsr")
 _CLOSE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest output
@@ -99,7 +100,8 @@ def try_layer(
     Args:
         layer: the dense layer.
         x: its input.
-        target: ``auto``, or the form to take wherever it is possible.
+        target: ``auto``, or the form to take wherever it is possible, the fastest
+            where ``sparse`` stands for several.
         rounds: samples of each.
         fused: time compressed layers without changes of layout, which a compiler
             makes part of what comes before and after.
@@ -187,6 +189,18 @@ def against_uncut(
     return dataclasses.replace(trial, times=times, exact=exact)
 
 
+def forced(target: str) -> tuple[str, ...]:
+    """The forms that a target allows; nothing is forced by ``auto`` and ``dense``.
+
+    Example:
+        >>> forced("sparse"), forced("bsr"), forced("auto")
+        (('csr', 'bsr', 'semi_structured'), ('bsr',), ())
+    """
+    if target == "sparse":
+        return SPARSE
+    return (target,) if target in FORMS else ()
+
+
 def _candidates(
     layer: Dense, target: str, precisions: Sequence[str]
 ) -> tuple[dict[str, Sequence[Callable[[Dense], nn.Module]]], dict[str, str]]:
@@ -198,7 +212,7 @@ def _candidates(
             lost[form] = "it was not asked for"
         elif layer.density == 1:
             lost[form] = "it has no zeros"
-        elif form == target:
+        elif form in forced(target):
             makers[form] = some
         elif target == "auto" and form in COMPRESSED and layer.density > SPARSEST:
             lost[form] = f"{1 - layer.density:.0%} zeros"
@@ -206,7 +220,7 @@ def _candidates(
             makers[form] = some
     for precision in precisions:
         for form, some in REDUCED[precision].items():
-            if target in ("auto", form):
+            if target == "auto" or form in forced(target):
                 makers[f"{form} {precision}"] = some
     return makers, lost
 
@@ -226,10 +240,10 @@ def _fastest(
 ) -> Trial:
     """The trial of the fastest form, which has that of the fastest exact one."""
     forms = {name: times[name] for name in times if name in (DENSE, *FORMS)}
-    chosen = min(forms, key=forms.__getitem__)
-    if target != "auto":
-        chosen = target if target in forms else DENSE
-    elif times[DENSE] < WIN * times[chosen]:
+    wanted = forms if target == "auto" else forced(target)
+    some = {name: forms[name] for name in wanted if name in forms}
+    chosen = min(some, key=some.__getitem__, default=DENSE)
+    if target == "auto" and times[DENSE] < WIN * times[chosen]:
         chosen = DENSE
     ratios = {name: f"{times[DENSE] / ms:.2g}x" for name, ms in times.items()}
 
@@ -272,16 +286,9 @@ def _trial(
     lost: Mapping[str, str],
     module: nn.Module | None = None,
 ) -> Trial:
-    return Trial(
-        layer.name,
-        layer.op,
-        tuple(layer.weight.shape),
-        layer.density,
-        chosen,
-        times,
-        lost,
-        module,
-    )
+    shape = tuple(layer.weight.shape)
+    about = (layer.name, layer.op, shape, layer.density)
+    return Trial(*about, chosen, times, lost, module)
 
 
 def _first_line(error: Exception) -> str:

@@ -20,6 +20,7 @@ from sparsefx.lowering.layer_trial import (
     EXACT,
     TARGETS,
     Asked,
+    forced,
 )
 from sparsefx.lowering.lower_modules import sharing
 from sparsefx.lowering.lowered import Lowered, compiled
@@ -76,7 +77,8 @@ def lower(
             the sizes that matter most.
         target: ``auto`` takes the fastest form of each layer, and the dense model
             where the whole is not faster; ``dense``, ``removal``, ``csr``, ``bsr`` or
-            ``semi_structured`` force one wherever it is possible.
+            ``semi_structured`` force one wherever it is possible, ``sparse`` the
+            fastest of the last three.
         precision: ``exact`` computes with the weights as they are; ``bf16`` and
             ``int8`` also take layers in these, ``auto`` in any. Activations between
             layers keep their type.
@@ -239,7 +241,8 @@ def _quiet(model: nn.Module) -> Callable[..., Any]:
 def _impossible(target: str, rows: tuple[LayerChoice, ...]) -> str:
     reasons: dict[str, str] = {}
     for row in rows:
-        reasons.setdefault(row.lost.get(target, "no zeros"), row.name)
+        for form in forced(target):
+            reasons.setdefault(row.lost.get(form, "no zeros"), row.name)
     told = "; ".join(f"{name}: {why}" for why, name in list(reasons.items())[:4])
     return (
         f"no layer can become {target} ({told or 'the model has no layers'}); use "

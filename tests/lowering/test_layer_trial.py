@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from sparsefx import SparsefxError, lower
 from sparsefx.lowering.dense_layer import Dense
 from sparsefx.lowering.layer_forms import FORMS, CompressedLayer
 from sparsefx.lowering.layer_trial import try_layer
@@ -75,3 +76,25 @@ def test_interleaved_times() -> None:
     slow, quick = torch.randn(200, 200), torch.randn(2, 2)
     times = interleaved({"a": lambda: slow @ slow, "b": lambda: quick @ quick}, CPU, 3)
     assert times["a"] > times["b"] > 0
+
+
+@pytest.mark.parametrize("fastest", ["csr", "bsr"])
+def test_sparse_is_the_fastest_sparse_form(
+    fastest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the dense layer is faster."""
+    times = {"dense": 1.0, "csr": 3.0, "bsr": 3.0} | {fastest: 2.0}
+    monkeypatch.setattr(
+        "sparsefx.lowering.layer_trial.interleaved",
+        lambda calls, *_: {name: times.get(name.split()[0], 9.0) for name in calls},
+    )
+    weight = torch.randn(64, 64)
+    weight[:, :32] = 0
+    layer, x = Dense("w", weight, None), torch.randn(3, 64)
+    assert try_layer(layer, x, "sparse").chosen == fastest
+    assert try_layer(layer, x, "auto").chosen == "dense"
+
+
+def test_what_has_no_zeros_becomes_no_sparse_form() -> None:
+    with pytest.raises(SparsefxError, match=r"become sparse .*no zeros"):
+        lower(torch.nn.Linear(4, 4), (torch.ones(1, 4),), "sparse", rounds=1)
