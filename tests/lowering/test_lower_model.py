@@ -107,7 +107,9 @@ def test_finalized_models(block: Any) -> None:
 
 def test_mistakes(block: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = block
-    with pytest.raises(sparsefx.SparsefxError, match="known are auto, dense, removal"):
+    with pytest.raises(
+        sparsefx.SparsefxError, match="known are auto, dense, sparse, removal"
+    ):
         sparsefx.lower(model, (x,), "fastest")
     with pytest.raises(sparsefx.SparsefxError, match="rounds is 0"):
         sparsefx.lower(model, (x,), rounds=0)
