@@ -74,10 +74,15 @@ class DenseModel:
     def _importance(self, names: tuple[str, ...]) -> Mapping[str, Tensor]:
         if names not in self._known:
             weights = {name: self.model.get_parameter(name) for name in names}
-            data, seed = self.data, self.options.seed
+            data, options = self.data, self.options
             with at_rest(self.model):
                 self._known[names] = importances(
-                    self.model, data.calls, data.valid, weights, seed
+                    self.model,
+                    data.calls,
+                    data.valid,
+                    weights,
+                    options.seed,
+                    options.damage,
                 )
         return self._known[names]
 

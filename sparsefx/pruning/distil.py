@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
 from sparsefx.pruning.calibration import Calibration
-from sparsefx.training.divergence import divergence
+from sparsefx.pruning.fit import Options
 
 _RATE = 2e-4  # the largest learning rate of Adam
 _BETAS = (0.9, 0.98)
@@ -23,12 +23,12 @@ def distil(
     masks: Mapping[str, Tensor],
     data: Calibration,
     steps: int,
-    seed: int,
+    options: Options,
 ) -> None:
     """Trains a pruned model to answer as the dense one does; dropped weights stay zero.
 
-    A call is drawn each step; Adam lessens its divergence from the dense outputs
-    (`sparsefx.training.divergence`), by a rate that rises and then falls to zero.
+    A call is drawn each step; Adam lessens what sets it apart from the dense outputs,
+    by a rate that rises and then falls to zero.
 
     Args:
         dense: run as it is.
@@ -36,14 +36,14 @@ def distil(
         masks: by parameter name.
         data: calls and the tokens that count.
         steps: to take.
-        seed: of the draws.
+        options: the seed of the draws, and what sets outputs apart.
 
     Raises:
         MaskError: the outputs have no gradient, or the divergence is no finite number.
     """
     named = {n: p for n, p in pruned.named_parameters() if p.is_floating_point()}
     held = [(named[name], ~mask) for name, mask in masks.items()]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(options.seed)
     warm = max(int(_WARM * steps), 1)
     with _learning(named.values()), torch.enable_grad():
         optimizer = torch.optim.Adam(named.values(), lr=_RATE, betas=_BETAS)
@@ -54,10 +54,10 @@ def distil(
             (args, kwargs), valid = data.calls[number], data.valid[number]
             with torch.no_grad():
                 wanted = dense(*args, **kwargs)
-            loss = divergence(pruned(*args, **kwargs), wanted, valid)
+            loss = options.damage.of(pruned(*args, **kwargs), wanted, valid)
             if not loss.requires_grad or not bool(loss.isfinite()):
                 raise MaskError(
-                    f"step {step} of distillation has the divergence {float(loss):g}, "
+                    f"step {step} of distillation has the loss {float(loss):g}, "
                     "which nothing can be learned from; set distill_steps=0, or give "
                     "batches whose outputs are finite and have gradients"
                 )

@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsefx.errors import MaskError
 from sparsefx.masking.site import Site
 from sparsefx.pruning.choice import Choice
+from sparsefx.pruning.damage import Damage
 from sparsefx.pruning.methods import Method
 from sparsefx.pruning.moments import moments_of
 from sparsefx.pruning.products import Form, Product
@@ -45,12 +46,14 @@ class Options:
         damp: what is added to the diagonal of the moments, as a share of its mean.
         memory: bytes that the moments of a layer may take.
         seed: of the draw of a convolution's patches.
+        damage: what a change of the outputs costs.
     """
 
     method: Method
     damp: float
     memory: float
     seed: int
+    damage: Damage
 
 
 @dataclass(slots=True)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
+from sparsefx.pruning.damage import BY_KIND, Damage
 from sparsefx.pruning.products import Product, ProductMode
 from sparsefx.tracing.example_calls import Call
-from sparsefx.training.divergence import probe
 
 
 class _Slopes(ProductMode):
@@ -51,11 +51,12 @@ def importances(
     valid: Sequence[Tensor | None],
     weights: Mapping[str, Tensor],
     seed: int,
+    damage: Damage = BY_KIND,
 ) -> dict[str, Tensor]:
     """Squared gradients of a random combination of outputs, summed over rows.
 
     Half the sum of ``importance * mean squared change`` of a layer's outputs is about
-    what it costs in `sparsefx.training.divergence`.
+    what it costs.
 
     Args:
         model: run as it is; its parameters get no gradients.
@@ -63,6 +64,7 @@ def importances(
         valid: of each call, (batch, tokens): the tokens that count.
         weights: by name.
         seed: of the combinations.
+        damage: what a change of the outputs costs.
 
     Returns:
         By name (groups, outputs); of a weight that no gradient reaches, nothing.
@@ -84,7 +86,7 @@ def importances(
             watch.valid, watch.leaves = mask, []
             with watch:
                 out = model(*args, **kwargs)
-            value = probe(out, mask, generator)
+            value = damage.probe(out, mask, generator)
             if value is not None and value.requires_grad:
                 torch.autograd.grad(value, watch.leaves, allow_unused=True)
     for name, sums in watch.found.items():

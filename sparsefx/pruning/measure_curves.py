@@ -14,18 +14,18 @@ from sparsefx.policies.error_curves import ErrorCurves
 from sparsefx.pruning.admm import admm
 from sparsefx.pruning.calibration import Calibration
 from sparsefx.pruning.choice import Choice
+from sparsefx.pruning.damage import Damage
 from sparsefx.pruning.enumerated import Enumerated, can_enumerate
 from sparsefx.pruning.fit import LayerFit
 from sparsefx.pruning.products import Form, Product
 from sparsefx.pruning.quadratic import Quadratic
 from sparsefx.pruning.repeated_uses import repeated_uses
 from sparsefx.pruning.together import run_together
-from sparsefx.torch_internals import tree_flatten
-from sparsefx.training.divergence import divergence
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 _TRIED = 0.3  # the density at which one layer alone is tried
 _OUTPUTS = 128  # so many of a layer without structure stand for all of them
+_CALLS = 4  # on which one layer alone is tried
 _STEPS = 4  # from one level to the next
 _MOST = (
     10.0  # a factor from trying a layer is no larger, and no smaller than its inverse
@@ -103,7 +103,7 @@ def measure_curves(model: nn.Module, data: Calibration, fit: LayerFit) -> ErrorC
     """What pruning each site alone to several densities does to the model's outputs.
 
     A layer's error is a quadratic in its outputs, weighted by their importances. At one
-    density each layer is also pruned alone for real, on one call, and its curve is
+    density each layer is also pruned alone for real, on a few calls, and its curve is
     stretched to what that did. Weights whose inputs are not seen are tried so at every
     level.
 
@@ -118,7 +118,7 @@ def measure_curves(model: nn.Module, data: Calibration, fit: LayerFit) -> ErrorC
     left = run_together(
         model, data.calls, weights, lambda n, found: curves(n, many.get(n, found))
     )
-    trial = _Trial(model, data)
+    trial = _Trial(model, data, fit.options.damage)
     points = dict(curves.points)
     for name in left:
         rows = [(site_density, trial({name: w})) for site_density, w in _cut(fit, name)]
@@ -144,23 +144,23 @@ def _finer(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 class _Trial:
-    """The divergence of a model with some other weights, told from one call for all."""
+    """The damage of some other weights, told from a few calls for all."""
 
-    def __init__(self, model: nn.Module, data: Calibration) -> None:
-        self.model = model
-        middle = len(data.calls) // 2
-        self.call, self.valid = data.calls[middle], data.valid[middle]
-        self.share = _size(self.call) / max(sum(map(_size, data.calls)), 1)
-        self.dense = model(*self.call[0], **self.call[1])
+    def __init__(self, model: nn.Module, data: Calibration, damage: Damage) -> None:
+        self.model, self.damage = model, damage
+        chosen = range(0, len(data.calls), -(-len(data.calls) // _CALLS))
+        self.share = len(chosen) / len(data.calls)
+        self.calls = [
+            (data.calls[i], data.valid[i], model(*data.calls[i][0], **data.calls[i][1]))
+            for i in chosen
+        ]
 
     def __call__(self, weights: Mapping[str, Tensor]) -> float:
-        out = torch.func.functional_call(self.model, dict(weights), *self.call)
-        return float(divergence(out, self.dense, self.valid)) / self.share
-
-
-def _size(call: tuple[tuple[object, ...], dict[str, object]]) -> int:
-    leaves = tree_flatten(call)[0]
-    return max((x.numel() for x in leaves if isinstance(x, Tensor)), default=0)
+        found = 0.0
+        for call, valid, dense in self.calls:
+            out = torch.func.functional_call(self.model, dict(weights), *call)
+            found += float(self.damage.of(out, dense, valid))
+        return found / self.share
 
 
 def _counts(site: Site) -> list[int]:

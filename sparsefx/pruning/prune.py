@@ -16,11 +16,11 @@ from sparsefx.masking.site import Site
 from sparsefx.policies.load_policy import load_policy
 from sparsefx.policies.policy_function import PolicyFunction
 from sparsefx.pruning.calibration import Calibration, Valid, calibration
+from sparsefx.pruning.damage import BY_KIND, Loss, by_loss
 from sparsefx.pruning.dense_model import DenseModel, MeasuredCurves, at_rest
 from sparsefx.pruning.distil import distil
 from sparsefx.pruning.fit import LayerFit, Options
 from sparsefx.pruning.methods import METHODS, Method
-from sparsefx.pruning.output_change import output_change
 from sparsefx.pruning.products import Product
 from sparsefx.pruning.pruned import Pruned, PruneReport
 from sparsefx.pruning.repeated_uses import repeated_uses
@@ -51,6 +51,7 @@ def prune(
     budget: Any = 0.5,
     method: str | Method = "admm",
     allocation: str | PolicyFunction = "curves",
+    loss: Loss | None = None,
     valid: Valid = None,
     held_out: float = 0.2,
     damp: float = 0.01,
@@ -78,6 +79,10 @@ def prune(
         allocation: who decides how much of each layer is kept: ``"curves"`` measures
             what pruning each layer does to the outputs and keeps the sum least
             (`sparsefx.policies.error_curves`); else a policy's name or function.
+        loss: maps the output and the dense model's output to a number, smooth and least
+            where they are equal: what layers are worth, what distillation lessens, and
+            what is reported. By default the outputs' own kind says it
+            (`sparsefx.training.divergence`), and `valid`.
         valid: which tokens count: a keyword input's name, or a function of a batch that
             returns bools of (batch, tokens); ``attention_mask`` where there is one.
         held_out: share of the batches that nothing is fitted on, to judge by.
@@ -105,13 +110,18 @@ def prune(
         True
     """
     _check(model, damp, distill_steps)
+    if loss is not None and not callable(loss):
+        refuse("loss", loss, "a function of the output and the dense model's output")
     for name in settings.keys() - set(SETTINGS):
         unknown("setting of prune", name, SETTINGS)
     if isinstance(method, str) and method not in METHODS:
         unknown("method", method, METHODS)
     chosen = METHODS[method] if isinstance(method, str) else method
     data = calibration(model, batches, valid, held_out, seed)
-    options = Options(method=chosen, damp=damp, memory=_bytes(memory), seed=seed)
+    damage = BY_KIND if loss is None else by_loss(loss)
+    options = Options(
+        method=chosen, damp=damp, memory=_bytes(memory), seed=seed, damage=damage
+    )
     dense = DenseModel(model, data, options)
     found = MeasuredCurves(dense) if allocation == "curves" else allocation
     base = {"name": "prune", "allocation": found, **settings}
@@ -136,11 +146,11 @@ class _Job:
         with at_rest(twin, dense):
             fit = self._fit(twin, plan)
             if self.steps:
-                seed = self.options.seed
-                distil(dense, twin, fit.masks, self.data, self.steps, seed)
+                distil(dense, twin, fit.masks, self.data, self.steps, self.options)
             change, held_out = self._changes(twin)
         if self.options.method.fits:
-            _say_if_overfitted(change, held_out)
+            least = 0.0 if self.options.damage.is_loss else _LITTLE
+            _say_if_overfitted(change, held_out, least)
         counts = [int(fit.masks[site.name].sum()) for site in plan.sites]
         grains = [str(site.granularity) for site in plan.sites]
 
@@ -156,6 +166,7 @@ class _Job:
             fitted=fit.fitted,
             change=change,
             held_out=held_out,
+            by_loss=self.options.damage.is_loss,
             seconds=time.perf_counter() - begin,
         )
         return Pruned(twin, fit.masks, report, self)
@@ -188,18 +199,18 @@ class _Job:
         return fit
 
     def _changes(self, twin: nn.Module) -> tuple[float, float | None]:
-        data, dense = self.data, self.dense.model
+        data, dense, change_of = self.data, self.dense.model, self.options.damage.mean
         every = max(len(data.calls) // _LOOKS, 1)
-        change = output_change(dense, twin, data.calls[::every], data.valid[::every])
+        change = change_of(dense, twin, data.calls[::every], data.valid[::every])
         if not data.held:
             return change, None
-        return change, output_change(dense, twin, data.held, data.held_valid)
+        return change, change_of(dense, twin, data.held, data.held_valid)
 
 
-def _say_if_overfitted(change: float, held_out: float | None) -> None:
-    if held_out is not None and held_out > max(_GAP * change, _LITTLE):
+def _say_if_overfitted(change: float, held_out: float | None, least: float) -> None:
+    if held_out is not None and held_out > max(_GAP * change, least):
         warnings.warn(
-            f"outputs change by {held_out:.1%} on held-out batches and by {change:.1%} "
+            f"outputs change by {held_out:.3g} on held-out batches and by {change:.3g} "
             "on those that weights were fitted on; give more batches, or more kinds of "
             "data, or raise damp",
             UserWarning,

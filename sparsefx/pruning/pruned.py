@@ -21,9 +21,10 @@ class PruneReport:
         costs: densities, costs and budgets, as `sparsefx.report` gives them.
         fitted: by name of a weight, how it was pruned, its error and its seconds.
         change: of the outputs on some of the calibration batches: summed square of the
-            difference over that of the dense outputs.
+            difference over that of the dense outputs; where a loss was given, its mean.
         held_out: the same on batches that nothing was fitted on; None without any.
         seconds: all of it, by the clock.
+        by_loss: a loss was given.
     """
 
     costs: Report
@@ -31,6 +32,7 @@ class PruneReport:
     change: float
     held_out: float | None
     seconds: float
+    by_loss: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The report as dicts, lists, texts and numbers."""
@@ -52,12 +54,17 @@ class PruneReport:
         return f"{table}\n\n" + "\n".join((*self.costs.budget_lines(), *self._lines()))
 
     def _lines(self) -> Iterator[str]:
-        yield f"outputs change by {percent(self.change, 2)} on the calibration batches"
+        yield f"{self._said(self.change)} on the calibration batches"
         if self.held_out is None:
             yield "no batch was held out: nobody knows what they do on others"
         else:
-            yield f"and by {percent(self.held_out, 2)} on batches that were held out"
+            yield f"{self._said(self.held_out)} on batches that were held out"
         yield f"{self.seconds:.1f} seconds"
+
+    def _said(self, change: float) -> str:
+        if self.by_loss:
+            return f"the loss is {change:.4g}"
+        return f"outputs change by {percent(change, 2)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

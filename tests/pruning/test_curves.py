@@ -138,10 +138,15 @@ def test_curves_are_nearer_the_dense_model_than_even_densities() -> None:
     net, few = nets.mlp(), torch.tensor([1.0] * 4 + [1e-3] * 8)
     data = [x * few for x in nets.batches(20)]
     found = {
-        name: sparsefx.prune(net, data, budget=0.3, allocation=name).report
+        name: sum(
+            sparsefx.prune(
+                net, data, budget=0.3, allocation=name, seed=seed
+            ).report.held_out
+            for seed in range(3)
+        )
         for name in ("curves", "uniform")
     }
-    assert found["curves"].held_out < 0.9 * found["uniform"].held_out
+    assert found["curves"] < 0.9 * found["uniform"]
 
 
 def test_curves_are_measured_once() -> None:
