@@ -113,7 +113,7 @@ def try_layer(
         'csr'
     """
     makers, lost = _candidates(layer, target, precisions)
-    wanted = layer(x) if makers else x
+    wanted = layer(x)
     modules: dict[str, list[nn.Module]] = {}
     changes: dict[nn.Module, float] = {}
     for name, some in makers.items():
@@ -132,8 +132,6 @@ def try_layer(
                 modules.setdefault(name, []).append(module)
         if name in modules:
             lost.pop(name, None)
-    if not modules:
-        return _trial(layer, DENSE, {}, lost)
     calls: dict[str, Callable[[], object]] = {DENSE: lambda: layer(x)}
     found: dict[str, nn.Module] = {}
     for name, made in modules.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from sparsefx.lowering.fold_followers import fold_followers
 from sparsefx.lowering.graph_layers import LayerNode, layer_at
 from sparsefx.lowering.layer_forms import CompressedLayer
 from sparsefx.lowering.layer_trial import Asked, Trial, against_uncut, try_layer
+from sparsefx.reports.progress import progress
 from sparsefx.tracing.graph_module import assembled, held_by
 
 
@@ -45,7 +46,8 @@ def search_graph(
     """
     module = assembled(copy.deepcopy(module.graph), held_by(module), module)
     search = GraphSearch(module, asked, {**held_by(module), **(original or {})})
-    with torch.no_grad():
+    number = sum(layer_at(n, search.held) is not None for n in module.graph.nodes)
+    with torch.no_grad(), progress("lower", number) as search.begin:
         search.run(*inputs)
     return search
 
@@ -64,6 +66,7 @@ class GraphSearch(fx.Interpreter):
         """Nothing is run yet; ``dense`` has the weights as they were."""
         super().__init__(module)
         self.asked = asked
+        self.begin: Callable[[str], None] = lambda name: None
         self.held = held_by(module)
         self.dense = {
             name: dense[name]
@@ -79,6 +82,7 @@ class GraphSearch(fx.Interpreter):
         """Runs a node; a layer tries its forms first."""
         found = layer_at(n, self.held)
         if found is not None:
+            self.begin(found.layer.name)
             x = self.env[found.input]
             trial = try_layer(found.layer, x, *self.asked)
             before = self.dense.get(trial.name)

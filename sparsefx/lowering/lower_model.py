@@ -36,6 +36,7 @@ from sparsefx.lowering.precision import (
 from sparsefx.lowering.timing import interleaved
 from sparsefx.masking.masked_module import unwrapped
 from sparsefx.masking.state_keys import CHILD
+from sparsefx.reports.progress import progress
 from sparsefx.torch_internals import tree_flatten
 from sparsefx.tracing.example_calls import Call, as_call
 from sparsefx.tracing.preserve import in_eval
@@ -185,14 +186,15 @@ def _judged(
         return lowered("dense: no layer is faster in another form", {})
     fast = lowered("", {})
     dense = compiled(model) if report.compiled else _quiet(model)
-    times = interleaved(
-        {
-            DENSE: lambda: dense(*args, **kwargs),
-            "lowered": lambda: fast(*args, **kwargs),
-        },
-        _device(model, call),
-        rounds,
-    )
+    calls: dict[str, Callable[[], object]] = {
+        DENSE: lambda: dense(*args, **kwargs),
+        "lowered": lambda: fast(*args, **kwargs),
+    }
+    with progress("lower", len(calls)) as begin:
+        for name, run in calls.items():
+            begin(f"the whole model, {name}")
+            run()  # compiles it
+    times = interleaved(calls, _device(model, call), rounds)
     gain = times[DENSE] / times["lowered"]
     if target != "auto":
         return lowered(f"{target}: {gain:.2f}x the dense model", times)
@@ -216,8 +218,7 @@ def _stayed(row: LayerChoice, gain: float) -> LayerChoice:
     """The row of a layer that stays dense because the whole model would not gain."""
     if not _changed(row):
         return row
-    key = row.chosen if row.precision == EXACT else f"{row.chosen} {row.precision}"
-    lost = {**row.lost, key: f"{row.gain:.2g}x alone, whole model {gain:.2g}x"}
+    lost = {**row.lost, row.key: f"{row.gain:.2g}x alone, whole model {gain:.2g}x"}
     return dataclasses.replace(
         row, chosen=DENSE, gain=1.0, lost=lost, precision=EXACT, change=0.0
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparsefx.lowering.dense_layer import Dense, of_module
 from sparsefx.lowering.layer_forms import CutLayer, NoCandidateError
 from sparsefx.lowering.layer_trial import Asked, Trial, try_layer
+from sparsefx.reports.progress import progress
 from sparsefx.tracing.example_calls import Call
 
 LARGEST = 0.75  # of a layer's weights: indexing what is left of more costs too much
@@ -45,11 +46,13 @@ def search_modules(model: nn.Module, call: Call, asked: Asked) -> list[Trial]:
         finally:
             for handle in handles:
                 handle.remove()
-        return [
-            try_layer(layer, seen[path], *asked)
-            for path, layer in layers.items()
-            if path in seen
-        ]
+        trials = []
+        with progress("lower", len(seen)) as begin:
+            for path, layer in layers.items():
+                if path in seen:
+                    begin(path)
+                    trials.append(try_layer(layer, seen[path], *asked))
+        return trials
 
 
 def with_layers(

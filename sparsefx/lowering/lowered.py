@@ -68,6 +68,10 @@ class Lowered(nn.Module):
     def __str__(self) -> str:
         return f"Lowered\n{self.report}"
 
+    def _repr_html_(self) -> str:
+        """For a notebook's cell."""
+        return self.report._repr_html_()
+
 
 def compiled(module: nn.Module) -> Callable[..., Any]:
     """``module`` under ``torch.compile`` without gradients, anew for each shape."""

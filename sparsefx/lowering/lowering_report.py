@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsefx.lowering.layer_trial import DENSE, EXACT, Trial
+from sparsefx.lowering.remaining_time import lines
+from sparsefx.reports.html_page import html_line, html_table
 from sparsefx.reports.text_table import human, percent, shape_text, text_table
 
 
@@ -39,6 +41,12 @@ class LayerChoice:
     lost: Mapping[str, str]
     precision: str = EXACT
     change: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """What was chosen, as ``times`` and ``lost`` name it."""
+        exact = self.precision == EXACT
+        return self.chosen if exact else f"{self.chosen} {self.precision}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,42 +114,47 @@ class Lowering:
         }
 
     def __str__(self) -> str:
-        exact = self.precision == EXACT
-        header: tuple[str, ...] = (
-            "layer",
-            "shape",
-            "density",
-            "chosen",
-            "gain",
-            "the others",
+        header, rows, right = self._table()
+        table = text_table(header, rows, right=right) if rows else "no layers"
+        return "\n".join([table, "", *self._verdicts()])
+
+    def _repr_html_(self) -> str:
+        """For a notebook's cell."""
+        header, rows, right = self._table()
+        return "".join(map(html_line, self._verdicts())) + html_table(
+            header, rows, right
         )
+
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]], tuple[int, ...]]:
+        """A row for each layer, and which columns are aligned on the right."""
+        header: tuple[str, ...] = ("layer", "shape", "density", "chosen")
         rows: list[tuple[str, ...]] = [
-            (
-                row.name,
-                shape_text(row.shape),
-                percent(row.density),
-                row.chosen,
-                f"{row.gain:.2f}x" if row.times else "-",
-                _why(row.lost),
-            )
+            (row.name, shape_text(row.shape), percent(row.density), row.chosen)
             for row in self.layers
         ]
-        if not exact:
-            header = (*header[:4], "precision", "change", *header[4:])
+        right: tuple[int, ...] = (2, 4)
+        if self.precision != EXACT:
+            header, right = (*header, "precision", "change"), (2, 5, 6)
             rows = [
-                (*cells[:4], row.precision, f"{row.change:.1g}", *cells[4:])
+                (*cells, row.precision, f"{row.change:.1g}")
                 for cells, row in zip(rows, self.layers, strict=True)
             ]
-        right = (2, 4) if exact else (2, 5, 6)
-        lines = [text_table(header, rows, right=right) if rows else "no layers", ""]
-        lines += [f"{self.verdict} ({self.device})"]
-        if not exact:
-            lines += [
+        gains = (f"{r.gain:.2f}x" if len(r.times) > 1 else "-" for r in self.layers)
+        reasons = (_why(row.lost) for row in self.layers)
+        rows = [
+            (*cells, *more) for cells, *more in zip(rows, gains, reasons, strict=True)
+        ]
+        return (*header, "gain", "the others"), rows, right
+
+    def _verdicts(self) -> list[str]:
+        told = [f"{self.verdict} ({self.device})"]
+        if self.precision != EXACT:
+            told += [
                 f"{self.precision}: outputs change by {self.change:.2g} of the "
                 f"largest, {self.tolerance:g} was allowed"
             ]
         timed = ", ".join(f"{name} {human(ms)} ms" for name, ms in self.times.items())
-        return "\n".join([*lines, timed] if timed else lines)
+        return [*told, *([timed] if timed else []), *lines(self)]
 
 
 def choice(trial: Trial, before: Mapping[str, tuple[int, ...]]) -> LayerChoice:

@@ -25,6 +25,7 @@ from sparsefx.pruning.products import Product
 from sparsefx.pruning.pruned import Pruned, PruneReport
 from sparsefx.pruning.repeated_uses import repeated_uses
 from sparsefx.pruning.together import run_together
+from sparsefx.reports.progress import progress
 from sparsefx.reports.report_rows import LayerReport
 from sparsefx.settings.budget import parse_budget
 from sparsefx.settings.rules import refuse, unknown
@@ -179,10 +180,13 @@ class _Job:
         calls = self.data.calls
         many = repeated_uses(twin, calls, weights)
 
-        def visit(name: str, found: Sequence[tuple[int, Product]]) -> None:
-            fit(name, many.get(name, found))
+        with progress("prune", len(weights)) as begin:
 
-        left = run_together(twin, calls, weights, visit)
+            def visit(name: str, found: Sequence[tuple[int, Product]]) -> None:
+                begin(name)
+                fit(name, many.get(name, found))
+
+            left = run_together(twin, calls, weights, visit)
         blind = [name for name in fit.sites if name in left]
         for name in blind:
             fit.unseen(name)

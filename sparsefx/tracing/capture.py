@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from typing import Any
 
 import torch
@@ -105,6 +106,9 @@ class Capture:
             for path, why in self.reasons.items()
         ]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def _around(path: str) -> Iterator[str]:
@@ -275,19 +279,14 @@ def _add_call(
         reasons[f":{number}"] = str(error)
 
 
-_LAYERS = (
-    nn.Linear,
-    nn.modules.conv._ConvNd,
-    nn.Embedding,
-    nn.Bilinear,
-)
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)
 
 
 def _capture_layers(model: nn.Module) -> Capture:
     """Without inputs: each layer that owns a weight is a graph of its own."""
     programs: dict[str, Program] = {}
     for path, module in model.named_modules():
-        if isinstance(module, _LAYERS) and not isinstance(module, nn.Bilinear):
+        if isinstance(module, _LAYERS):
             try:
                 graph = fx.symbolic_trace(module).graph
             except Exception:  # a subclass with its own Python stays Python

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from sparsefx.errors import CaptureError
 from sparsefx.policies.policy import Policy
+from sparsefx.reports.progress import progress
 from sparsefx.tracing.call_signature import with_signature
 from sparsefx.tracing.capture import Capture, capture
 from sparsefx.tracing.example_calls import as_calls
@@ -40,12 +41,14 @@ def recorded(model: nn.Module, example_inputs: Any) -> Capture:
     Raises:
         CaptureError: the model does not run on the inputs that were given.
     """
-    if example_inputs is not None:
-        return capture(model, example_inputs)
-    try:
-        return capture(model, offered(model))
-    except CaptureError:  # what the model offers does not fit: as if it offered nothing
-        return capture(model)
+    with progress("transform") as begin:
+        begin("recording graphs")
+        if example_inputs is not None:
+            return capture(model, example_inputs)
+        try:
+            return capture(model, offered(model))
+        except CaptureError:  # it offers what does not fit: as if it offered nothing
+            return capture(model)
 
 
 def whole_graph(model: nn.Module, example_inputs: Any) -> Capture:

@@ -192,3 +192,8 @@ def test_capturing_leaves_no_trace() -> None:
     assert all(torch.equal(state[k], v) for k, v in net.state_dict().items())
     assert attributes == [set(vars(m)) for m in net.modules()]
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_notebook_shows_what_str_says() -> None:
+    found = capture(nn.Linear(4, 2), (torch.ones(3, 4),))
+    assert found._repr_html_() == f"<pre>{found}</pre>"
