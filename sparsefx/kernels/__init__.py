@@ -132,10 +132,16 @@ class Kernels(Protocol):
         all sites, of which this is one."""
 
     def masked_backward(
-        self, grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
+        self,
+        grad: Tensor,
+        weight: Tensor,
+        scalars: MaskScalars,
+        index: int,
+        into: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The local gradient and that of ``mu``; see
-        `sparsefx.masking.masked_weight`."""
+        `sparsefx.masking.masked_weight`. The first is written `into` a tensor, which
+        may be `grad`, or else a new one."""
 
     def couple(
         self,

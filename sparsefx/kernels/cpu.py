@@ -144,10 +144,15 @@ def masked(weight: Tensor, bits: Tensor, scalars: MaskScalars, index: int) -> Te
 
 
 def masked_backward(
-    grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
+    grad: Tensor,
+    weight: Tensor,
+    scalars: MaskScalars,
+    index: int,
+    into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
-    out, grad = torch.empty_like(weight), grad.contiguous()
+    out = torch.empty_like(weight) if into is None else into
+    grad = grad.contiguous()
     total = torch.zeros(len(scalars.mu), dtype=torch.float64)
     _library().masked_backward(
         torch.get_num_threads(),

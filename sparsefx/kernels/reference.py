@@ -141,7 +141,11 @@ def masked(weight: Tensor, bits: Tensor, scalars: MaskScalars, index: int) -> Te
 
 
 def masked_backward(
-    grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
+    grad: Tensor,
+    weight: Tensor,
+    scalars: MaskScalars,
+    index: int,
+    into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
     a, own = magnitude(weight), scalars.at(index)
@@ -149,8 +153,9 @@ def masked_backward(
     s = m * (1 - m)
     g = grad.to(a.dtype)
     total = (g * weight * s).sum(dtype=torch.float64)
-    local = g * (m + a * own.slope * s)
-    return local.to(weight.dtype), alone(total, scalars.mu, index)
+    local = (g * (m + a * own.slope * s)).to(weight.dtype)
+    found = local if into is None else into.copy_(local)
+    return found, alone(total, scalars.mu, index)
 
 
 def couple(

@@ -74,11 +74,16 @@ def masked(weight: Tensor, bits: Tensor, scalars: MaskScalars, index: int) -> Te
 
 
 def masked_backward(
-    grad: Tensor, weight: Tensor, scalars: MaskScalars, index: int
+    grad: Tensor,
+    weight: Tensor,
+    scalars: MaskScalars,
+    index: int,
+    into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `Kernels.masked_backward`."""
     local, total = _masked_backward(grad, weight, scalars.at(index))
-    return local, alone(total, scalars.mu, index)
+    found = local if into is None else into.copy_(local)
+    return found, alone(total, scalars.mu, index)
 
 
 @torch.library.custom_op("sparsefx::masked", mutates_args=())

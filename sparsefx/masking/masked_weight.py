@@ -19,6 +19,7 @@ when the backward pass ends.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from sparsefx.kernels.mask_rule import (
     wide,
 )
 from sparsefx.masking import opaque_weight
+from sparsefx.masking.late_gradients import waits
 from sparsefx.masking.missing_share import (
     first_only,
     tell_of_transforms,
@@ -47,9 +49,11 @@ __all__ = ["magnitude", "masked_weight"]
 class _MaskedWeight(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, index: int, weight: Tensor, bits: Tensor, *vectors: Tensor
+        ctx: Any, index: int, own: bool, weight: Tensor, bits: Tensor, *vectors: Tensor
     ) -> Tensor:
         ctx.index = index
+        # what is saved may come back as another tensor (activation checkpointing)
+        ctx.own = [weakref.ref(t) for t in (weight, vectors[0])] if own else None
         ctx.save_for_backward(weight, *vectors)
         # compilers fuse the plain expression with what uses it
         maker = reference if is_compiling() else kernels_for([weight])
@@ -59,14 +63,20 @@ class _MaskedWeight(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *rest = ctx.saved_tensors
         vectors = MaskScalars(*rest)
+        if not is_compiling():
+            whole = tell_what_is_missing(vectors.mu, ctx.index, weight)
+            own, mu = (known() for known in ctx.own) if ctx.own else (None, None)
+            if whole and waits(mu, ctx.index, own, grad):
+                # mu's gradient is found later too: its hook tells that a pass ran
+                none = torch.zeros_like(vectors.mu)
+                return None, None, grad, None, none, None, None
         g = grad.to_dense() if grad.is_sparse else grad
         maker = reference if is_compiling() else kernels_for([weight, g])
         with torch.no_grad():
             local, total = maker.masked_backward(g, weight, vectors, ctx.index)
         if not is_compiling():
-            tell_what_is_missing(vectors.mu, ctx.index, weight)
             local, total = first_only(local, total, g, weight)
-        return None, local, None, total, None, None
+        return None, None, local, None, total, None, None
 
 
 def _transformable(weight: Tensor, bits: Tensor, scalars: MaskScalars) -> Tensor:
@@ -82,6 +92,7 @@ def masked_weight(
     slope: Tensor,
     center: Tensor,
     index: int,
+    own: bool = False,
 ) -> Tensor:
     """The weight a layer sees: ``h * m * w`` (see the module's docstring).
 
@@ -92,6 +103,8 @@ def masked_weight(
         slope: inverse temperatures over prices, like ``mu``.
         center: magnitudes the soft masks are centred on, like ``mu``.
         index: which site this weight is.
+        own: it is a model's own parameter, whose state makes its gradient exact when
+            the backward pass ends (`sparsefx.masking.late_gradients`).
 
     Returns:
         A tensor like ``weight``; differentiable in ``weight`` and ``mu``.
@@ -110,5 +123,5 @@ def masked_weight(
     if is_compiling() and not is_exporting() and weight.device.type == "cpu":
         whole: Tensor = opaque_weight.masked(weight, bits, vectors, index)
         return whole
-    out: Tensor = _MaskedWeight.apply(index, weight, bits, *vectors)  # type: ignore[no-untyped-call, unused-ignore]
+    out: Tensor = _MaskedWeight.apply(index, own, weight, bits, *vectors)  # type: ignore[no-untyped-call, unused-ignore]
     return flagged(out, weight)

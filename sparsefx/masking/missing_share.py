@@ -24,7 +24,7 @@ from sparsefx.torch_internals import backward_number, tracks_gradients, will_rea
 
 _LACKS = "this gradient lacks the budget's share"
 _ADVICE = "call loss.backward() and read .grad, which is exact"
-_PARTS = "_sparsefx_parts"  # of the multipliers: what takes part in the last pass
+_PARTS = "_sparsefx_parts"  # of the multipliers: what takes part in each pass
 
 
 class _FirstOnly(torch.autograd.Function):
@@ -71,13 +71,14 @@ def take_part(mu: Tensor, index: int, weight: Tensor) -> bool:
     number = backward_number()
     if number < 0 or not mu.requires_grad:
         return True
-    if not will_reach(mu):
-        return False
-    last, parts = vars(mu).get(_PARTS, (number, {}))
+    passes = vars(mu).setdefault(_PARTS, {})  # one may run within another
+    if number not in passes:  # to ask the engine is slow: once a pass
+        if not will_reach(mu):
+            return False
+        passes[number] = {}
+    parts = passes[number]
     own = weakref.ref(weight) if weight.is_leaf else None
-    parts = parts if last == number else {}
     parts[index] = own if parts.get(index, own) is own else None
-    setattr(mu, _PARTS, (number, parts))
     return True
 
 
@@ -89,9 +90,8 @@ def parts_of(mu: Tensor, number: int, weights: Sequence[Tensor]) -> list[Tensor]
         number: of the pass.
         weights: the model's own.
     """
-    last, parts = vars(mu).pop(_PARTS, (number, {}))
     found = list(weights)
-    for index, known in parts.items() if last == number else ():
+    for index, known in vars(mu).get(_PARTS, {}).pop(number, {}).items():
         taken = None if known is None else known()
         if taken is None:
             taken = weights[index].detach()  # that has no gradient
@@ -103,19 +103,21 @@ def parts_of(mu: Tensor, number: int, weights: Sequence[Tensor]) -> list[Tensor]
     return found
 
 
-def tell_what_is_missing(mu: Tensor, index: int, weight: Tensor) -> None:
-    """Warns, while gradients of a soft mask are computed, of what they will not be.
+def tell_what_is_missing(mu: Tensor, index: int, weight: Tensor) -> bool:
+    """Whether gradients of a soft mask will be whole; warns where they will not.
 
     Args:
         mu: as for `take_part`.
         index: as for `take_part`.
         weight: as for `take_part`.
     """
-    if not take_part(mu, index, weight):
+    whole = take_part(mu, index, weight)
+    if not whole:
         _say(
             f"{_LACKS}: torch.autograd.grad and backward(inputs=...) end before it can "
             f"be added; {_ADVICE}"
         )
+    return whole
 
 
 def tell_of_scores(mu: Tensor, index: int, weight: Tensor) -> bool:
@@ -156,11 +158,16 @@ def taken_by_a_hook(weight: Tensor) -> bool:
     hooks: Any = getattr(weight, "_post_accumulate_grad_hooks", None)
     taken = weight.grad is None and bool(hooks)
     if taken:
-        _say(
-            f"{_LACKS}: a hook took it before the backward pass ended, as an optimizer "
-            "in backward does; step after loss.backward()"
-        )
+        say_it_was_taken()
     return taken
+
+
+def say_it_was_taken() -> None:
+    """Warns of a gradient that was gone when the backward pass ended."""
+    _say(
+        f"{_LACKS}: a hook took it before the backward pass ended, as an optimizer "
+        "in backward does; step after loss.backward()"
+    )
 
 
 def _say(message: str) -> None:

@@ -26,6 +26,7 @@ from sparsefx.masking.cut_groups import grouping
 from sparsefx.masking.held import Held
 from sparsefx.masking.kept_masks import KeptMasks, kept_weight
 from sparsefx.masking.lasting_masks import LastingMasks
+from sparsefx.masking.late_gradients import localized
 from sparsefx.masking.mask_node import MaskedWeight
 from sparsefx.masking.masked_groups import entries, masked_groups
 from sparsefx.masking.masked_weight import masked_weight
@@ -59,6 +60,7 @@ class SparseState(Held):
         still: masks that stand still, bool, so that nothing needs to be unpacked.
         lasting: soft masks that stay once masks stand still, or None.
         follow: called before masks are read, by copies of a model.
+        stood: the weights when masks were written; tools may exchange them meanwhile.
         units: gates around the weights, or None.
         candidates: the weights that may be kept; None where all may.
     """
@@ -110,6 +112,7 @@ class SparseState(Held):
         self.units: Any = None  # a module that is `mask_node.Around`
         self.candidates: Candidates | None = None
         self.follow: Callable[[], None] | None = None
+        self.stood = [weakref.ref(weight) for weight in self.weights()]
         for index, weight in enumerate(self.weights()):
             says = f"{self.names[index]}, {self.rules[index][0]}"
             self.add_module(f"masked_weight_{index}", MaskedWeight(self, index, says))
@@ -211,7 +214,8 @@ class SparseState(Held):
         rule = MaskScalars(*(vectors[name] for name in MaskScalars._fields))
         granularity, op = self.rules[index]
         if granularity == "unstructured":
-            return masked_weight(weight, bits, *rule, index)
+            own = not is_compiling() and self.stood[index]() is weight
+            return masked_weight(weight, bits, *rule, index, own)
         return masked_groups(weight, bits, rule, index, granularity, op)
 
     # -- what an update changes ----------------------------------------------------
@@ -223,6 +227,7 @@ class SparseState(Held):
 
     def writes(self, vectors: Vectors) -> list[Callable[[], object]]:
         """What makes these the mask parameters; none of it can fail."""
+        self.stood = [weakref.ref(weight) for weight in self.weights()]
         return [
             functools.partial(getattr(self, name).copy_, value)
             for name, value in vectors.items()
@@ -260,11 +265,12 @@ class SparseState(Held):
         if self.kept is not None:
             self.kept.gather(weights)
             return
+        scalars = MaskScalars(self.mu, self.slope, self.center)
         couple(
             weights,
-            mean_over_ranks(total),
+            mean_over_ranks(total + localized(number, scalars)),
             groups=self.groups(),
-            scalars=MaskScalars(self.mu, self.slope, self.center),
+            scalars=scalars,
             price=self.price,
             shared=self.group,
             spreads=self.spread,
