@@ -116,6 +116,7 @@ def main():
                     "granularity": "unstructured",
                     "keep": keep,
                     "seed": seed,
+                    "steps": 0,
                     "macs": macs.kept / macs.dense,
                     "cpu_seconds": round(seconds, 1),
                     "threads": torch.get_num_threads(),

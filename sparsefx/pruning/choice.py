@@ -21,6 +21,7 @@ class Choice:
         site: the weight, with its granularity.
         form: how it reads as matrices.
         count: entries (weights, or groups of them) to keep.
+        allowed: bool, like the weight: what may be kept; None is all.
 
     Example:
         >>> import torch
@@ -33,6 +34,7 @@ class Choice:
     site: Site
     form: Form
     count: int
+    allowed: Tensor | None = None
 
     def __call__(self, energy: Tensor) -> Tensor:
         """The mask of greatest energy, ties by index; bool, like the energy.
@@ -42,6 +44,8 @@ class Choice:
                 A group's is the sum of its weights'.
         """
         values, cut = self.form.back(energy), self.site.groups
+        if self.allowed is not None:
+            values = values * self.allowed
         if cut is None:
             flat = largest(values.reshape(-1), self.count, self.site.name)
             return self.form.matrices(flat.view(values.shape))

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from sparsefx.masking.masked_module import duplicate
 from sparsefx.masking.site import Site
-from sparsefx.policies.allocation import Allocation
+from sparsefx.policies.allocation import Allocation, planned, spending
 from sparsefx.policies.error_curves import ErrorCurves
 from sparsefx.policies.policy_function import Context
+from sparsefx.policies.unit_bounds import density_bounds
 from sparsefx.pruning.calibration import Calibration
 from sparsefx.pruning.fit import LayerFit, Options
 from sparsefx.pruning.importance import importances
@@ -93,15 +94,13 @@ class MeasuredCurves:
     def __init__(self, dense: DenseModel) -> None:  # noqa: D107
         self.dense = dense
         self.found: ErrorCurves | None = None
+        self._sites: Sequence[Site] = ()
 
     def prepare(
         self, model: nn.Module, sites: Sequence[Site], context: Context
     ) -> MeasuredCurves:
-        """Measures every site, if nothing has been."""
-        if self.found is None:
-            fit = self.dense.fit(sites, {}, weighed=True)
-            with torch.no_grad(), at_rest(model):
-                self.found = measure_curves(model, self.dense.data, fit)
+        """Remembers the sites to measure."""
+        self._sites = sites
         return self
 
     def __call__(
@@ -111,6 +110,17 @@ class MeasuredCurves:
         cost: str = "macs",
         budgets: Mapping[str, float] | None = None,
     ) -> Allocation:
-        """The densities of least damage; see `ErrorCurves`."""
-        assert self.found is not None, "prepare comes first"
+        """The densities of least damage; see `ErrorCurves`.
+
+        Nothing is measured where budgets pay for everything.
+        """
+        every = {cost: budget, **(budgets or {})}
+        most = [density_bounds(site)[1] for site in sites]
+        kept = [share * site.numel for share, site in zip(most, sites, strict=True)]
+        if all(spending(sites, kept, b, n)[0] <= b for n, b in every.items()):
+            return planned(most, sites, budget, cost, budgets)
+        if self.found is None:
+            fit, model = self.dense.fit(self._sites, {}, weighed=True), self.dense.model
+            with torch.no_grad(), at_rest(model):
+                self.found = measure_curves(model, self.dense.data, fit)
         return self.found(sites, budget, cost, budgets)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsefx.errors import MaskError
 from sparsefx.masking.site import Site
+from sparsefx.policies.unit_bounds import floor, unit_share
 from sparsefx.pruning.choice import Choice
 from sparsefx.pruning.damage import Damage
 from sparsefx.pruning.methods import Method
@@ -68,6 +69,7 @@ class LayerFit:
         importance: of outputs, (groups, outputs) by name, where it is known.
         masks: found so far, by name.
         fitted: what became of the weights, by name.
+        allowed: of some, what may be kept, bool; the others are zero already.
     """
 
     sites: Mapping[str, Site]
@@ -77,15 +79,18 @@ class LayerFit:
     importance: Mapping[str, Tensor] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
     fitted: dict[str, Fitted] = field(default_factory=dict)
+    allowed: Mapping[str, Tensor] = field(default_factory=dict)
     _last: tuple[list[object], Inputs, object] | None = None
 
     def __call__(self, name: str, found: Sequence[tuple[int, Product]]) -> None:
         """Prunes a weight on the products that calls are about to take with it."""
         begin, site, method = time.perf_counter(), self.sites[name], self.options.method
         weight, (layer, form) = self.weight(name), self.layer(name, found)
-        choose = Choice(site, form, self.counts[name])
-        scaled, mask = layer.target, torch.ones_like(layer.target, dtype=torch.bool)
-        if self.counts[name] < site.units:
+        allowed = self.allowed.get(name, torch.ones_like(weight, dtype=torch.bool))
+        choose = Choice(site, form, self.counts[name], allowed)
+        scaled, mask = layer.target, form.matrices(allowed)
+        whole = float(allowed.float().mean())
+        if self.counts[name] < floor(unit_share(site, whole), site.units):
             scaled, mask = method.solve(layer, choose)
             kept = form.back(layer.back(scaled)) if method.fits else weight
             weight.copy_(torch.where(form.back(mask), kept, 0.0))

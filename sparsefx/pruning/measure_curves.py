@@ -118,7 +118,7 @@ def measure_curves(model: nn.Module, data: Calibration, fit: LayerFit) -> ErrorC
     left = run_together(
         model, data.calls, weights, lambda n, found: curves(n, many.get(n, found))
     )
-    trial = _Trial(model, data, fit.options.damage)
+    trial = Trial(model, data, fit.options.damage)
     points = dict(curves.points)
     for name in left:
         rows = [(site_density, trial({name: w})) for site_density, w in _cut(fit, name)]
@@ -143,10 +143,12 @@ def _finer(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
-class _Trial:
+class Trial:
     """The damage of some other weights, told from a few calls for all."""
 
-    def __init__(self, model: nn.Module, data: Calibration, damage: Damage) -> None:
+    def __init__(  # noqa: D107
+        self, model: nn.Module, data: Calibration, damage: Damage
+    ) -> None:
         self.model, self.damage = model, damage
         chosen = range(0, len(data.calls), -(-len(data.calls) // _CALLS))
         self.share = len(chosen) / len(data.calls)
@@ -156,6 +158,7 @@ class _Trial:
         ]
 
     def __call__(self, weights: Mapping[str, Tensor]) -> float:
+        """The damage of all calls with these weights, by parameter name."""
         found = 0.0
         for call, valid, dense in self.calls:
             out = torch.func.functional_call(self.model, dict(weights), *call)

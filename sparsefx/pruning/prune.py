@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
+from sparsefx.masking.masked_module import duplicate
 from sparsefx.masking.site import Site
 from sparsefx.policies.load_policy import load_policy
 from sparsefx.policies.policy_function import PolicyFunction
 from sparsefx.pruning.calibration import Calibration, Valid, calibration
+from sparsefx.pruning.cut_units import Cut, cut_units
 from sparsefx.pruning.damage import BY_KIND, Loss, by_loss
 from sparsefx.pruning.dense_model import DenseModel, MeasuredCurves, at_rest
 from sparsefx.pruning.distil import distil
@@ -41,7 +43,8 @@ _LOOKS = 4  # calibration batches that outputs are compared on, about
 # Fields of a policy that speak of what is kept, not of how it is trained.
 SETTINGS = (
     "cost budget_of storage costs sizes granularity round_to fallback include exclude "
-    "layers densities min_density max_density keep_units normalize"
+    "layers densities min_density max_density unit_density keep_units "
+    "normalize"
 ).split()
 
 
@@ -49,7 +52,7 @@ def prune(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    budget: Any = 0.5,
+    budget: Any = None,
     method: str | Method = "admm",
     allocation: str | PolicyFunction = "curves",
     loss: Loss | None = None,
@@ -73,7 +76,8 @@ def prune(
         batches: tensors, tuples of positional inputs or dicts of keyword inputs; a
             loader works. Costs are those of the first.
         budget: what may be kept, as for `sparsefx.transform`: a fraction of the dense
-            MACs, ``{"bytes": "5 MB"}``, several at once.
+            MACs, ``{"bytes": "5 MB"}``, several at once. By default half of the MACs,
+            or all of them where ``unit_density`` is given.
         method: ``"magnitude"`` and ``"activation"`` keep weights as they are (the
             largest; the largest times root mean square of the input), ``"obs"`` and
             ``"admm"`` fit those that they keep; or a `Method`.
@@ -94,7 +98,10 @@ def prune(
         seed: of what is drawn: which batches are held out, which patches of a
             convolution are seen.
         settings: fields of `Policy` that say what is kept: ``granularity``, ``layers``,
-            ``include``, ``exclude``, ``min_density`` and others.
+            ``include``, ``exclude``, ``min_density`` and others. ``unit_density`` is
+            the share to keep of the MACs that heads, neurons and channels own: others
+            go first, as a whole, what uses them is fitted to those that stay, and
+            `sparsefx.lower` cuts them out.
 
     Raises:
         MaskError: there are no batches, they differ in structure, a layer gets NaN, or
@@ -126,7 +133,15 @@ def prune(
     dense = DenseModel(model, data, options)
     found = MeasuredCurves(dense) if allocation == "curves" else allocation
     base = {"name": "prune", "allocation": found, **settings}
-    return _Job(dense, data, options, base, distill_steps)(budget)
+    given, cut = dense.model, Cut()
+    if settings.get("unit_density", 1.0) != 1.0:
+        policy = load_policy({**base, "allocation": "uniform"}, budget=1.0)
+        plan, _ = plan_of(Start(dense.found, policy))
+        given = duplicate(dense.model)
+        cut = cut_units(dense, plan.sites, policy.unit_density)
+        budget = 1.0 if budget is None else budget
+    job = _Job(dense, given, cut, data, options, base, distill_steps)
+    return job(0.5 if budget is None else budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +149,8 @@ class _Job:
     """Everything but the budget."""
 
     dense: DenseModel
+    given: nn.Module
+    cut: Cut
     data: Calibration
     options: Options
     settings: Mapping[str, Any]
@@ -143,7 +160,8 @@ class _Job:
         begin = time.perf_counter()
         policy = load_policy(self.settings, budget=budget)
         plan, _ = plan_of(Start(self.dense.found, policy))
-        twin, dense = self.dense.copy(), self.dense.model
+        plan = replace(plan, sites=tuple(map(self._within, plan.sites)))
+        twin, dense = self.dense.copy(), self.given
         with at_rest(twin, dense):
             fit = self._fit(twin, plan)
             if self.steps:
@@ -168,15 +186,25 @@ class _Job:
             change=change,
             held_out=held_out,
             by_loss=self.options.damage.is_loss,
+            units={n: (int(u.sum()), len(u)) for n, u in self.cut.units.items()},
             seconds=time.perf_counter() - begin,
         )
-        return Pruned(twin, fit.masks, report, self)
+        return Pruned(twin, fit.masks, self.cut.units, report, self)
+
+    def _within(self, site: Site) -> Site:
+        """A site of which no more is kept than its units leave."""
+        kept = self.cut.kept.get(site.name)
+        if kept is None:
+            return site
+        most = min(site.max_density, float(kept.double().mean()))
+        return replace(site, min_density=min(site.min_density, most), max_density=most)
 
     @torch.no_grad()
     def _fit(self, twin: nn.Module, plan: Plan) -> LayerFit:
         weights = {s.name: twin.get_parameter(s.name) for s in plan.sites}
         sites = [replace(s, weight=weights[s.name]) for s in plan.sites]
         fit = self.dense.fit(sites, entries(plan), self.options.method.fits)
+        fit.allowed = self.cut.kept
         calls = self.data.calls
         many = repeated_uses(twin, calls, weights)
 
@@ -203,7 +231,7 @@ class _Job:
         return fit
 
     def _changes(self, twin: nn.Module) -> tuple[float, float | None]:
-        data, dense, change_of = self.data, self.dense.model, self.options.damage.mean
+        data, dense, change_of = self.data, self.given, self.options.damage.mean
         every = max(len(data.calls) // _LOOKS, 1)
         change = change_of(dense, twin, data.calls[::every], data.valid[::every])
         if not data.held:

@@ -25,6 +25,7 @@ class PruneReport:
         held_out: the same on batches that nothing was fitted on; None without any.
         seconds: all of it, by the clock.
         by_loss: a loss was given.
+        units: by group of heads, neurons or channels, how many stay, and of how many.
     """
 
     costs: Report
@@ -33,6 +34,7 @@ class PruneReport:
     held_out: float | None
     seconds: float
     by_loss: bool = False
+    units: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as dicts, lists, texts and numbers."""
@@ -41,6 +43,7 @@ class PruneReport:
             "fitted": {name: asdict(one) for name, one in self.fitted.items()},
             "change": self.change,
             "held_out": self.held_out,
+            "units": {name: list(pair) for name, pair in self.units.items()},
             "seconds": self.seconds,
         }
 
@@ -54,6 +57,8 @@ class PruneReport:
         return f"{table}\n\n" + "\n".join((*self.costs.budget_lines(), *self._lines()))
 
     def _lines(self) -> Iterator[str]:
+        for name, (kept, size) in self.units.items():
+            yield f"{name}: {kept} of {size} stay"
         yield f"{self._said(self.change)} on the calibration batches"
         if self.held_out is None:
             yield "no batch was held out: nobody knows what they do on others"
@@ -74,11 +79,13 @@ class Pruned:
     Attributes:
         model: of the given model's class and keys; dropped weights are exactly zero.
         masks: by parameter name, bool, True is kept.
+        units: by group of heads, neurons or channels, bool, where units were dropped.
         report: what is kept where, and what that does.
     """
 
     model: nn.Module
     masks: Mapping[str, Tensor]
+    units: Mapping[str, Tensor]
     report: PruneReport
     _again: Callable[[Any], Pruned] = field(repr=False)
 
