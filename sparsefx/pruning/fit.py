@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsefx.errors import MaskError
 from sparsefx.masking.site import Site
 from sparsefx.policies.unit_bounds import floor, unit_share
+from sparsefx.pruning.certificate import least_share
 from sparsefx.pruning.choice import Choice
 from sparsefx.pruning.damage import Damage
 from sparsefx.pruning.methods import Method
@@ -31,11 +32,14 @@ class Fitted:
         error: mean squared error of its outputs over their mean square, on the rows it
             was fitted on, in [0, 1] or a little above; None where no inputs were seen.
         seconds: it took, by the clock.
+        least: of this error (with the ridge), the share that any weights of as many
+            entries have at least, in [0, 1]; 0 says nothing, None was not asked.
     """
 
     method: str
     error: float | None
     seconds: float
+    least: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,7 @@ class Options:
         memory: bytes that the moments of a layer may take.
         seed: of the draw of a convolution's patches.
         damage: what a change of the outputs costs.
+        certify: how much better a layer could be is said.
     """
 
     method: Method
@@ -55,6 +60,7 @@ class Options:
     memory: float
     seed: int
     damage: Damage
+    certify: bool = False
 
 
 @dataclass(slots=True)
@@ -95,8 +101,9 @@ class LayerFit:
             kept = form.back(layer.back(scaled)) if method.fits else weight
             weight.copy_(torch.where(form.back(mask), kept, 0.0))
         self.masks[name] = form.back(mask).clone()
+        least = least_share(layer, choose, scaled) if self.options.certify else None
         taken = time.perf_counter() - begin
-        self.fitted[name] = Fitted(method.name, layer.error(scaled), taken)
+        self.fitted[name] = Fitted(method.name, layer.error(scaled), taken, least)
 
     def layer(
         self, name: str, found: Sequence[tuple[int, Product]]

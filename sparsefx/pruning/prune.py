@@ -61,6 +61,7 @@ def prune(
     damp: float = 0.01,
     distill_steps: int = 0,
     memory: str = "2 GB",
+    certify: bool = False,
     seed: int = 0,
     **settings: Any,
 ) -> Pruned:
@@ -95,6 +96,9 @@ def prune(
         distill_steps: so many steps of training follow, on single batches, in which
             the dense model teaches the pruned one; masks stay as they are.
         memory: what the moments of a layer may take; above it, their root is used.
+        certify: the report also says how much better any other weights of as many
+            entries could be, layer by layer, where a bound tells
+            (`sparsefx.pruning.certificate`): exactly for depthwise kernels.
         seed: of what is drawn: which batches are held out, which patches of a
             convolution are seen.
         settings: fields of `Policy` that say what is kept: ``granularity``, ``layers``,
@@ -128,7 +132,12 @@ def prune(
     data = calibration(model, batches, valid, held_out, seed)
     damage = BY_KIND if loss is None else by_loss(loss)
     options = Options(
-        method=chosen, damp=damp, memory=_bytes(memory), seed=seed, damage=damage
+        method=chosen,
+        damp=damp,
+        memory=_bytes(memory),
+        seed=seed,
+        damage=damage,
+        certify=certify,
     )
     dense = DenseModel(model, data, options)
     found = MeasuredCurves(dense) if allocation == "curves" else allocation

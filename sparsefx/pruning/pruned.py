@@ -12,6 +12,8 @@ from sparsefx.pruning.fit import Fitted
 from sparsefx.reports.report import Report
 from sparsefx.reports.text_table import percent, text_table
 
+_TELLING = 0.5  # bounds below it are not worth a line
+
 
 @dataclass(frozen=True, slots=True)
 class PruneReport:
@@ -64,7 +66,25 @@ class PruneReport:
             yield "no batch was held out: nobody knows what they do on others"
         else:
             yield f"{self._said(self.held_out)} on batches that were held out"
+        yield from self._certified()
         yield f"{self.seconds:.1f} seconds"
+
+    def _certified(self) -> Iterator[str]:
+        found = {name: one.least for name, one in self.fitted.items()}
+        known = {name: x for name, x in found.items() if x is not None}
+        for name, least in known.items():
+            if least >= _TELLING:
+                yield (
+                    f"{name}: no weights of as many entries have less than "
+                    f"{percent(least, 1)} of its error"
+                )
+        silent = [name for name, least in known.items() if least < _TELLING]
+        if silent:
+            more = ", ..." * (len(silent) > 3)
+            yield (
+                f"the bound says nothing of {len(silent)} of {len(known)} layers "
+                f"({', '.join(silent[:3])}{more}): their inputs are too much alike"
+            )
 
     def _said(self, change: float) -> str:
         if self.by_loss:
