@@ -23,28 +23,38 @@ def check(program: Program, root: nn.Module, args: Any, kwargs: Any) -> str | No
     """Compares graph and module; returns the first difference, or None.
 
     Outputs, gradients and buffers of a training step, and outputs in eval, at the
-    example's batch size and, if it is free, at two others. A graph that is only
-    wrong at batch size 1 keeps its use for larger ones (``program.min_batch``).
+    example's batch size. If that is free, the training step has two or three rows,
+    which are enough, and eval also one. A graph that is only wrong at batch size 1
+    keeps its use for larger ones (``program.min_batch``).
     """
     modes = {part.mode for _, part in program.parts()}
-    trials: list[tuple[bool, int | None]] = [(True, None), (False, None)]
-    if program.batch is not None:
-        trials += [(False, program.batch + 1), (False, 1)]
-    for training, batch in trials:
+    batch = program.batch
+    trials: list[tuple[bool, int | None]] = [(True, batch), (False, batch)]
+    if batch is not None:
+        few = batch + 1 if program.guards else 2 + (batch == 2)
+        trials = [(True, few), (False, batch), (False, 1)]
+    for training, size in trials:
         if None not in modes and training not in modes:
             continue  # that mode stays Python
-        example = args, kwargs
-        if batch is not None and program.batch is not None:
-            example = resized((args, kwargs), program.batch, batch)
-        found = difference(program, root, *example, training)
-        if found and batch == 1:
+        found = _found(program, root, (args, kwargs), training, size)
+        if found == "" and size != 1:  # the module refuses that many rows
+            found = _found(program, root, (args, kwargs), training, batch)
+        if found and size == 1:
             for _, part in program.parts():
                 part.min_batch = 2
         elif found:
             mode = "train" if training else "eval"
-            size = f" at batch size {batch}" if batch else ""
-            return f"{found} differ in {mode} mode{size}"
+            there = "" if size == batch else f" at batch size {size}"
+            return f"{found} differ in {mode} mode{there}"
     return None
+
+
+def _found(
+    program: Program, root: nn.Module, call: Call, training: bool, size: int | None
+) -> str | None:
+    if size != program.batch and size is not None and program.batch is not None:
+        call = resized(call, program.batch, size)
+    return difference(program, root, *call, training)
 
 
 def difference(
@@ -52,7 +62,7 @@ def difference(
 ) -> str | None:
     """What differs between graph and module on one call; None if nothing does.
 
-    A call that the module itself refuses tells nothing.
+    A call that the module itself refuses tells nothing: an empty text.
     """
     part = next(p for _, p in program.parts() if p.mode in (None, training))
     call = (args, kwargs) if part.reads_caches(root) else None
@@ -60,7 +70,7 @@ def difference(
         with preserved(root):
             wanted = _outcome(root.forward, root, args, kwargs, training, call)
     except Exception:
-        return None  # the model itself refuses this mode or size
+        return ""
     with preserved(root):
         leaves = tree_flatten((args, kwargs))[0]
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
