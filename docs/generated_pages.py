@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ BESIDE = {
         "integrations.lightning.SparseCallback",
     ],
 }
+FORMULA = re.compile(
+    r'<(?P<tag>span|div) class="arithmatex">'
+    r"\\(?P<open>[\[(])(?P<tex>.*?)\\[\])]</(?P=tag)>",
+    re.DOTALL,
+)
 PICTURES = re.compile(r"\]\((benchmarks/[^)]+\.svg)\)")
 
 
@@ -150,3 +156,14 @@ def on_files(files: Any, config: Any) -> Any:
     for path in pictures():
         files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
     return files
+
+
+def on_page_content(html: str, **rest: Any) -> str:
+    """Formulas as MathML, which browsers show without a script."""
+    from latex2mathml.converter import convert
+
+    def shown(found: re.Match[str]) -> str:
+        display = "block" if found["open"] == "[" else "inline"
+        return str(convert(unescape(found["tex"]), display=display))
+
+    return FORMULA.sub(shown, html)

@@ -2,7 +2,9 @@
 
 In a page, each ```python block follows a comment: `<!-- tested -->`, or
 `<!-- tested` and lines of set-up that the reader does not see and `-->`, or
-`<!-- untested: the reason -->`. The blocks of one page share their names.
+`<!-- untested: the reason -->`. The blocks of one page share their names. What takes
+long has `<!-- quick`, lines that make it short, `-->` behind a block: the slow tests
+pass over them.
 """
 
 import doctest
@@ -29,6 +31,9 @@ EXTRAS = {
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
+QUICK = re.compile(
+    r"^<!-- quick(?P<setup>)\n(?P<code>(?:(?!-->).)*)-->", re.MULTILINE | re.DOTALL
+)
 LINK = re.compile(r"\]\((?!https?:)(?P<file>[^)#]*)#?(?P<anchor>[^)]*)\)")
 FENCE = re.compile(r"^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKED = re.compile(
@@ -85,19 +90,33 @@ def test_page_examples(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
-    marked = list(MARKED.finditer(text))
-    bare = {block.end() for block in FENCE.finditer(text)} - {
-        block.end() for block in marked
-    }
+    marked = {block.end() for block in MARKED.finditer(text)}
+    bare = {block.end() for block in FENCE.finditer(text)} - marked
     lines = sorted(text.count("\n", 0, end) + 1 for end in bare)
     assert not lines, (
         f"{name}: the ```python blocks that end at lines {lines} follow neither "
         "<!-- tested --> nor <!-- untested: the reason -->"
     )
-
     monkeypatch.chdir(tmp_path)
+    run_page(name, text, quick=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [n for n in page_names() if QUICK.search((ROOT / n).read_text("utf-8"))]
+)
+def test_page_examples_at_length(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(name, (ROOT / name).read_text(encoding="utf-8"), quick=False)
+
+
+def run_page(name: str, text: str, *, quick: bool) -> None:
+    """Runs the blocks of a page in their order."""
+    found = [*MARKED.finditer(text), *(QUICK.finditer(text) if quick else ())]
     names: dict[str, object] = {"__name__": name}
-    for block in marked:
+    for block in sorted(found, key=re.Match.start):
         for part in ("setup", "code"):
             if block["setup"] is None:
                 continue

@@ -49,3 +49,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert "sparsefx.transform" in (tmp_path / "reference.html").read_text()
+    concepts = (tmp_path / "concepts.html").read_text()
+    assert "<mfrac>" in concepts
+    assert "arithmatex" not in concepts
