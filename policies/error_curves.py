@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from sparsefx.solver.joint_budgets import Limits
 from sparsefx.solver.layer import Layer
 
 Points = Sequence[tuple[float, float]]
-_SLICES = 2048  # of the range of a site's densities
+Range = tuple[float, float]
+_SLICES = 2048  # of the range of a site's densities, under several budgets
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,10 @@ class ErrorCurves:
             subject to sum_l price_bl numel_l density_l <= budget_b
                        min_density_l <= density_l <= max_density_l
 
-        That is a linear program, and the solver's own: a slice of a site's range is an
-        entry, and what it spares is the entry's value. The answer is right to a 2048th
-        of each range.
+        That is a linear program. Under one budget the pieces of all hulls are bought in
+        the order of what they spare for their price, the last one in part. Several
+        budgets are the solver's: a slice of a site's range is an entry, what it spares
+        is the entry's value, and the answer is right to a 2048th of each range.
 
         Raises:
             BudgetError: a budget is below what the lower bounds cost.
@@ -82,27 +85,21 @@ class ErrorCurves:
         for name, amount in every.items():
             row = [p * s.numel for p, s in zip(prices(sites, name), sites, strict=True)]
             spent = math.fsum(p * d for p, d in zip(row, found, strict=True))
-            rows.append(
-                tuple(row[i] * (limited[i][1] - limited[i][0]) / _SLICES for i in free)
-            )
+            rows.append([row[i] for i in free])
             left.append(max(amount - spent, 0.0))
-        layers = [
-            Layer(
-                _spared(self.points[sites[i].name], *limited[i]), 1.0, 1.0, 0, _SLICES
-            )
-            for i in free
-        ]
-        if layers:
-            limits = Limits(tuple(rows), tuple(left), tuple(every))
-            kept = solve_hard_joint(layers, limits).masks.counts
-            for i, count in zip(free, kept, strict=True):
-                low, high = limited[i]
-                found[i] = min(low + count / _SLICES * (high - low), high)
+        hulls = [_hull(self.points[sites[i].name]) for i in free]
+        ranges = [limited[i] for i in free]
+        if len(every) == 1:
+            bought = _bought(hulls, ranges, rows[0], left[0])
+        else:
+            limits = Limits(tuple(map(tuple, rows)), tuple(left), tuple(every))
+            bought = _sliced(hulls, ranges, limits)
+        for i, more in zip(free, bought, strict=True):
+            found[i] = min(found[i] + more, limited[i][1])
         return planned(found, sites, budget, cost, budgets)
 
 
-def _spared(points: Points, low: float, high: float) -> Tensor:
-    """What each slice from the lowest to the highest density spares, falling."""
+def _hull(points: Points) -> Points:
     hull: list[tuple[float, float]] = []
     least = math.inf
     for x, y in points:
@@ -110,6 +107,59 @@ def _spared(points: Points, low: float, high: float) -> Tensor:
         while len(hull) > 1 and _above(hull[-2], hull[-1], (x, least)):
             hull.pop()
         hull.append((x, least))
+    return hull
+
+
+def _bought(
+    hulls: Sequence[Points],
+    ranges: Sequence[Range],
+    costs: Sequence[float],
+    left: float,
+) -> list[float]:
+    """What each site's density rises by, under one budget.
+
+    Args:
+        hulls: of each site.
+        ranges: lowest and highest density.
+        costs: of density 1.
+        left: of the budget, at the lowest densities.
+    """
+    pieces = []
+    for i, (hull, (low, high)) in enumerate(zip(hulls, ranges, strict=True)):
+        for (x, y), (end, damage) in pairwise(hull):
+            size = min(end, high) - max(x, low)
+            if size > 0:
+                rate = (y - damage) / (end - x)
+                pieces.append((-rate / costs[i] if costs[i] else -math.inf, i, size))
+    found = [0.0] * len(hulls)
+    for _, i, size in sorted(pieces):
+        part = min(size, left / costs[i]) if costs[i] else size
+        found[i] += part
+        left = max(left - part * costs[i], 0.0)
+    return found
+
+
+def _sliced(
+    hulls: Sequence[Points], ranges: Sequence[Range], limits: Limits
+) -> list[float]:
+    """The same under several budgets, in slices; costs are of density 1."""
+    widths = [(high - low) / _SLICES for low, high in ranges]
+    layers = [
+        Layer(_spared(hull, *span), 1.0, 1.0, 0, _SLICES)
+        for hull, span in zip(hulls, ranges, strict=True)
+    ]
+    rows = tuple(
+        tuple(c * width for c, width in zip(row, widths, strict=True))
+        for row in limits.costs
+    )
+    if not layers:
+        return []
+    counts = solve_hard_joint(layers, replace(limits, costs=rows)).masks.counts
+    return [count * width for count, width in zip(counts, widths, strict=True)]
+
+
+def _spared(hull: Points, low: float, high: float) -> Tensor:
+    """What each slice from the lowest to the highest density spares, falling."""
     x, y = torch.tensor(hull, dtype=torch.float64).T.contiguous()
     at = torch.linspace(low, high, _SLICES + 1, dtype=torch.float64)
     place = torch.bucketize(at, x).clamp(1, len(x) - 1)

@@ -42,29 +42,37 @@ class _Curves:
 
     def __call__(self, name: str, found: Sequence[tuple[int, Product]]) -> None:
         layer, form = self.fit.layer(name, found)
-        part = _Part.of(self.fit.sites[name], layer, form)
+        site = self.fit.sites[name]
+        part = _Part.of(site, layer, form)
         importance = self.fit.importance.get(name)
         scale = 0.5 if importance is None else float(importance.mean()) / 2
-        some, method = part.layer, self.fit.options.method
+        some = part.layer
         whole, least = (x.loss(torch.zeros_like(x.target)) for x in (layer, some))
         stretch = scale * whole / least if least > 0 else 0.0
         scaled, points, best = some.target, [(1.0, 0.0)], None
-        if method.fits and can_enumerate(some, part.choice(0)):
+        if self.fit.options.method.fits and can_enumerate(some, part.choice(0)):
             best = Enumerated.of(some)
         for count in _counts(part.site):
-            choose = part.choice(count)
             if best is not None:
                 scaled = best.solve(count)[0].to(some.target)
-            elif method.fits:
-                scaled, _ = admm(some, choose, _STEPS, scaled)
             else:
-                scaled, _ = method.solve(some, choose)
-            loss = some.loss(scaled)
-            points.append((part.site.density(count), stretch * loss))
-            if name not in self.tried and points[-1][0] <= _TRIED:
-                weight = part.inside(self.fit.weight(name).detach(), form, scaled)
-                self.tried[name] = weight, scale * loss
+                scaled = self._solved(some, part.choice(count), scaled)
+            points.append((part.site.density(count), stretch * some.loss(scaled)))
+            if name in self.tried or points[-1][0] > _TRIED:
+                continue
+            tried = scaled
+            if some is not layer:  # errors of outputs add up: all of them are pruned
+                choose = Choice(site, form, round(points[-1][0] * site.units))
+                tried = self._solved(layer, choose, layer.target)
+            weight = form.back(layer.back(tried)).to(self.fit.weight(name).dtype)
+            self.tried[name] = weight, scale * layer.loss(tried)
         self.points[name] = points[::-1]
+
+    def _solved(self, layer: Quadratic, choose: Choice, start: Tensor) -> Tensor:
+        method = self.fit.options.method
+        if method.fits:
+            return admm(layer, choose, _STEPS, start)[0]
+        return method.solve(layer, choose)[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +82,6 @@ class _Part:
     site: Site
     layer: Quadratic
     form: Form
-    rows: slice
 
     @classmethod
     def of(cls, site: Site, layer: Quadratic, form: Form) -> _Part:
@@ -82,21 +89,15 @@ class _Part:
         alike = site.groups is None and form.groups == 1
         rows = slice(None, None, max(outputs // _OUTPUTS, 1) if alike else 1)
         if rows.step == 1:
-            return cls(site, layer, form, rows)
+            return cls(site, layer, form)
         target, roots = layer.target[:, rows].contiguous(), layer.roots[:, rows]
         count, shape = target.shape[1], site.shape
         shape = (shape[0], count) if form.flipped else (count, *shape[1:])
         some = Quadratic(target, layer.inputs, roots)
-        return cls(replace(site, shape=shape), some, replace(form, shape=shape), rows)
+        return cls(replace(site, shape=shape), some, replace(form, shape=shape))
 
     def choice(self, count: int) -> Choice:
         return Choice(self.site, self.form, count)
-
-    def inside(self, weight: Tensor, form: Form, scaled: Tensor) -> Tensor:
-        """The weight with these outputs pruned, the others as they are."""
-        matrices = form.matrices(weight).clone()
-        matrices[:, self.rows] = self.layer.back(scaled).to(weight.dtype)
-        return form.back(matrices)
 
 
 def measure_curves(model: nn.Module, data: Calibration, fit: LayerFit) -> ErrorCurves:

@@ -10,6 +10,7 @@ from scipy.optimize import linprog
 from sparsefx.errors import BudgetError, PolicyError
 from sparsefx.masking.site import Site
 from sparsefx.policies.error_curves import ErrorCurves
+from sparsefx.policies.unit_bounds import density_bounds
 from sparsefx.policies.whole_units import counts
 
 LEVELS = (0.0, 0.1, 0.3, 0.6, 1.0)
@@ -48,13 +49,14 @@ def test_it_is_the_optimum_of_the_linear_program(seed, budgets) -> None:
     best = linprog(
         np.concatenate([[y for _, y in points[s.name]] for s in sites]),
         A_ub=[*rows, *(-blocks(ends))],
-        b_ub=[*limits.values(), *(-s.min_density for s in sites)],
+        b_ub=[*limits.values(), *(-density_bounds(s)[0] for s in sites)],
         A_eq=blocks([np.ones(5)] * 5),
         b_eq=np.ones(5),
         bounds=(0, None),
     )
     whole = sum(rises[0][1] - rises[-1][1] for rises in points.values())
-    assert best.fun - 1e-9 * whole <= found <= best.fun + 2e-3 * whole
+    slack = 1e-8 if budgets == 1 else 2e-3  # several are solved in slices
+    assert best.fun - 1e-9 * whole <= found <= best.fun + slack * whole
     for (lower, _), s in zip(counts(plan, sites, limits), sites, strict=True):
         assert lower >= s.min_density * s.numel - 1e-6
     for c, limit in limits.items():
@@ -85,8 +87,8 @@ def test_more_weights_do_no_more_damage() -> None:
     sites = [Site(name, name, "linear", (10, 10), one) for name in "ab"]
     noisy = {"a": [(0, 1.0), (0.5, 0.2), (1, 0.4)], "b": [(0, 0.3), (1, 0.0)]}
     plan = ErrorCurves(noisy)(sites, 150, "params")
-    assert plan.densities["a"] == pytest.approx(0.5, abs=1e-3)
-    assert plan.densities["b"] == pytest.approx(1.0, abs=1e-3)
+    assert plan.densities["a"] == pytest.approx(0.5)
+    assert plan.densities["b"] == pytest.approx(1.0)
 
 
 def test_what_it_refuses() -> None:
