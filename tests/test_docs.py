@@ -7,6 +7,7 @@ long has `<!-- quick`, lines that make it short, `-->` behind a block: the slow 
 pass over them.
 """
 
+import contextlib
 import doctest
 import importlib.util
 import inspect
@@ -25,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 EXTRAS = {
     "triton": "triton",
-    "transformers": "integrations",
-    "lightning": "integrations",
+    **dict.fromkeys(("transformers", "lightning", "timm", "peft"), "integrations"),
+    "torchvision": "zoo",  # timm needs it
 }
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -57,17 +58,23 @@ def page_names() -> list[str]:
     return sorted(page.relative_to(ROOT).as_posix() for page in pages)
 
 
-@pytest.mark.parametrize("name", module_names())
-def test_docstring_examples(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextlib.contextmanager
+def skipped_without_extras() -> Iterator[None]:
     try:
-        module = importlib.import_module(name)
+        yield
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
         extra = EXTRAS[error.name]
         pytest.skip(f"{error.name} is not installed: pip install '.[{extra}]'")
+
+
+@pytest.mark.parametrize("name", module_names())
+def test_docstring_examples(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with skipped_without_extras():
+        module = importlib.import_module(name)
     monkeypatch.chdir(tmp_path)
     failed, _ = doctest.testmod(module, optionflags=FLAGS)
     assert failed == 0, f"{failed} example lines of {name} fail; see the output"
@@ -122,7 +129,8 @@ def run_page(name: str, text: str, *, quick: bool) -> None:
                 continue
             # Blank lines in front make a traceback name the page's own line.
             blank = "\n" * text.count("\n", 0, block.start(part))
-            exec(compile(blank + block[part], name, "exec"), names)
+            with skipped_without_extras():
+                exec(compile(blank + block[part], name, "exec"), names)
 
 
 def generated_pages() -> dict[str, str]:
