@@ -21,6 +21,7 @@ from sparsefx.torch_internals import is_plain
 # By device type, where there is a faster one than the reference.
 MAKERS = {"cpu": "sparsefx.kernels.cpu", "cuda": "sparsefx.kernels.triton_backend"}
 REFERENCE = "sparsefx.kernels.reference"
+SHARDS = "sparsefx.kernels.shards"
 BINS = 2**15
 _T = TypeVar("_T")
 
@@ -171,6 +172,8 @@ def kernels_for(tensors: Sequence[Tensor]) -> Kernels:
         >>> kernels_for([torch.ones(2, dtype=torch.complex64)]).__name__
         'sparsefx.kernels.reference'
     """
+    if tensors and not isinstance(tensors[0], Tensor):
+        return cast(Kernels, _maker(SHARDS))
     name = MAKERS.get(tensors[0].device.type, REFERENCE) if tensors else REFERENCE
     name = _forced[-1] if _forced else name
     if name != REFERENCE and is_plain(*tensors):

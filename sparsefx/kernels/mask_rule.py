@@ -100,6 +100,8 @@ def readable(weight: Tensor) -> Tensor:
         >>> readable(torch.ones(1, 1, dtype=torch.bfloat16))
         tensor([1.])
     """
+    if not isinstance(weight, Tensor):
+        return weight  # a shard, which is readable
     if weight.ndim == 1 and not weight.requires_grad:
         return wide(weight)  # as it is: every stage of a step asks this again
     return wide(weight.detach().reshape(-1))

@@ -21,7 +21,7 @@ from sparsefx.errors import BudgetError
 from sparsefx.lowering.layer_latency import Latencies, can_compile, largest, measure
 from sparsefx.lowering.lower_model import lower
 from sparsefx.lowering.measurement_cache import cache_file, read, write
-from sparsefx.masking.masked_module import duplicate
+from sparsefx.masking.copies import duplicate
 from sparsefx.masking.site import Site
 from sparsefx.settings.budget import Budget
 from sparsefx.tracing.offered_inputs import offered

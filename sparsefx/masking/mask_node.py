@@ -14,6 +14,12 @@ class Masks(Protocol):
     def masked(self, weight: Tensor, index: int) -> Tensor:
         """The weight that layers see."""
 
+    def takes(self, index: int, parameter: Tensor, *, gathered: bool) -> bool:
+        """Whether a parameter takes a weight's place because ranks share it.
+
+        ``gathered`` where the whole weight comes back while layers run (FSDP2).
+        """
+
 
 class Around(Protocol):
     """Gates of units around the weights (`sparsefx.training.units_around`), or zeros

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from sparsefx.errors import MaskError
 from sparsefx.masking.layer_weight import (
     LATENT,
+    LayerWeight,
     latent_of,
     layer_weight,
     masked_of,
@@ -29,33 +30,6 @@ from sparsefx.torch_internals import is_compiling
 _INDEX = "_sparsefx_index"  # attribute name -> site number
 _PROGRAM = "_sparsefx_program"  # the recorded graph
 _MASKS = "_sparsefx_masks"  # what masks the weights
-
-
-def mirror(model: nn.Module) -> nn.Module:
-    """A copy of the module tree that shares every tensor with ``model``.
-
-    Parameters and buffers are the same objects; modules, hooks and attributes are
-    copies, so that nothing done to the copy's structure is seen by the model.
-
-    Raises:
-        MaskError: the model holds something that cannot be copied.
-
-    Example:
-        >>> net = nn.Linear(2, 2)
-        >>> twin = mirror(net)
-        >>> twin is net, twin.weight is net.weight
-        (False, True)
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    for module in model.modules():
-        tensors += [v for v in vars(module).values() if isinstance(v, Tensor)]
-    try:
-        return copy.deepcopy(model, {id(t): t for t in tensors})
-    except Exception as error:
-        raise MaskError(
-            f"this {type(model).__name__} cannot be copied ({type(error).__name__}: "
-            f"{error}); transform it with inplace=True"
-        ) from error
 
 
 def mask_module(module: nn.Module, sites: dict[str, int], masks: Masks) -> None:
@@ -88,16 +62,6 @@ def run_graph(module: nn.Module, program: Any, state: nn.Module) -> None:
 def program_of(module: nn.Module) -> Any:
     """The recorded graph of a module, or None."""
     return module.__dict__.get(_PROGRAM)
-
-
-def duplicate(root: nn.Module) -> nn.Module:
-    """A deep copy, also where an attribute is a computed weight (old weight norm)."""
-    memo: dict[int, Any] = {}
-    for module in root.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(root, memo)
 
 
 def restore(root: nn.Module) -> None:
@@ -156,6 +120,7 @@ def _subclass(
         "__reduce_ex__": _refuse_pickle,
         "get_parameter": _get_parameter(cls),
         "register_parameter": _register_parameter(cls),
+        "__setattr__": _setattr(cls),
     }
     for name in names:
         body[name] = _masked_property(name)
@@ -212,6 +177,10 @@ def _register_parameter(cls: type[nn.Module]) -> Any:
         self: nn.Module, name: str, param: nn.Parameter | None
     ) -> None:
         known, own = self.__dict__[_INDEX], latent_of(param)
+        if name in known and own is not None:  # tensor parallelism
+            if self.__dict__[_MASKS].takes(known[name], own, gathered=False):
+                self._parameters[name] = own
+                return
         taken = [n for n in known if n != name and self._parameters.get(n) is own]
         if own is not None and name not in known and taken:
             raise MaskError(
@@ -224,6 +193,22 @@ def _register_parameter(cls: type[nn.Module]) -> Any:
     return register_parameter
 
 
+def _setattr(cls: type[nn.Module]) -> Any:
+    """FSDP2 puts parts of weights, and whole ones, in the place of parameters."""
+
+    @functools.wraps(cls.__setattr__)
+    def setattr_(self: nn.Module, name: str, value: Any) -> None:
+        index = self.__dict__.get(_INDEX, {}).get(name)
+        if index is not None and type(value) is not LayerWeight:
+            if isinstance(value, nn.Parameter):
+                if self.__dict__[_MASKS].takes(index, value, gathered=True):
+                    self._parameters[name] = value
+                    return
+        cls.__setattr__(self, name, value)
+
+    return setattr_
+
+
 def _forward(cls: type[nn.Module]) -> Any:
     @functools.wraps(cls.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -232,8 +217,12 @@ def _forward(cls: type[nn.Module]) -> Any:
             return type(self).forward(self, *args, **kwargs)
         # compilers read the Python, masked by the properties
         if not is_compiling() and LATENT not in self.__dict__:
-            getattr(self, CHILD).follow()
-            done, out = program.run(self, args, kwargs)
+            life = getattr(self, CHILD)
+            life.follow()
+            # where ranks share weights, hooks of the layers bring them together
+            done, out = (
+                (False, None) if life.shared() else program.run(self, args, kwargs)
+            )
             if done:
                 return out
         return cls.forward(self, *args, **kwargs)

@@ -24,7 +24,8 @@ def entry_masks(state: SparseState, masks: Sequence[Tensor]) -> list[Tensor]:
 
 def entry_counts(state: SparseState, masks: Sequence[Tensor]) -> tuple[int, ...]:
     """How many entries masks of weights keep."""
-    return tuple(int(mask.count_nonzero()) for mask in entry_masks(state, masks))
+    found = entry_masks(state, masks)
+    return state.summed([int(mask.count_nonzero()) for mask in found])
 
 
 @torch.no_grad()

@@ -13,25 +13,24 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sparsefx.kernels.bits import pack, unpack
 from sparsefx.kernels.mask_rule import MaskScalars
-from sparsefx.masking.budget_gradient import couple
 from sparsefx.masking.candidates import Candidates, Values
 from sparsefx.masking.cut_groups import grouping
+from sparsefx.masking.end_of_backward import complete
 from sparsefx.masking.held import Held
 from sparsefx.masking.kept_masks import KeptMasks, kept_weight
 from sparsefx.masking.lasting_masks import LastingMasks
-from sparsefx.masking.late_gradients import localized
 from sparsefx.masking.mask_node import MaskedWeight
 from sparsefx.masking.masked_groups import entries, masked_groups
 from sparsefx.masking.masked_weight import masked_weight
-from sparsefx.masking.missing_share import parts_of
-from sparsefx.masking.rank_means import mean_over_ranks
+from sparsefx.masking.shared_weights import SharedWeights
+from sparsefx.masking.spread_over_ranks import spread, stored, unstored
 from sparsefx.masking.weight_groups import Grouping
 from sparsefx.torch_internals import after_backward, backward_number, is_compiling
 
@@ -63,6 +62,7 @@ class SparseState(Held):
         stood: the weights when masks were written; tools may exchange them meanwhile.
         units: gates around the weights, or None.
         candidates: the weights that may be kept; None where all may.
+        shared: the weights of which other ranks hold parts; None where none are.
     """
 
     kept: KeptMasks | None
@@ -94,6 +94,7 @@ class SparseState(Held):
         super().__init__()
         self.names, self.rules = tuple(names), list(rules)
         self.owners = [list(places) for places in owners]
+        self.shared: SharedWeights | None = None
         count = len(names)
         device = next(iter(self.weights()), torch.empty(0)).device
         kinds = dict.fromkeys((*FLOATS, "through"), torch.float64)
@@ -104,8 +105,7 @@ class SparseState(Held):
         zeros = torch.zeros(budgets, count, dtype=torch.float64, device=device)
         self.hold("binding", zeros)
         first = math.nan if budgets > 1 and not stored else 0.0  # of several: not known
-        shared = torch.full((2, budgets), first, dtype=torch.float64, device=device)
-        self.hold("multipliers", shared)
+        self.hold("multipliers", zeros.new_full((2, budgets), first))
         self.kept = KeptMasks(self.weights(), wide) if stored else None
         self.lasting = LastingMasks(self.weights()) if lasting else None
         self.still: list[Tensor] | None = None
@@ -131,12 +131,12 @@ class SparseState(Held):
     # -- weights and masks ---------------------------------------------------------
 
     def weights(self) -> list[Tensor]:
-        """The latent weights, one a site."""
+        """The latent weights, one a site; of shared ones this rank's part."""
         found: list[Tensor] = []
-        for (owner, attribute), *_ in self.owners:
-            weight = owner._parameters[attribute]
-            assert weight is not None
-            found.append(weight)
+        parts = {} if self.shared is None else self.shared.parts
+        for index, ((owner, attribute), *_) in enumerate(self.owners):
+            part, weight = parts.get(index), owner._parameters[attribute]
+            found.append(cast(Tensor, weight) if part is None else part.local)
         return found
 
     def groups(self) -> list[Grouping | None]:
@@ -158,7 +158,8 @@ class SparseState(Held):
             for index, weight in enumerate(self.present())
         ]
         pairs = zip(self.groups(), weights, strict=True)
-        return self.among([entries(groups, weight) for groups, weight in pairs])
+        found = self.among([entries(groups, weight) for groups, weight in pairs])
+        return found if self.shared is None else self.shared.spread(found, weights)
 
     def present(self) -> list[Tensor]:
         """The latent weights, with zeros for what may not be kept."""
@@ -176,6 +177,10 @@ class SparseState(Held):
             return [pack(mask) for mask in self.kept.masks(len(self.names))]
         return [getattr(self, f"bits_{i}") for i in range(len(self.names))]
 
+    def summed(self, counts: Sequence[int]) -> tuple[int, ...]:
+        """Counts of all sites, of shared ones over all ranks."""
+        return tuple(counts) if self.shared is None else self.shared.summed(counts)
+
     def hard(self) -> list[Tensor]:
         """The hard masks of all sites, bool, like the weights."""
         if self.kept is not None:
@@ -187,6 +192,16 @@ class SparseState(Held):
         """The weight that a layer sees of a site."""
         if self.follow is not None and not is_compiling():
             self.follow()
+        if self.shared is not None and index in self.shared.parts:
+            return self.shared.read(weight, index, self.mu)
+        return self.masked_part(weight, index)
+
+    def takes(self, index: int, parameter: Tensor, *, gathered: bool) -> bool:
+        """See `Masks.takes`."""
+        return spread(self, index, parameter, gathered=gathered)
+
+    def masked_part(self, weight: Tensor, index: int) -> Tensor:
+        """The same of the weight, or this rank's part of it."""
         if self.kept is not None or self.still is not None:
             found = self._standing(weight, index)
         else:
@@ -259,27 +274,7 @@ class SparseState(Held):
     def _couple(self, number: int) -> None:
         total = self.totals.pop(number)
         self.mu.grad = None
-        if self.still is not None or (self.kept is not None and not self.kept.wanted):
-            return
-        weights = parts_of(self.mu, number, self.weights())
-        if self.kept is not None:
-            self.kept.gather(weights)
-            return
-        scalars = MaskScalars(self.mu, self.slope, self.center)
-        couple(
-            weights,
-            mean_over_ranks(total + localized(number, scalars)),
-            groups=self.groups(),
-            scalars=scalars,
-            price=self.price,
-            shared=self.group,
-            spreads=self.spread,
-            binding=self.binding,
-        )
-        for around in filter(None, (self.units, self.candidates)):
-            for index, weight in enumerate(weights):
-                if weight.grad is not None:  # what is shut out has no share
-                    weight.grad = around.opened(weight.grad, index)
+        complete(self, number, total)
 
     # -- moving, copying, loading --------------------------------------------------
 
@@ -291,6 +286,14 @@ class SparseState(Held):
             self.still = self.hard()
         self._arm()
         return self
+
+    def _save_to_state_dict(self, into: Any, prefix: str, *rest: Any) -> None:
+        super()._save_to_state_dict(into, prefix, *rest)
+        stored(self, into, prefix)
+
+    def _load_from_state_dict(self, found: Any, prefix: str, *rest: Any) -> None:
+        unstored(self, found, prefix)
+        super()._load_from_state_dict(found, prefix, *rest)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

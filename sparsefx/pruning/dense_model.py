@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from sparsefx.masking.masked_module import duplicate
+from sparsefx.masking.copies import duplicate
 from sparsefx.masking.site import Site
 from sparsefx.policies.allocation import Allocation, planned, spending
 from sparsefx.policies.error_curves import ErrorCurves

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
-from sparsefx.masking.masked_module import duplicate
+from sparsefx.masking.copies import duplicate
 from sparsefx.masking.site import Site
 from sparsefx.policies.load_policy import load_policy
 from sparsefx.policies.policy_function import PolicyFunction

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from sparsefx.kernels import Survey
 from sparsefx.kernels.mask_rule import readable
+from sparsefx.kernels.shards import shards
 from sparsefx.solver.greedy_purchase import COARSE, Offer, Purse, available, buy
+from sparsefx.solver.hard_masks_shared import buy_shared
 from sparsefx.solver.layer import Layer, check_layers
 from sparsefx.solver.magnitude_histogram import (
     Levels,
@@ -79,8 +81,11 @@ def solve_hard(
     labels = check_layers(layers, budget, names)
     if survey is not None:
         check_finite(survey, labels)
-    bought = None
-    if survey is not None:
+    bought, shared = None, shards([layer.magnitude for layer in layers])
+    if shared is not None:
+        assert survey is not None, "what ranks share has been surveyed"
+        bought = buy_shared(layers, shared, survey, budget)
+    elif survey is not None:
         bought = _from_survey(layers, labels, survey, budget)
     if bought is None:
         bought = _from_histograms(layers, labels, budget)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from sparsefx.kernels import Survey
 from sparsefx.kernels.mask_rule import readable
+from sparsefx.kernels.shards import shards
+from sparsefx.solver.hard_masks_shared import shared_rules
 from sparsefx.solver.joint_budgets import Limits, Scope
 from sparsefx.solver.layer import Layer
 from sparsefx.solver.magnitude_histogram import Rule
@@ -88,4 +90,7 @@ def rules_of(
         labels: names of the layers, for errors.
     """
     flats = [readable(layer.magnitude) for layer in layers]
+    shared = shards(flats)
+    if shared is not None:
+        return shared_rules(shared, counts, survey.highs)
     return Ladder.of(survey).rules(flats, counts, labels)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sparsefx.errors import MaskError
 from sparsefx.lowering.latency_costs import Timed, timed
 from sparsefx.masking.candidates import Candidates
-from sparsefx.masking.masked_module import mask_module, mirror, restore, run_graph
+from sparsefx.masking.copies import mirror
+from sparsefx.masking.masked_module import mask_module, restore, run_graph
 from sparsefx.masking.site import Site
 from sparsefx.masking.sparse_state import SparseState
 from sparsefx.masking.state_keys import CHILD

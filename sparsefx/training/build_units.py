@@ -10,7 +10,8 @@ from torch import nn
 
 from sparsefx.errors import BudgetError, CaptureError, MaskError, PolicyError
 from sparsefx.learners import learner_of
-from sparsefx.masking.masked_module import mask_module, mirror, restore, run_graph
+from sparsefx.masking.copies import mirror
+from sparsefx.masking.masked_module import mask_module, restore, run_graph
 from sparsefx.masking.site import Site
 from sparsefx.masking.state_keys import CHILD
 from sparsefx.passes.annotate_costs import cost_table

@@ -29,6 +29,7 @@ from sparsefx.training.live_model import masks, transform
 from sparsefx.training.packed_tensors import compress, expand, pack
 from sparsefx.training.recipe import Recipe, differences, policy_of
 from sparsefx.training.unchanged_on_error import unchanged_on_error
+from sparsefx.training.whole_model import refuse_shared
 
 FORMAT = 2
 MASK = "sparsefx.mask/"
@@ -68,7 +69,7 @@ def save(module: nn.Module, path: str | Path, *, compressed: bool = False) -> Sa
         The size of the file, and that of the tensors.
 
     Raises:
-        MaskError: the file cannot be written.
+        MaskError: the file cannot be written; ranks share the module.
         SparsefxError: the state dict holds something that is not a tensor, or the
             package safetensors is missing.
 
@@ -79,6 +80,8 @@ def save(module: nn.Module, path: str | Path, *, compressed: bool = False) -> Sa
         31.3 kB, 7.8 % of 400 kB
     """
     root = unwrapped(module)
+    if CHILD in root._modules:
+        refuse_shared(life_of(root, "save"), "save")
     tensors: dict[str, Tensor] = {}
     notes: dict[str, Any] = {"format": FORMAT, "aliases": {}}
     stored: dict[tuple[Any, ...], str] = {}
@@ -119,7 +122,8 @@ def load(module: nn.Module, path: str | Path) -> nn.Module:
     Raises:
         MaskError: the file was not written by `save` or is damaged; or its keys,
             shapes, masked weights, granularities, learner or number of budgets are
-            not the module's; or a masked weight has NaN or infinite entries.
+            not the module's; a masked weight has NaN or infinite entries; or ranks
+            share the module.
         SparsefxError: the package safetensors is missing; the model cannot be
             transformed.
 
@@ -133,6 +137,8 @@ def load(module: nn.Module, path: str | Path) -> nn.Module:
     notes, found = _opened(path)
     packed = {key: found.pop(key) for key in list(found) if key.startswith(MASK)}
     root, recipe = unwrapped(module), notes.get("recipe")
+    if CHILD in root._modules:
+        refuse_shared(life_of(root, "load"), "load")
     with unchanged_on_error(root):
         if recipe and CHILD not in root._modules:
             module = root = _made_sparse(module, recipe)

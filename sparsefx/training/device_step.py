@@ -146,6 +146,7 @@ class DeviceStep:
             or learner_of(plan.policy.learner).stored
             or plan.policy.inclusive
             or state.units is not None
+            or state.shared is not None
             or state.candidates is not None
             or not by_weights(plan.function)
             or plan.several

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sparsefx.errors import MaskError
@@ -94,8 +95,7 @@ class Life(nn.Module):
     def follow(self) -> None:
         """Takes over the masks of the model that this one is a copy of.
 
-        That is for averages: copies whose weights somebody else has written, and that
-        have neither stepped nor loaded anything.
+        That is for averages: copies that others have written, and that have not moved.
         """
         source = self._source
         if source is None or not source.written():
@@ -110,6 +110,10 @@ class Life(nn.Module):
         take_over(self, life)
         for part in self.parts:
             part.reload(self._moment(self.step))
+
+    def shared(self) -> bool:
+        """Whether other ranks hold parts of the weights."""
+        return any(part.shared() for part in self.parts)
 
     def stand_alone(self) -> None:
         """Follows nobody from now on."""
@@ -132,7 +136,7 @@ class Life(nn.Module):
         self._write([Proposal(writes=writes) for writes in found])
 
     @torch.no_grad()
-    def advance(self, optimizer: torch.optim.Optimizer | None = None) -> StepReport:
+    def advance(self, optimizer: Optimizer | None = None) -> StepReport:
         """Counts one optimizer step and moves the masks as the schedule says.
 
         Either all of it happens or, where something raises, nothing.
@@ -153,7 +157,7 @@ class Life(nn.Module):
         return report
 
     @torch.no_grad()
-    def wait(self, optimizer: torch.optim.Optimizer | None) -> StepReport:
+    def wait(self, optimizer: Optimizer | None) -> StepReport:
         """What there is to report where the optimizer has taken no step."""
         self.settle()
         moment = self._moment(self.step, optimizer)
@@ -180,9 +184,7 @@ class Life(nn.Module):
                 write()
         self._stamp, self.spending.kept = object(), None
 
-    def _moment(
-        self, number: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> Moment:
+    def _moment(self, number: int, optimizer: Optimizer | None = None) -> Moment:
         schedule = self.plan.policy.schedule()
         phase = schedule.at(number)
         if number > self.step and schedule.at(self.step).frozen:
@@ -206,9 +208,8 @@ class Life(nn.Module):
     def report(self) -> Report:
         """What is kept where, at what cost; see `sparsefx.report`."""
         self.settle()
-        found = reported(self.plan, self.parts)
         return replace(
-            found,
+            reported(self.plan, self.parts),
             step=self.step,
             frozen=self.frozen,
             history=tuple(self.history),
@@ -226,9 +227,8 @@ class Life(nn.Module):
         """Whether masks cost no more than the budgets of the moment allow."""
         phase = self.plan.policy.schedule().at(self.step)
         allowed = self.plan.allowed(phase.budget_progress)
-        kept = [self.report().budgets[t.cost].kept for t in self.plan.targets]
-        rows = zip(kept, allowed, strict=True)
-        return all(cost <= limit * (1 + 1e-12) for cost, limit in rows)
+        rows = zip(self.report().budgets.values(), allowed, strict=True)
+        return all(own.kept <= limit * (1 + 1e-12) for own, limit in rows)
 
     # -- checkpoints -----------------------------------------------------------------
 

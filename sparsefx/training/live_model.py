@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from sparsefx.errors import MaskError
 from sparsefx.learners import learner_of
-from sparsefx.masking.masked_module import duplicate, program_of, restore, unwrapped
+from sparsefx.masking.copies import duplicate
+from sparsefx.masking.masked_module import program_of, restore, unwrapped
 from sparsefx.masking.site import Site
 from sparsefx.policies.load_policy import PolicySource, load_policy
 from sparsefx.reports.report import Report
@@ -33,6 +34,7 @@ from sparsefx.training.skipped_steps import skipped
 from sparsefx.training.step_report import StepReport
 from sparsefx.training.teacher import Lesson, Teacher, as_teacher
 from sparsefx.training.whole_graph import Start, recorded
+from sparsefx.training.whole_model import whole_model
 
 
 def transform(
@@ -247,7 +249,8 @@ def finalize(module: nn.Module) -> nn.Module:
     """The plain model: original classes and keys, masks baked into the weights.
 
     Dropped weights are exactly zero, kept ones carry their soft mask. The result
-    shares nothing with ``module``, which can no longer be trained.
+    shares nothing with ``module``, which can no longer be trained. Where ranks share
+    the model, all must call it, and each gets the whole.
 
     Raises:
         MaskError: the module is not transformed, or has been finalized already.
@@ -261,13 +264,16 @@ def finalize(module: nn.Module) -> nn.Module:
     """
     root = unwrapped(module)
     life = life_of(root, "finalize")
-    dense = duplicate(root)
-    baked = life_of(dense, "finalize")
-    baked.stand_alone()
-    for part in baked.parts:
-        part.bake()
-    restore(dense)
-    if baked.lesson is not None:
-        baked.lesson.remove()
+    if life.shared():
+        dense = whole_model(root, life)
+    else:
+        dense = duplicate(root)
+        baked = life_of(dense, "finalize")
+        baked.stand_alone()
+        for part in baked.parts:
+            part.bake()
+        restore(dense)
+        if baked.lesson is not None:
+            baked.lesson.remove()
     life.finalized = True
     return dense

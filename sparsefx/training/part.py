@@ -121,8 +121,16 @@ class Part(ABC):
     def reload(self, moment: Moment) -> None:  # noqa: B027
         """The state has been read from a checkpoint."""
 
+    def shared(self) -> bool:
+        """Whether other ranks hold parts of its weights."""
+        return False
+
     def latent(self) -> list[Tensor]:
         """The weights under masks or gates."""
+        return []
+
+    def masked(self) -> list[tuple[Tensor, Tensor]]:
+        """The parameters under masks, and what layers see of them."""
         return []
 
     def let_follow(self, follow: Callable[[], None] | None) -> None:  # noqa: B027

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.errors import MaskError
-from sparsefx.masking.masked_module import duplicate, mirror
+from sparsefx.masking.copies import duplicate, mirror
 from sparsefx.settings.rules import is_number, refuse
 from sparsefx.torch_internals import tree_flatten, tree_unflatten
 from sparsefx.tracing.object_trees import box, unbox

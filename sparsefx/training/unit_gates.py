@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsefx.errors import MaskError
+from sparsefx.masking.distribution import is_dtensor
 from sparsefx.masking.held import Held
 from sparsefx.passes.gate_units import UnitGates
 from sparsefx.passes.units.unit_map import Share, UnitGroup
@@ -46,6 +48,19 @@ class GateState(Held, UnitGates):
         if self.follow is not None:
             self.follow()
         return self.opened(weight, index)
+
+    def takes(self, index: int, parameter: Tensor, *, gathered: bool) -> bool:
+        """See `Masks.takes`.
+
+        Raises:
+            MaskError: always: units are gated whole.
+        """
+        if is_dtensor(parameter):
+            raise MaskError(
+                "learners of units do not spread over ranks (fully_shard, "
+                "parallelize_module): use DistributedDataParallel"
+            )
+        return False
 
     def opened(
         self, weight: Tensor, index: int, gates: Sequence[Tensor] | None = None

@@ -56,7 +56,7 @@ class WeightPart(Part):
         self, found: Sequence[tuple[int, int]], values: Sequence[Tensor]
     ) -> list[tuple[int, int]]:
         """Bounds of a plan, of the entries that may be kept: one value each."""
-        rows = zip(found, map(Tensor.numel, values), strict=True)
+        rows = zip(found, [value.numel() for value in values], strict=True)
         return [(min(low, size), min(high, size)) for (low, high), size in rows]
 
     def multiplied(self, multipliers: Sequence[float]) -> Sequence[bool] | None:
@@ -73,9 +73,21 @@ class WeightPart(Part):
             *self.state.writes(standing(self.state, vectors)),
         ]
 
+    def shared(self) -> bool:
+        """See `Part.shared`."""
+        return self.state.shared is not None
+
     def latent(self) -> list[Tensor]:
         """See `Part.latent`."""
         return self.state.weights()
+
+    def masked(self) -> list[tuple[Tensor, Tensor]]:
+        """See `Part.masked`; of weights that ranks share as tensors spread likewise."""
+        state, weights = self.state, self.state.weights()
+        found = [state.masked_part(weight, i) for i, weight in enumerate(weights)]
+        if state.shared is not None:
+            found, weights = state.shared.whole(found), state.shared.parameters(weights)
+        return list(zip(weights, found, strict=True))
 
     def let_follow(self, follow: Callable[[], None] | None) -> None:
         """See `Part.let_follow`."""
@@ -84,11 +96,14 @@ class WeightPart(Part):
     def masks(self) -> dict[str, Tensor]:
         """See `Part.masks`."""
         names, found = self.state.names, self.state.hard()
+        if self.state.shared is not None:
+            found = self.state.shared.whole(found)
         return {name: mask.clone() for name, mask in zip(names, found, strict=True)}
 
     def counts(self) -> tuple[int, ...]:
         """Kept weights of each site."""
-        return tuple(int(mask.count_nonzero()) for mask in self.state.hard())
+        masks = self.state.hard()
+        return self.state.summed([int(mask.count_nonzero()) for mask in masks])
 
     def entries(self) -> tuple[int, ...]:
         """Kept entries (weights, or groups) of each site."""
