@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import sparsefx
-from sparsefx.lowering.difference import largest_difference
+from sparsefx.lowering.largest_difference import largest_difference
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from inference import thin

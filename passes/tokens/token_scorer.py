@@ -71,7 +71,7 @@ def select_tokens(
         >>> kept.flatten().tolist()
         [0.0, 2.0, 3.0]
     """
-    if not enabled or count >= tokens.shape[1] - prefix:
+    if _all_stay(tokens, enabled, count, prefix):
         return tokens
     found = choose_tokens(tokens, scores, tau, training, enabled, count, prefix)
     return take_tokens(tokens, *found)
@@ -94,7 +94,7 @@ def choose_tokens(
     """
     batch, number = tokens.shape[:2]
     every = torch.arange(number, device=tokens.device).expand(batch, -1)
-    if not enabled or count >= number - prefix:
+    if _all_stay(tokens, enabled, count, prefix):
         return every, tokens.new_ones(every.shape)
     scores = scores.reshape(batch, number)[:, prefix:]
     if training:
@@ -109,6 +109,10 @@ def choose_tokens(
     return torch.cat([every[:, :prefix], best + prefix], 1), torch.cat(
         [always, factors], 1
     )
+
+
+def _all_stay(tokens: Tensor, enabled: bool, count: int, prefix: int) -> bool:
+    return not enabled or count >= tokens.shape[1] - prefix
 
 
 def take_tokens(tokens: Tensor, places: Tensor, factors: Tensor) -> Tensor:

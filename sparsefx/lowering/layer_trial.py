@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.lowering.dense_layer import Dense, columns_of
-from sparsefx.lowering.difference import largest_difference
+from sparsefx.lowering.largest_difference import largest_difference
 from sparsefx.lowering.layer_forms import (
     FORMS,
     SPARSEST,

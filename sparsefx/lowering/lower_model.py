@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsefx.errors import MaskError, SparsefxError
-from sparsefx.lowering.difference import largest_difference
+from sparsefx.lowering.largest_difference import largest_difference
 from sparsefx.lowering.layer_trial import (
     DENSE,
     EXACT,

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from sparsefx.errors import SparsefxError
-from sparsefx.lowering.difference import largest_difference
+from sparsefx.lowering.largest_difference import largest_difference
 from sparsefx.lowering.layer_trial import EXACT, Trial
 from sparsefx.torch_internals import tree_flatten
 from sparsefx.tracing.example_calls import Call, as_calls

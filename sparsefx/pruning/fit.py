@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sparsefx.errors import MaskError
 from sparsefx.masking.site import Site
-from sparsefx.policies.unit_bounds import floor, unit_share
 from sparsefx.pruning.certificate import least_share
 from sparsefx.pruning.choice import Choice
 from sparsefx.pruning.damage import Damage
@@ -95,8 +94,8 @@ class LayerFit:
         allowed = self.allowed.get(name, torch.ones_like(weight, dtype=torch.bool))
         choose = Choice(site, form, self.counts[name], allowed)
         scaled, mask = layer.target, form.matrices(allowed)
-        whole = float(allowed.float().mean())
-        if self.counts[name] < floor(unit_share(site, whole), site.units):
+        whole = int(allowed.sum()) if site.groups is None else site.units
+        if self.counts[name] < whole:
             scaled, mask = method.solve(layer, choose)
             kept = form.back(layer.back(scaled)) if method.fits else weight
             weight.copy_(torch.where(form.back(mask), kept, 0.0))

@@ -203,7 +203,7 @@ class _Job:
     def _within(self, site: Site) -> Site:
         """A site of which no more is kept than its units leave."""
         kept = self.cut.kept.get(site.name)
-        if kept is None:
+        if kept is None or site.groups is not None:
             return site
         most = min(site.max_density, float(kept.double().mean()))
         return replace(site, min_density=min(site.min_density, most), max_density=most)

@@ -15,7 +15,7 @@ import sparsefx
 from sparsefx.kernels.sparse_product import Form
 from sparsefx.lowering import package
 from sparsefx.lowering.dense_layer import Dense, Window
-from sparsefx.lowering.difference import largest_difference
+from sparsefx.lowering.largest_difference import largest_difference
 from sparsefx.lowering.layer_forms import CompressedLayer, NoCandidateError
 from sparsefx.lowering.packed_convolution import PackedConvolution
 from sparsefx.lowering.packed_layer import PackedLayer

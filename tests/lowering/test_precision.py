@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import sparsefx
 from sparsefx.lowering.dense_layer import Dense, Window
-from sparsefx.lowering.difference import largest_difference
+from sparsefx.lowering.largest_difference import largest_difference
 from sparsefx.lowering.layer_trial import Trial, try_layer
 from sparsefx.lowering.precision import within
 from sparsefx.lowering.reduced_layers import Bf16Layer, Int8Layer

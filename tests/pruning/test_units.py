@@ -81,6 +81,17 @@ def test_costs_are_those_of_the_model_that_is_left(share) -> None:
         assert not again.model.get_parameter(name)[~mask].any()
 
 
+@pytest.mark.parametrize("granularity", ["2:4", "block:1x4", "channel"])
+def test_structure_inside_of_units(granularity) -> None:
+    options = {"unit_density": 0.8, "budget": 0.5, "keep_units": False}
+    pruned = sparsefx.prune(deep(), nets.batches(), granularity=granularity, **options)
+    assert pruned.report.costs.budgets["macs"].met
+    for name, mask in pruned.masks.items():
+        assert not pruned.model.get_parameter(name)[~mask].any()
+        if granularity == "2:4":
+            assert (mask.view(len(mask), -1, 4).sum(-1) == 2).all()
+
+
 def test_fitting_beats_magnitudes_and_the_model_given_is_untouched() -> None:
     net, data = nets.mlp(), nets.batches(20)
     before = [p.clone() for p in net.parameters()]
