@@ -1,4 +1,11 @@
-"""What one unit costs: its share of weights and of products of activations."""
+r"""What one unit costs: its share of weights and of products of activations.
+
+Where two groups divide a weight, one its rows and one its columns, each has half of
+what both own. With ``k`` of ``n`` and ``l`` of ``m`` units kept, that is never less
+than what is left:
+
+    (k / n + l / m) / 2  >=  (k / n) (l / m)
+"""
 
 from __future__ import annotations
 
@@ -27,7 +34,7 @@ def unit_costs(
     module: fx.GraphModule,
     groups: Sequence[Division],
     layout: Mapping[str, Sequence[Mapping[int, tuple[Tensor, Tensor]]]],
-) -> list[tuple[float, int]]:
+) -> list[tuple[float, float]]:
     """MACs and parameters that go with one unit of each group.
 
     A weight entry counts what `sparsefx.costs` says of it; a product of activations
@@ -46,21 +53,39 @@ def unit_costs(
         if priced.fixed is not None:
             for index, part in _parts(node, layout):
                 fixed[index] += part * priced.fixed.number()
+    parts = _shared(groups, values)
     found = []
     for index, group in enumerate(groups):
-        macs: float = fixed[index]
-        params = 0
+        macs, params = fixed[index], 0.0
         for share in group.tensors:
             if share.name not in values:
                 continue  # a buffer
-            value = values[share.name]
-            lines = int((share.owner >= 0).sum())
-            entries = value.numel() // value.shape[share.dim] * lines
+            rest = [d for d in range(values[share.name].ndim) if d != share.dim]
+            lines = parts[share.name].sum(rest) if rest else parts[share.name]
+            entries = float(lines[share.owner >= 0].sum())
             macs += entries * per_entry[share.name]
             params += entries
         size = len(group.labels)
-        found.append((macs / size, params // size))
+        found.append((macs / size, params / size))
     return found
+
+
+def _shared(
+    groups: Sequence[Division], values: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """By parameter, the part of each entry that each of its owners has."""
+    counts: dict[str, Tensor] = {}
+    for group in groups:
+        for share in group.tensors:
+            if share.name in values:
+                shape = values[share.name].shape
+                count = counts.setdefault(
+                    share.name, torch.zeros(shape, dtype=torch.float64)
+                )
+                along = [1] * len(shape)
+                along[share.dim] = -1
+                count += (share.owner >= 0).view(along)
+    return {name: 1 / count.clamp_min(1) for name, count in counts.items()}
 
 
 def _parts(node: fx.Node, layout: Mapping[str, Any]) -> list[tuple[int, float]]:

@@ -51,8 +51,9 @@ class UnitGroup:
         row_dims: by name of a producer, the dimensions whose indices compute units.
         gates: the graph's values where the units are used; with a unit's entries zero
             in all of these, the model computes what it would without the unit.
-        macs: multiply-accumulates that go with one unit, in the example call.
-        params: parameters that go with one unit.
+        macs: multiply-accumulates that go with one unit, in the example call, half of
+            them where another group divides the same weight the other way.
+        params: parameters that go with one unit, likewise.
     """
 
     name: str
@@ -64,7 +65,7 @@ class UnitGroup:
     row_dims: Mapping[str, tuple[int, ...]]
     gates: tuple[Share, ...]
     macs: float
-    params: int
+    params: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,8 +85,8 @@ class UnitMap:
 
     def __str__(self) -> str:
         lines = [
-            f"{g.name}: {g.size} {g.kind}, {g.macs:.6g} MACs and {g.params} parameters "
-            "each"
+            f"{g.name}: {g.size} {g.kind}, {g.macs:.6g} MACs and {g.params:.6g} "
+            "parameters each"
             for g in self.groups.values()
         ]
         lines += [f"{name}: none, {why}" for name, why in self.refused.items()]

@@ -37,6 +37,21 @@ def train(sparse: nn.Module, steps: int, x: Tensor | None = None) -> float:
     return loss.item()
 
 
+@pytest.mark.parametrize("cost", ["macs", "params"])
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_groups_that_share_a_weight_cost_no_more_than_they_say(share, cost) -> None:
+    wide = [nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU()]
+    net, x = nn.Sequential(*wide, nn.Linear(40, 4)), torch.ones(5, 12)
+    sparse = sparsefx.transform(net, "units", example_inputs=(x,), budget={cost: share})
+    report = sparsefx.report(sparse)
+    graph = sparsefx.capture(sparsefx.finalize(sparse), (x,)).graphs[""]
+    left = sparsefx.costs(ShrinkUnits()(graph), (x,)).totals()[cost]["total"]
+    whole = sparsefx.costs(net, (x,)).totals()[cost]["total"]
+    kept = report.budgets[cost].kept
+    assert left <= kept <= share * whole
+    assert report.totals[cost].fixed >= 0
+
+
 @pytest.mark.parametrize("learner", sorted(EVERY))
 def test_life_of_units(learner: str) -> None:
     ramp = {"budget_ramp": "constant"} if learner != "units_taylor" else {}
