@@ -200,6 +200,12 @@ def _setattr(cls: type[nn.Module]) -> Any:
     def setattr_(self: nn.Module, name: str, value: Any) -> None:
         index = self.__dict__.get(_INDEX, {}).get(name)
         if index is not None and type(value) is not LayerWeight:
+            if not isinstance(value, nn.Parameter) and isinstance(value, Tensor):
+                raise MaskError(
+                    f"{name!r} of this {cls.__name__} is masked, and cannot become a "
+                    "tensor that is no parameter, as FullyShardedDataParallel makes it; "
+                    "use torch.distributed.fsdp.fully_shard, or DistributedDataParallel"
+                )
             if isinstance(value, nn.Parameter):
                 if self.__dict__[_MASKS].takes(index, value, gathered=True):
                     self._parameters[name] = value

@@ -18,7 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import (
+    FullyShardedDataParallel,
+    MixedPrecisionPolicy,
+    fully_shard,
+)
 
 import sparsefx
 from tests.many_ranks import together
@@ -86,10 +90,27 @@ def shard(model: nn.Module, *, blocks: bool = True, **options: Any) -> None:
     fully_shard(model, **options)
 
 
-def alike(one: nn.Module, other: Any, share: Callable[[nn.Module], None]) -> None:
-    """The second, spread over ranks, does what the first does by itself."""
-    world = dist.get_world_size()
-    mine = slice(*(EXAMPLES // world * (dist.get_rank() + i) for i in (0, 1)))
+def alike(
+    one: nn.Module,
+    other: Any,
+    share: Callable[[nn.Module], None],
+    data_mesh: Any = None,
+    *,
+    all_see: bool = False,
+) -> None:
+    """The second, spread over ranks, does what the first does by itself.
+
+    Args:
+        one: a sparse model.
+        other: the same.
+        share: spreads it.
+        data_mesh: over which the data are spread; all ranks if not given.
+        all_see: every rank sees all data.
+    """
+    world = dist.get_world_size() if data_mesh is None else data_mesh.size()
+    rank = dist.get_rank() if data_mesh is None else data_mesh.get_local_rank()
+    world, rank = (1, 0) if all_see else (world, rank)
+    mine = slice(*(EXAMPLES // world * (rank + i) for i in (0, 1)))
     share(other)
     own = torch.optim.AdamW(one.parameters(), lr=0.02)
     theirs = torch.optim.AdamW(other.parameters(), lr=0.02)
@@ -97,7 +118,7 @@ def alike(one: nn.Module, other: Any, share: Callable[[nn.Module], None]) -> Non
         passes = 1 + number % 2  # every second step has two
         for part in range(passes):
             x, y = data(2 * number + part)
-            if number % 4 == 3:
+            if number % 4 == 3 and hasattr(other, "set_requires_gradient_sync"):
                 other.set_requires_gradient_sync(part == passes - 1)
             F.mse_loss(one(x), y).backward()
             F.mse_loss(other(x[mine]), y[mine]).backward()
@@ -170,6 +191,58 @@ def resumed(folder: str, before: Any, after: Any) -> None:
         torch.testing.assert_close(whole(q), p, rtol=1e-9, atol=1e-12)
 
 
+def in_half_precision(mesh: Any) -> None:
+    """Layers compute in bfloat16, masks are those of the weights."""
+    one, other = (sparse_of().float() for _ in range(2))
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+    )
+    shard(other, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    x, y = (part.float() for part in data(0))
+    F.mse_loss(one(x), y).backward()
+    F.mse_loss(other(x.bfloat16()).float(), y).backward()
+    for p, q in zip(one.parameters(), other.parameters(), strict=True):
+        assert p.grad is not None
+        error = (whole(q.grad) - p.grad).norm() / p.grad.norm()
+        assert error < 0.03, error
+    for model in (one, other):
+        torch.optim.SGD(model.parameters(), lr=0.0).step()
+        sparsefx.step(model)
+    masks = sparsefx.masks(other)
+    for name, mask in sparsefx.masks(one).items():
+        assert torch.equal(whole(masks[name]), mask), name
+
+
+def refusals(mesh: Any) -> None:
+    """All ranks refuse what one of them finds, and nothing has changed."""
+    one = sparse_of()
+    shard(one, mesh=mesh)
+    before = one.state_dict()
+    part = one.get_parameter("head.weight").detach().to_local()
+    if dist.get_rank() == 1:
+        part[0, 0] = torch.nan
+    with pytest.raises(sparsefx.MaskError, match=r"NaN or Inf in head\.weight"):
+        sparsefx.step(one)
+    for key, value in one.state_dict().items():
+        old, new = (whole(each[key]) for each in (before, {key: value}))
+        assert key == "head.weight" or torch.equal(old, new), key
+    with pytest.raises(sparsefx.MaskError, match=r"torch\.distributed\.checkpoint"):
+        sparsefx.save(one, "never.safetensors")
+    odd = sparse_of(granularity="block:2x2", fallback="dense")
+    with pytest.raises(sparsefx.MaskError, match="granularity 'block:2x2'"):
+        shard(odd, mesh=mesh)
+    odd = sparse_of(policy="rigl")
+    with pytest.raises(sparsefx.MaskError, match="a learner that stores masks"):
+        shard(odd, mesh=mesh)
+    odd = sparse_of()
+    fully_shard(odd.get_submodule("blocks.0"), mesh=mesh)
+    with pytest.raises(sparsefx.MaskError, match="fully_shard on the root"):
+        sparsefx.step(odd)
+    odd = sparse_of()
+    with pytest.raises(sparsefx.MaskError, match="as FullyShardedDataParallel makes"):
+        FullyShardedDataParallel(odd, device_id=torch.device("cpu"))
+
+
 def on_ranks() -> None:
     """The cases, in every process."""
     warnings.simplefilter("ignore")
@@ -179,6 +252,8 @@ def on_ranks() -> None:
         one, other = sparse_of(**settings), sparse_of(**settings)
         share = functools.partial(shard, blocks=name != "root", mesh=mesh)
         alike(one, other, share)
+    in_half_precision(mesh)
+    refusals(mesh)
     with tempfile.TemporaryDirectory() as own:
         folder = [own]
         dist.broadcast_object_list(folder)
