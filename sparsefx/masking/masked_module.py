@@ -203,7 +203,7 @@ def _setattr(cls: type[nn.Module]) -> Any:
             if not isinstance(value, nn.Parameter) and isinstance(value, Tensor):
                 raise MaskError(
                     f"{name!r} of this {cls.__name__} is masked, and cannot become a "
-                    "tensor that is no parameter, as FullyShardedDataParallel makes it; "
+                    "tensor that is no parameter (FullyShardedDataParallel does so); "
                     "use torch.distributed.fsdp.fully_shard, or DistributedDataParallel"
                 )
             if isinstance(value, nn.Parameter):

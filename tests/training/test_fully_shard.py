@@ -239,7 +239,7 @@ def refusals(mesh: Any) -> None:
     with pytest.raises(sparsefx.MaskError, match="fully_shard on the root"):
         sparsefx.step(odd)
     odd = sparse_of()
-    with pytest.raises(sparsefx.MaskError, match="as FullyShardedDataParallel makes"):
+    with pytest.raises(sparsefx.MaskError, match="FullyShardedDataParallel does so"):
         FullyShardedDataParallel(odd, device_id=torch.device("cpu"))
 
 
