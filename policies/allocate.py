@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sparsefx.errors import BudgetError, PolicyError
+from sparsefx.errors import BudgetError, MaskError, PolicyError
 from sparsefx.masking.site import Site
 from sparsefx.policies import function_of
 from sparsefx.policies.allocation import Allocation, planned, prices
@@ -40,6 +40,7 @@ def allocate(
     Raises:
         BudgetError: the budget is malformed, or cannot be met within the bounds.
         PolicyError: the policy is not known, or answers nonsense.
+        MaskError: ``sites`` holds something else.
 
     Example:
         >>> import sympy
@@ -48,6 +49,13 @@ def allocate(
         >>> allocate(pair, 0.25, policy="uniform").densities
         {'a': 0.25, 'b': 0.25}
     """
+    if not isinstance(sites, Sequence) or not all(
+        isinstance(site, Site) for site in sites
+    ):
+        raise MaskError(
+            f"sites is a {type(sites).__name__}; give sparsefx.sites(model), or a list "
+            "of sparsefx.Site"
+        )
     given = {"cost": cost, "normalize": normalize}
     overrides = {name: value for name, value in given.items() if value is not None}
     chosen = load_policy(policy, **overrides)

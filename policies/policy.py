@@ -38,6 +38,7 @@ from sparsefx.settings.kinds import (
     Patterns,
     Position,
     Positive,
+    Share,
     Sizes,
     Unit,
 )
@@ -95,9 +96,9 @@ class Policy:
     masks: Literal["learner", "nonzero"] = "learner"
     """Which weights may be kept: all, or those that are not zero at first, the largest
     within the budget; others stay zero. The budget is then 1.0 unless one is given."""
-    drop_fraction: Density = 0.3
+    drop_fraction: Share = 0.3
     """Share of the kept weights that set, rigl and granet move at the first update."""
-    drop_fraction_final: Density = 0.0
+    drop_fraction_final: Share = 0.0
     """That share at drop_end; in [0, 1]."""
     drop_ramp: RampShape = "cosine"
     """How the share moves from step 0 to drop_end."""
@@ -105,9 +106,9 @@ class Policy:
     """Position where the share is final; None: where masks freeze, or the end."""
     regrow_dropped: bool = False
     """What an update drops may grow again in it, as it was."""
-    growth_random: Density = 0.0
+    growth_random: Share = 0.0
     """Share of what rigl and granet grow that is drawn at random."""
-    growth_momentum: Density = 0.0
+    growth_momentum: Share = 0.0
     """Of the gradients that rigl and granet grow by, what each step leaves to the next:
     0 is that of the update alone; above, dense gradients are made at every step."""
     dropped: Literal["zero", "hold"] = "zero"

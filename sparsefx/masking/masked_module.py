@@ -85,7 +85,16 @@ def restore(root: nn.Module) -> None:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The transformed model inside DDP and compiled wrappers."""
+    """The transformed model inside DDP and compiled wrappers.
+
+    Raises:
+        MaskError: it is no module.
+    """
+    if not isinstance(module, nn.Module):
+        raise MaskError(
+            f"the model comes first, and is a {type(module).__name__}; give a "
+            "torch.nn.Module"
+        )
     for _ in range(8):
         for name in ("_orig_mod", "module"):
             inner = module._modules.get(name)

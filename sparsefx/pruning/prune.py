@@ -125,7 +125,7 @@ def prune(
     if loss is not None and not callable(loss):
         refuse("loss", loss, "a function of the output and the dense model's output")
     for name in settings.keys() - set(SETTINGS):
-        unknown("setting of prune", name, SETTINGS)
+        unknown("setting of prune", name, ("budget", *SETTINGS))
     if isinstance(method, str) and method not in METHODS:
         unknown("method", method, METHODS)
     chosen = METHODS[method] if isinstance(method, str) else method

@@ -228,9 +228,10 @@ def _fraction(number: float, cost: str, given: str) -> Budget:
             "(0, 1], for example 0.1"
         )
     if number > 1:
+        share = f' ("{number:g}%" or {number / 100:g} for {number:g} percent)'
         raise BudgetError(
             f"budget {given} is above 1; a number is a fraction of the dense cost, "
-            "in (0, 1]; for an amount write a string with its unit, such as "
-            f'"{_EXAMPLES.get(cost, "12 k " + cost)}"'
+            f"in (0, 1]{share * (2 <= number <= 100)}; for an amount write a string "
+            f'with its unit, such as "{_EXAMPLES.get(cost, "12 k " + cost)}"'
         )
     return Budget("macs" if cost == "flops" else cost, number)

@@ -35,6 +35,9 @@ def _text(field: str, value: object) -> str:
 
 
 def _granularity(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        kinds = '"unstructured", "block:4x4", "2:4", "channel" or "kernel"'
+        refuse(field, value, f"a word such as {kinds}")
     return str(Granularity.parse(_text(field, value)))
 
 
@@ -110,6 +113,7 @@ LAYER_RULES = {
     "round_to": _COUNT,
 }
 
+Share = Annotated[float, number("a share in [0, 1]", 0, 1)]
 Density = Annotated[float, _DENSITY]
 Fraction = Annotated[float, number("a number in (0, 1]", 0, 1, above=True)]
 Positive = Annotated[float, number("a number above 0", 0, math.inf, above=True)]

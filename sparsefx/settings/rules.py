@@ -12,6 +12,19 @@ from typing import Any, Never, TypeGuard
 
 from sparsefx.errors import PolicyError
 
+# What other libraries call settings of ours.
+_SHARES = (
+    "sparsity", "target_sparsity", "sparsity_level", "amount", "ratio", "pruning_ratio",
+)  # fmt: skip
+_ELSEWHERE = {
+    **dict.fromkeys(_SHARES, ("budget", "density")),
+    **dict.fromkeys(("steps", "max_steps", "epochs", "num_epochs"), ("total_steps",)),
+    **dict.fromkeys(("ignore", "ignored_layers", "skip"), ("exclude",)),
+    **dict.fromkeys(("targets", "layers_to_prune"), ("include",)),
+    **dict.fromkeys(("pattern", "block_size", "mask_type"), ("granularity",)),
+    "update_frequency": ("update_every",),
+}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
@@ -59,8 +72,12 @@ def unknown(kind: str, name: object, known: Collection[str]) -> Never:
         sparsefx.errors.PolicyError: policy 'unifrom' is not known; did you mean \
 'uniform'? known: erk, uniform
     """
-    close = get_close_matches(name, known, 1) if isinstance(name, str) else []
+    words = [*_ELSEWHERE.get(name, ()), name] if isinstance(name, str) else []
+    close = [near for word in words for near in get_close_matches(word, known, 1)]
     nearest = f"did you mean {close[0]!r}? " if close else ""
+    kept = next((word for word in close if word in ("budget", "density")), None)
+    if kept and name in _SHARES:
+        nearest = f"{kept} is what is kept: {kept}=0.1 where {name} is 0.9; "
     raise PolicyError(
         f"{kind} {shown(name)} is not known; {nearest}known: {', '.join(known)}"
     )

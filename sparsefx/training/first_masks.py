@@ -52,6 +52,7 @@ def check_data(
     given = {"calibration": len(calibration) > 0, "loss": loss is not None}
     if not any(given.values()):
         return
+    _check_pairs(calibration)
     if not all(given.values()):
         odd, other = sorted(given, key=lambda name: not given[name])
         raise PolicyError(
@@ -192,6 +193,7 @@ def saliencies(
             "masks='snip' ranks weights by gradients; give calibration=[(x, y), ...] "
             "and loss="
         )
+    _check_pairs(calibration)
     named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
     leaves = {n: p.detach().clone().requires_grad_() for n, p in named.items()}
     losses = []
@@ -233,3 +235,12 @@ def start_by(life: Life, values: Mapping[str, Tensor]) -> None:
 
 def _rows(part: StoredWeights) -> Sequence[tuple[str, Tensor]]:
     return list(zip(part.state.names, part.state.weights(), strict=True))
+
+
+def _check_pairs(calibration: Sequence[object]) -> None:
+    for pair in calibration:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise PolicyError(
+                f"calibration holds a {type(pair).__name__}; give a list of pairs of "
+                "input and target, [(x, y), ...]"
+            )

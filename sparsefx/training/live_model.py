@@ -28,7 +28,13 @@ from sparsefx.training.first_masks import (
     start_by,
     start_from,
 )
-from sparsefx.training.life import Life, life_of
+from sparsefx.training.life import life_of
+from sparsefx.training.order_of_calls import (
+    check_model,
+    say_if_beyond,
+    say_if_early,
+    say_if_foreign,
+)
 from sparsefx.training.recipe import recipe_of
 from sparsefx.training.skipped_steps import skipped
 from sparsefx.training.step_report import StepReport
@@ -103,13 +109,7 @@ def transform(
     if masks == "nonzero":
         overrides["masks"] = masks
     settings = load_policy(policy, **overrides)
-    if not isinstance(model, nn.Module):
-        raise MaskError(f"model is a {type(model).__name__}; give a torch.nn.Module")
-    if any(isinstance(part, Life) for part in model.modules()):
-        raise MaskError(
-            f"this {type(model).__name__} is already transformed; transform the "
-            "original model, or finalize this one first"
-        )
+    check_model(model)
     lesson = None if teacher is None else Lesson(as_teacher(teacher), model)
     values = saliencies(model, calibration, loss) if masks == "snip" else {}
     if masks != "snip":
@@ -185,6 +185,9 @@ def step(
         )
     if scaler is not None and skipped(scaler, optimizer):
         return life.wait(optimizer)
+    if optimizer is not None and life.step == 0:
+        say_if_foreign(module, optimizer)
+    say_if_beyond(life)
     return life.advance(optimizer)
 
 
@@ -264,6 +267,7 @@ def finalize(module: nn.Module) -> nn.Module:
     """
     root = unwrapped(module)
     life = life_of(root, "finalize")
+    say_if_early(life)
     if life.shared():
         dense = whole_model(root, life)
     else:

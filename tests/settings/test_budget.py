@@ -76,6 +76,14 @@ LARGE = (
     "is above 1; a number is a fraction of the dense cost, in (0, 1]; for an amount "
     "write a string with its unit, such as"
 )
+
+
+def percent(number: int) -> str:
+    """The message where percents may be meant."""
+    share = f'(0, 1] ("{number}%" or {number / 100:g} for {number} percent);'
+    return LARGE.replace("(0, 1];", share)
+
+
 COSTS = "is not known; known: macs, params, bytes, flops, latency_ms"
 UNITS = (
     "known: MACs, FLOPs, params and B after k, M, G or T, KiB, MiB, GiB, TiB, and s, "
@@ -94,8 +102,8 @@ UNITS = (
         ("150%", f"budget '150%' {LARGE} \"1.2 GMACs\""),
         (math.inf, f'budget inf {LARGE} "1.2 GMACs"'),
         ({"params": 12000}, f"budget {{'params': 12000}} {LARGE} \"12000 params\""),
-        ({"flops": "7"}, f"budget {{'flops': '7'}} {LARGE} \"300 MFLOPs\""),
-        ({"bytes": 2}, f"budget {{'bytes': 2}} {LARGE} \"5 MB\""),
+        ({"flops": "7"}, f"budget {{'flops': '7'}} {percent(7)} \"300 MFLOPs\""),
+        ({"bytes": 2}, f"budget {{'bytes': 2}} {percent(2)} \"5 MB\""),
         (math.nan, f"budget nan is not a number; give {FORMS}"),
         ("nan", f"budget 'nan' is not a number; give {FORMS}"),
         ("abc", f"budget 'abc' is not understood; give {FORMS}"),
@@ -112,7 +120,7 @@ UNITS = (
         ({"mac": 0.1}, f"budget cost 'mac' {COSTS}; did you mean 'macs'?"),
         ({"zzz": 0.1}, f"budget cost 'zzz' {COSTS}"),
         ({3: 0.1}, f"budget cost 3 {COSTS}"),
-        ({"latency_ms": 3}, f"budget {{'latency_ms': 3}} {LARGE} \"3 ms\""),
+        ({"latency_ms": 3}, f"budget {{'latency_ms': 3}} {percent(3)} \"3 ms\""),
         (
             {"macs": "3 ms"},
             "budget {'macs': '3 ms'} limits macs but its unit is of latency_ms; write "
