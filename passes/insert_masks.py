@@ -30,6 +30,13 @@ class InsertMasks(Pass):
         sites: site number by the graph's name of the weight.
         root: the module that holds the masks' state, under the path's first name.
         path: where the graph finds the masks' nodes.
+
+    Example:
+        >>> import sparsefx, torch
+        >>> inputs = (torch.ones(3, 4),)
+        >>> sparse = sparsefx.transform(nn.Linear(4, 2), example_inputs=inputs)
+        >>> "masked_weight" in sparsefx.graphs(sparse)[""].code
+        True
     """
 
     sites: Mapping[str, int]

@@ -25,6 +25,13 @@ class Allocation:
         budget: the cost allowed.
         dense: the cost of keeping everything.
         others: of further budgets, ``(cost, budget, dense)`` by name.
+
+    Example:
+        >>> third = {"fc": 0.3}
+        >>> print(Allocation(third, third, third, cost=3.0, budget=3.2, dense=10.0))
+        site  density    lower    upper
+        fc   0.3000   0.3000   0.3000
+        cost 3 of 3.2 allowed (30.0000% of dense 10)
     """
 
     lower: Mapping[str, float]

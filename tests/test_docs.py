@@ -80,16 +80,19 @@ def test_docstring_examples(
     assert failed == 0, f"{failed} example lines of {name} fail; see the output"
 
 
-def test_public_functions_have_examples() -> None:
-    public = {
-        name: getattr(sparsefx, name) for name in getattr(sparsefx, "__all__", ())
+def test_public_names_have_examples() -> None:
+    public = {name: getattr(sparsefx, name) for name in sparsefx.__all__}
+    passes = {
+        name: value
+        for name, value in vars(sparsefx.passes).items()
+        if getattr(value, "__module__", "").startswith("sparsefx")
     }
     bare = [
         name
-        for name, value in public.items()
-        if inspect.isfunction(value) and ">>> " not in (value.__doc__ or "")
+        for name, value in {**passes, **public}.items()
+        if not inspect.ismodule(value) and ">>> " not in (value.__doc__ or "")
     ]
-    assert not bare, f"public functions without an example in the docstring: {bare}"
+    assert not bare, f"public names without an example in the docstring: {bare}"
 
 
 @pytest.mark.parametrize("name", page_names())

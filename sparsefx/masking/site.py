@@ -39,6 +39,13 @@ class Site:
         round_to: units are kept in multiples of it, or all of them.
         weight: the live parameter (not copied).
         others: the further names and owners of a weight that is tied.
+
+    Example:
+        >>> import sympy
+        >>> batch = sympy.Symbol("batch")
+        >>> site = Site("fc", "", "linear", (2, 3), {"macs": batch}, {"batch": 8})
+        >>> site.numel, site.cost("macs")
+        (6, 8.0)
     """
 
     name: str

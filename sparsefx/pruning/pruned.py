@@ -101,6 +101,12 @@ class Pruned:
         masks: by parameter name, bool, True is kept.
         units: by group of heads, neurons or channels, bool, where units were dropped.
         report: what is kept where, and what that does.
+
+    Example:
+        >>> import sparsefx, torch
+        >>> pruned = sparsefx.prune(nn.Linear(8, 4), [torch.randn(32, 8)], budget=0.5)
+        >>> int(pruned.masks["weight"].sum()), int(pruned.model.weight.count_nonzero())
+        (16, 16)
     """
 
     model: nn.Module

@@ -25,6 +25,10 @@ class Plasticity:
         before: score of the network as it was.
         pruned: right after pruning (and regrowing).
         after: when training has gone on.
+
+    Example:
+        >>> Plasticity(rate=0.5, before=0.75, pruned=0.25, after=0.5).plasticity
+        -0.25
     """
 
     rate: float

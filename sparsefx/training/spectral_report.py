@@ -38,6 +38,11 @@ class SpectralReport:
 
     Attributes:
         layers: one `Spectrum` a weight, in the model's order.
+
+    Example:
+        >>> found = spectral_report(nn.Linear(8, 8))
+        >>> [layer.name for layer in found.layers]
+        ['weight']
     """
 
     layers: tuple[Spectrum, ...]

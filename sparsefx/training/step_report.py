@@ -41,6 +41,13 @@ class StepReport:
             rate of Liu et al., "Do We Actually Need Dense Over-Parameterization?",
             2021, arXiv 2102.02887); None for learners that store no masks of weights,
             since soft masks train every weight at every step.
+
+    Example:
+        >>> import sparsefx, torch
+        >>> net = torch.nn.Linear(8, 4)
+        >>> sparse = sparsefx.transform(net, example_inputs=(torch.ones(1, 8),))
+        >>> print(sparsefx.step(sparse))
+        step 1, 3 of 3.2 macs, 0.0 % moved
     """
 
     step: int
