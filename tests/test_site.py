@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 import sparsefx
 from tests.test_docs import ROOT, generated_pages
@@ -52,3 +53,15 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     concepts = (tmp_path / "concepts.html").read_text()
     assert "<mfrac>" in concepts
     assert "arithmatex" not in concepts
+
+
+def test_forms_and_citation_are_yaml_of_their_kinds() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert cited["license"] == "Apache-2.0"
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert forms
+    for form in forms:
+        read = yaml.safe_load(form.read_text(encoding="utf-8"))
+        assert {"name", "description", "body"} <= set(read)
+        assert {part["type"] for part in read["body"]} <= {"textarea", "input"}
