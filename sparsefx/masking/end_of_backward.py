@@ -35,9 +35,11 @@ def complete(state: SparseState, number: int, total: Tensor) -> None:
     if kept is not None:
         kept.gather(weights)
         return
+    if shared is None:
+        total = mean_over_ranks(total + localized(number, scalars), state.data)
     couple(
         weights,
-        total if shared else mean_over_ranks(total + localized(number, scalars)),
+        total,
         groups=state.groups(),
         scalars=scalars,
         price=state.price,

@@ -14,11 +14,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from sparsefx.kernels.ranks import Ranks
 from sparsefx.masking.state_keys import of_dense
 
 
 class Held(nn.Module):
     """A module that holds tensors under its attributes.
+
+    Attributes:
+        data: the ranks that see other data, and average gradients; None is all.
 
     Example:
         >>> module = Held()
@@ -28,6 +32,8 @@ class Held(nn.Module):
         >>> module.half().mask
         tensor([ True, False])
     """
+
+    data: Ranks | None = None
 
     def hold(self, name: str, tensor: Tensor) -> None:
         """Holds one more tensor, or another one under a known name."""

@@ -163,7 +163,9 @@ class KeptMasks(Held):
         """
         found = [self.scores.get(index) for index in range(count)]
         return [
-            None if score is None else mean_over_ranks(score).abs().reshape(-1)
+            None
+            if score is None
+            else mean_over_ranks(score, self.data).abs().reshape(-1)
             for score in found
         ]
 

@@ -11,7 +11,9 @@ from torch import Tensor, fx, nn
 from sparsefx.errors import MaskError
 from sparsefx.learners import learner_of
 from sparsefx.masking.copies import duplicate
+from sparsefx.masking.held import Held
 from sparsefx.masking.masked_module import program_of, restore, unwrapped
+from sparsefx.masking.rank_means import ranks_of
 from sparsefx.masking.site import Site
 from sparsefx.policies.load_policy import PolicySource, load_policy
 from sparsefx.reports.report import Report
@@ -54,6 +56,7 @@ def transform(
     loss: Callable[[Any, Any], Tensor] | None = None,
     masks: First = "learner",
     teacher: nn.Module | Teacher | None = None,
+    mesh: Any = None,
     **overrides: Any,
 ) -> nn.Module:
     """Makes a model train sparse: its weights are masked under an exact budget.
@@ -83,6 +86,9 @@ def transform(
         teacher: a dense model to learn from besides, ``model`` as it is now, say: in
             training gradients are those of the loss and of what sets outputs apart
             from the teacher's. `sparsefx.training.teacher.Teacher` has a weight.
+        mesh: the process group, or device mesh of one dimension, of the ranks whose
+            gradients DDP averages; all ranks if not given. Those of FSDP2 and tensor
+            parallelism are known by themselves.
         overrides: fields of `Policy`: ``budget=``, ``total_steps=``, ``exclude=`` ...
 
     Returns:
@@ -109,6 +115,7 @@ def transform(
     if masks == "nonzero":
         overrides["masks"] = masks
     settings = load_policy(policy, **overrides)
+    averaging = None if mesh is None else ranks_of(mesh)
     check_model(model)
     lesson = None if teacher is None else Lesson(as_teacher(teacher), model)
     values = saliencies(model, calibration, loss) if masks == "snip" else {}
@@ -131,6 +138,9 @@ def transform(
     if settings.rewrite != "none":
         calibrate(sparse)
     life = life_of(sparse, "transform")  # remembers where the weights stand
+    for held in life.modules():
+        if isinstance(held, Held):
+            held.data = averaging
     try:
         if isinstance(masks, Mapping):
             start_from(life, masks, budgeted)

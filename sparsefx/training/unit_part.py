@@ -159,7 +159,10 @@ class UnitPart(Part):
             seen = scores.get(group.name)
             grow = None
             if seen is not None:
-                first, second = (mean_over_ranks(seen[k]) for k in ("taylor", "growth"))
+                first, second = (
+                    mean_over_ranks(seen[kind], self.state.data)
+                    for kind in ("taylor", "growth")
+                )
                 heads = group.kind == "heads"
                 value = first if heads and self.learner.scores else value
                 grow = second if heads else first

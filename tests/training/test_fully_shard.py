@@ -213,6 +213,23 @@ def in_half_precision(mesh: Any) -> None:
         assert torch.equal(whole(masks[name]), mask), name
 
 
+def apart() -> None:
+    """Ranks that train models of their own, each when it likes."""
+    groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    rank = dist.get_rank()
+    with pytest.raises(sparsefx.MaskError, match="give the process group"):
+        sparse_of(mesh="all")
+    alone, every = sparse_of(mesh=groups[rank]), sparse_of()
+    for number in range(dist.get_world_size()):
+        x, y = data(number)
+        every.zero_grad()
+        F.mse_loss(every(x), y).backward()  # the same data everywhere
+        if number == rank:
+            F.mse_loss(alone(x), y).backward()
+            for p, q in zip(alone.parameters(), every.parameters(), strict=True):
+                torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-15)
+
+
 def refusals(mesh: Any) -> None:
     """All ranks refuse what one of them finds, and nothing has changed."""
     one = sparse_of()
@@ -254,6 +271,7 @@ def on_ranks() -> None:
         alike(one, other, share)
     in_half_precision(mesh)
     refusals(mesh)
+    apart()
     with tempfile.TemporaryDirectory() as own:
         folder = [own]
         dist.broadcast_object_list(folder)
