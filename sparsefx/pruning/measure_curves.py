@@ -61,17 +61,19 @@ class _Curves:
             if name in self.tried or points[-1][0] > _TRIED:
                 continue
             tried = scaled
-            if some is not layer:  # errors of outputs add up: all of them are pruned
+            if some is not layer:  # some outputs give the shape, all of them the size
                 choose = Choice(site, form, round(points[-1][0] * site.units))
-                tried = self._solved(layer, choose, layer.target)
+                tried = self._solved(layer, choose, layer.target, 2 * _STEPS)
             weight = form.back(layer.back(tried)).to(self.fit.weight(name).dtype)
-            self.tried[name] = weight, scale * layer.loss(tried)
+            self.tried[name] = weight, points[-1][1]
         self.points[name] = points[::-1]
 
-    def _solved(self, layer: Quadratic, choose: Choice, start: Tensor) -> Tensor:
+    def _solved(
+        self, layer: Quadratic, choose: Choice, start: Tensor, steps: int = _STEPS
+    ) -> Tensor:
         method = self.fit.options.method
         if method.fits:
-            return admm(layer, choose, _STEPS, start)[0]
+            return admm(layer, choose, steps, start)[0]
         return method.solve(layer, choose)[0]
 
 
