@@ -9,7 +9,7 @@ from torch import Tensor
 from sparsefx.kernels.mask_rule import MaskScalars
 from sparsefx.masking.budget_gradient import couple
 from sparsefx.masking.late_gradients import localized
-from sparsefx.masking.missing_share import parts_of
+from sparsefx.masking.missing_share import forget, parts_of
 from sparsefx.masking.rank_means import mean_over_ranks
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def complete(state: SparseState, number: int, total: Tensor) -> None:
     if shared is not None:
         weights, total = shared.finish(number, total + localized(number, scalars))
     if state.still is not None or (kept is not None and not kept.wanted):
+        forget(state.mu, number)
         return
     if shared is None:
         weights = parts_of(state.mu, number, state.weights())

@@ -103,6 +103,16 @@ def parts_of(mu: Tensor, number: int, weights: Sequence[Tensor]) -> list[Tensor]
     return found
 
 
+def forget(mu: Tensor, number: int) -> None:
+    """Nobody needs to know what took part in a backward pass that ends.
+
+    Example:
+        >>> mu = torch.zeros(1, requires_grad=True)
+        >>> forget(mu, 3)
+    """
+    vars(mu).get(_PARTS, {}).pop(number, None)
+
+
 def tell_what_is_missing(mu: Tensor, index: int, weight: Tensor) -> bool:
     """Whether gradients of a soft mask will be whole; warns where they will not.
 

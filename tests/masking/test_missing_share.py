@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import sparsefx
+from sparsefx.training.life import life_of
 from tests.made_once import made_once
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
@@ -47,3 +48,15 @@ def test_masks_that_stand_have_no_share() -> None:
     torch.testing.assert_close(first, wanted * mask)
     (again,) = torch.autograd.grad((wanted * mask).square().sum(), dense)
     torch.testing.assert_close(second, again * mask)
+
+
+@pytest.mark.parametrize("policy", ["cost_budget", "magnitude"])
+def test_passes_that_have_ended_are_forgotten(policy: str) -> None:
+    sparse = made(policy=policy)
+    state = life_of(sparse, "report").parts[0].state
+    assert state is not None
+    for _ in range(3):
+        sparse(X).square().sum().backward()
+    held = [v for v in vars(state.mu).values() if isinstance(v, dict)]
+    assert held
+    assert not any(held)
