@@ -12,7 +12,7 @@
 #include <cstring>
 #include <thread>
 #include <vector>
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -125,6 +125,8 @@ inline Ints lanes(int64_t inside) {
 inline uint64_t bits_of(Ints where) {
 #if defined(__AVX512F__)
   return _mm512_test_epi32_mask((__m512i)where, (__m512i)where);
+#elif defined(__AVX__)
+  return _mm256_movemask_ps((__m256)where);
 #else
   Bytes bytes = __builtin_convertvector(where, Bytes) & 1;
   uint64_t word = 0;
