@@ -188,15 +188,13 @@ def against_uncut(
 
 
 def forced(target: str) -> tuple[str, ...]:
-    """The forms that a target allows; nothing is forced by ``auto`` and ``dense``.
+    """The forms that a target stands for; none for ``auto``, which forces nothing.
 
     Example:
-        >>> forced("sparse"), forced("bsr"), forced("auto")
-        (('csr', 'bsr', 'semi_structured'), ('bsr',), ())
+        >>> forced("sparse"), forced("dense"), forced("auto")
+        (('csr', 'bsr', 'semi_structured'), ('dense',), ())
     """
-    if target == "sparse":
-        return SPARSE
-    return (target,) if target in FORMS else ()
+    return {"auto": (), "sparse": SPARSE}.get(target, (target,))
 
 
 def _candidates(
