@@ -50,10 +50,11 @@ class ErrorCurves:
             subject to sum_l price_bl numel_l density_l <= budget_b
                        min_density_l <= density_l <= max_density_l
 
-        That is a linear program. Under one budget the pieces of all hulls are bought in
-        the order of what they spare for their price, the last one in part. Several
-        budgets are the solver's: a slice of a site's range is an entry, what it spares
-        is the entry's value, and the answer is right to a 2048th of each range.
+        That is a linear program. Under one budget that does not pay for all, the pieces
+        of all hulls are bought in the order of what they spare for their price, the
+        last one in part. Several such budgets are the solver's: a slice of a site's
+        range is an entry, what it spares is the entry's value, and the answer is right
+        to a 2048th of each range.
 
         Raises:
             BudgetError: a budget is below what the lower bounds cost.
@@ -89,8 +90,13 @@ class ErrorCurves:
             left.append(max(amount - spent, 0.0))
         hulls = [_hull(self.points[sites[i].name]) for i in free]
         ranges = [limited[i] for i in free]
-        if len(every) == 1:
-            bought = _bought(hulls, ranges, rows[0], left[0])
+        sizes = [high - low for low, high in ranges]
+        whole = [
+            math.fsum(map(math.prod, zip(row, sizes, strict=True))) for row in rows
+        ]
+        binding = [b for b, most in enumerate(whole) if most > left[b]] or [0]
+        if len(binding) == 1:
+            bought = _bought(hulls, ranges, rows[binding[0]], left[binding[0]])
         else:
             limits = Limits(tuple(map(tuple, rows)), tuple(left), tuple(every))
             bought = _sliced(hulls, ranges, limits)
