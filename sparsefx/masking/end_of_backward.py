@@ -26,8 +26,9 @@ def complete(state: SparseState, number: int, total: Tensor) -> None:
     """
     kept, shared = state.kept, state.shared
     scalars = MaskScalars(state.mu, state.slope, state.center)
+    total = total + localized(number, scalars)
     if shared is not None:
-        weights, total = shared.finish(number, total + localized(number, scalars))
+        weights, total = shared.finish(number, total)
     if state.still is not None or (kept is not None and not kept.wanted):
         forget(state.mu, number)
         return
@@ -36,11 +37,9 @@ def complete(state: SparseState, number: int, total: Tensor) -> None:
     if kept is not None:
         kept.gather(weights)
         return
-    if shared is None:
-        total = mean_over_ranks(total + localized(number, scalars), state.data)
     couple(
         weights,
-        total,
+        mean_over_ranks(total, state.data) if shared is None else total,
         groups=state.groups(),
         scalars=scalars,
         price=state.price,
