@@ -36,6 +36,7 @@ def test_lines_written_side_by_side_stay_whole(tmp_path: Path) -> None:
         ("accuracy", ("scale", "task", "learner", "density", "seed")),
         ("inference", ("model", "zeros", "batch", "threads")),
         ("iso_flop", ("network", "member", "iso")),
+        ("plasticity", ("seed", "moment", "rate", "growth", "lr")),
         ("sparse_ift", ("member", "density", "learner", "seed")),
         ("svite", ("variant", "seed")),
         ("units_zoo", ("model", "dtype")),

@@ -4,12 +4,13 @@
     python benchmarks/training/plasticity.py --report    # only the table
 
 The residual net of the accuracy benchmark on Fashion-MNIST, 300 steps of 32 images. At
-shares of the run it is copied and pruned once, over all layers by magnitude; half of
-what is left may then give way, in each layer, to as many weights of largest gradient or
-drawn at random. The copy trains on for 50 steps at a constant learning rate: the one it
-had ("kept"), or the run's peak ("peak"). Plasticity is the accuracy after that, less
-that before pruning, on 2,000 images of the validation set: the study of GraNet's
-authors (arXiv 2106.10404), small. What is not pruned ("none") trains on alike.
+shares of the run it is copied and pruned once, over all layers by magnitude or in each
+alike ("uniform"); half of what is left may then give way, in each layer, to as many
+weights of largest gradient or drawn at random. The copy trains on for 50 steps at a
+constant learning rate: the one it had ("kept"), or the run's peak ("peak"). Plasticity
+is the accuracy after that, less that before pruning, on 2,000 images of the validation
+set: the study of GraNet's authors (arXiv 2106.10404), small. What is not pruned
+("none") trains on alike.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ KEYS = ("seed", "moment", "rate", "growth", "lr")
 MOMENTS = (0.1, 0.6, 0.9)
 RATES = (0.95,)
 IMAGES = 2000  # of the validation set
+GROWN = ("gradient", "random")
 STEPS, LATER = QUICK["resnet"].steps, 50
 ASKED = (
     ("none", "kept", 0.0),
     ("none", "peak", 0.0),
     *(
         (growth, "kept", rate)
-        for growth in ("prune", "gradient", "random")
+        for growth in ("prune", "uniform", "gradient", "random")
         for rate in RATES
     ),
     ("prune", "peak", RATES[-1]),
@@ -91,7 +93,10 @@ def trial(
         asked: how it grows, the share that is pruned, the learning rate after it.
     """
     growth, rate, lr = asked
-    chance: dict[str, Any] = {"learner": "set", "seed": seed}
+    more: dict[str, dict[str, Any]] = {
+        "random": {"learner": "set", "seed": seed},
+        "uniform": {"allocation": "uniform"},
+    }
     batches = task.batches(1000 + seed)
 
     def loss(network: nn.Module) -> torch.Tensor:
@@ -121,10 +126,10 @@ def trial(
         rate=rate,
         train=train,
         evaluate=evaluate,
-        regrow=0.0 if growth == "prune" else 0.5,
+        regrow=0.5 if growth in GROWN else 0.0,
         backward=backward if growth == "gradient" else None,
         example_inputs=task.example,
-        **(chance if growth == "random" else {}),
+        **more.get(growth, {}),
     )
 
 
@@ -149,8 +154,9 @@ def table(results: Mapping[Any, dict[str, Any]]) -> str:
                 if found
                 else "-"
             )
-        grown = growth if growth in ("gradient", "random") else "-"
+        grown = growth if growth in GROWN else "-"
         share = f"{rate:.0%}" if rate else "not"
+        share += ", each layer" if growth == "uniform" else ""
         lines.append(f"| {share} | {grown} | {lr} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
