@@ -45,18 +45,28 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tokens": {"before": 1, "min_keep": 0.75},
     },
     "svite_joint": {"policy": "svite_joint", "budget": {"macs": 0.5}},
-    "svite_units": {"policy": "svite_units", "budget": {"macs": 0.5}},
-    "units, a tenth moves": {
-        "policy": "svite_units",
-        "budget": {"macs": 0.5},
-        "drop_fraction": 0.1,
-        "drop_fraction_final": 0.0,
+    # the same counts of units, random at first, that move as published, less, or not
+    **{
+        f"svite_units, {moves:g} moves": {
+            "policy": "svite_units",
+            "budget": {"macs": 0.5},
+            "drop_fraction": moves,
+            "drop_fraction_final": 0.01 * moves,
+        }
+        for moves in (0.5, 0.1, 0.0)
     },
-    "units, none moves": {
-        "policy": "svite_units",
-        "budget": {"macs": 0.5},
-        "drop_fraction": 0.0,
-        "drop_fraction_final": 0.0,
+    **{
+        f"units at {share:.0%}": {"policy": "units", "budget": {"macs": share}}
+        for share in (0.7, 0.6, 0.4, 0.3)
+    },
+    # half of the weights, and so many of the 16 tokens before the first block
+    **{
+        f"svite, {keep} tokens": {
+            "policy": "svite",
+            "budget": {"params": 0.5},
+            **({"tokens": {"before": 0, "keep": keep}} if keep < 16 else {}),
+        }
+        for keep in (16, 15, 12, 8)
     },
 }
 

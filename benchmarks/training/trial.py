@@ -47,7 +47,7 @@ class Trial:
         reference: str | None = None,
         **more: Any,
     ) -> Trial:
-        """A new network of a task under a budget of parameters."""
+        """A new network of a task under a budget, unless given one of parameters."""
         torch.manual_seed(seed)
         model = task.make().to(device)
         if learner == "dense":
@@ -61,9 +61,8 @@ class Trial:
             model,
             learner,
             example_inputs=task.example,
-            budget={"params": density},
             total_steps=scale.steps,
-            **options(learner, scale) | more,
+            **{"budget": {"params": density}} | options(learner, scale) | more,
         )
         return cls(sparse, learner)
 
