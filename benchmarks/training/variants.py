@@ -152,6 +152,7 @@ def main() -> None:
     """Makes the runs that are missing, then prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--questions", nargs="+", default=list(QUESTIONS))
+    parser.add_argument("--tasks", nargs="+", default=list(BOTH))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=RESULTS / "variants.jsonl")
@@ -166,6 +167,7 @@ def main() -> None:
         for seed in given.seeds
         for name, variant in QUESTIONS[question].items()
         for task in variant.tasks
+        if task in given.tasks
     ]
     for question, name, net, seed in [] if given.report else wanted:
         if (question, name, net, seed) in read(given.out, *KEYS):
