@@ -39,6 +39,7 @@ def test_lines_written_side_by_side_stay_whole(tmp_path: Path) -> None:
         ("plasticity", ("seed", "moment", "rate", "growth", "lr")),
         ("sparse_ift", ("member", "density", "learner", "seed")),
         ("svite", ("variant", "seed")),
+        ("variants", ("question", "variant", "task", "seed")),
         ("units_zoo", ("model", "dtype")),
     ],
 )

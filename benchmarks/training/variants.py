@@ -128,9 +128,10 @@ def table(
     for one in quick:
         if one["learner"] in BESIDE.get(question, ()) and one["task"] in tasks:
             rows[f"*{one['learner']}*", one["task"]].append(one)
-    for one in runs:
-        if one["question"] == question:
-            rows[one["variant"], one["task"]].append(one)
+    for name in QUESTIONS[question]:
+        for one in runs:
+            if (one["question"], one["variant"]) == (question, name):
+                rows[name, one["task"]].append(one)
     lines = [
         f"**{question}**\n",
         "| variant | net | test accuracy, % | parameters kept | MACs kept |",
