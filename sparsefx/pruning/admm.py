@@ -7,10 +7,11 @@ keeps the greatest squares of ``U + Y`` in ``D`` and adds what is left to the du
 ``Y``, while the penalty rises; then the kept weights are fitted.
 
 Source: Meng, Behdin, Wang, Mazumder, "ALPS: Improved Optimization for Highly Sparse
-One-Shot Pruning for Large Language Models", NeurIPS 2024 (arXiv 2406.07831). There the
-quadratic is solved by an eigendecomposition and penalties follow the mask's changes.
-Here it is a few conjugate gradients from the last answer, which need products with
-``H`` alone, so that its root serves too, and penalties rise by a fixed factor.
+One-Shot Pruning for Large Language Models", NeurIPS 2024 (arXiv 2406.07831). There
+penalties follow the mask's changes; here they rise by a fixed factor. The quadratic is
+solved by eigenvectors of ``H``; where these would cost more than all else, or the root
+of ``H`` is kept in its place, by a few conjugate gradients from the last answer, which
+need products with ``H`` alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from torch import Tensor
 from sparsefx.pruning.least_squares import least_squares
 from sparsefx.pruning.quadratic import Quadratic
 
-_FIRST, _LAST = 0.03, 3.0  # penalties, where the diagonal of H is 1
+_FIRST, _LAST = 0.1, 0.7  # penalties, where the diagonal of H is 1
+_WIDE = 16  # with so many inputs to an output, eigenvectors cost more than all else
 _INNER = 3
 _TINY = 1e-30
 
@@ -31,7 +33,7 @@ _TINY = 1e-30
 def admm(
     layer: Quadratic,
     choose: Callable[[Tensor], Tensor],
-    iterations: int = 16,
+    iterations: int = 20,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scaled weights and mask of a layer; see the module.
@@ -39,7 +41,7 @@ def admm(
     Args:
         layer: scaled weight and moments.
         choose: maps energies to a mask.
-        iterations: of the splitting, at least 2; as many of the last fit, and some.
+        iterations: of the splitting, at least 2; half as many of the fit, and some.
         start: scaled weights of more entries that were fitted; the dense ones if None.
     """
     pull = layer.inputs.times(layer.target)
@@ -56,11 +58,15 @@ def admm(
         sparse = moved * mask
         dual = (moved - sparse) / factor  # the scaled dual of the next penalty
         rho *= factor
-    return least_squares(layer, mask, sparse, iterations + 4), mask
+    return least_squares(layer, mask, sparse, iterations // 2 + 4), mask
 
 
 def _nearest(layer: Quadratic, right: Tensor, rho: float, start: Tensor) -> Tensor:
-    """Conjugate gradients on ``U (H + rho I) = right``."""
+    """``U`` of ``U (H + rho I) = right``, from a guess if it has to be approached."""
+    outputs, inputs = right.shape[1:]
+    if layer.inputs.moments.matrix is not None and inputs <= _WIDE * outputs:
+        values, vectors = layer.inputs.spectrum
+        return (right @ vectors / (values + rho)[:, None]) @ vectors.mT
     times = layer.inputs.times
     u, residual = start, right - times(start) - rho * start
     direction = residual

@@ -26,7 +26,7 @@ LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 _TRIED = 0.3  # the density at which one layer alone is tried
 _OUTPUTS = 128  # so many of a layer without structure stand for all of them
 _CALLS = 4  # on which one layer alone is tried
-_STEPS = 4  # from one level to the next
+_STEPS = 5  # from one level to the next
 _MOST = (
     10.0  # a factor from trying a layer is no larger, and no smaller than its inverse
 )

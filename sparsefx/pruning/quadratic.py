@@ -12,6 +12,7 @@ on weights scaled alike, whose squares are then what dropping each alone would c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from sparsefx.pruning.moments import Moments
 _DEAD = 1e-6
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Inputs:
     """The damped and scaled moments of a layer's inputs.
 
@@ -57,6 +58,12 @@ class Inputs:
         if self.moments.matrix is None:
             found += rows * (self.ridge[:, None] / self.scale.square())[:, None]
         return found
+
+    @cached_property
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of ``H``, (groups, inputs), and eigenvectors as columns."""
+        values, vectors = torch.linalg.eigh(self.matrix())
+        return values, vectors
 
     def matrix(self) -> Tensor:
         """``H``, scaled and damped, (groups, inputs, inputs)."""
