@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,13 +24,31 @@ _OTHERS = frozenset({"torch", "sympy", "mpmath", "numpy", "sparsefx"})
 _PLAIN: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
+class _Seen:
+    """All cached functions at the last look, and what then referred to their type."""
+
+    known: list[weakref.ref[Any]] = []  # noqa: RUF012 - a look replaces it
+    references = -1
+
+
+_SEEN = _Seen()
+
+
 def function_caches() -> list[Any]:
-    """All cached functions of this process, but those of torch and what it uses."""
+    """All cached functions of this process, but those of torch and what it uses.
+
+    They are looked for among all objects, which takes longer the more there are, so
+    only where one may have come: each refers to its type and is counted there.
+    """
+    found = [cache for known in _SEEN.known if (cache := known()) is not None]
+    if len(found) < len(_SEEN.known) or sys.getrefcount(_KIND) != _SEEN.references:
+        found = [each for each in gc.get_referrers(_KIND) if type(each) is _KIND]
+        _SEEN.known = [weakref.ref(each) for each in found]
+        _SEEN.references = sys.getrefcount(_KIND)
     return [
-        found
-        for found in gc.get_referrers(_KIND)  # an object refers to its type
-        if type(found) is _KIND
-        and str(getattr(found, "__module__", "")).partition(".")[0] not in _OTHERS
+        each
+        for each in found
+        if str(getattr(each, "__module__", "")).partition(".")[0] not in _OTHERS
     ]
 
 

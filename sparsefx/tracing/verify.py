@@ -132,7 +132,7 @@ def _outcome(
     root.train(training)
     if call is not None:  # switching modes may have cleared caches the graph reads
         warm(root, *call)
-    torch.manual_seed(0)
+    _seed(0)
     with torch.set_grad_enabled(training):
         outputs = tensors_of(run(*args, **kwargs))
     gradients: list[Tensor] = []
@@ -151,6 +151,13 @@ def _outcome(
         gradients = [empty if g is None else g.detach() for g in dense]
     buffers = [b.detach().clone() for b in root.buffers()]
     return [o.detach() for o in outputs], gradients, buffers
+
+
+def _seed(number: int) -> None:
+    if torch.accelerator.is_available():
+        torch.manual_seed(number)
+    else:  # without a device that call waits for one, and keeps where it came from
+        torch.default_generator.manual_seed(number)
 
 
 def _close(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> bool:

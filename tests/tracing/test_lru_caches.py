@@ -1,6 +1,7 @@
 """Functions that keep what they made: out of a recording's way, and left clean."""
 
 import functools
+import gc
 
 import pytest
 import torch
@@ -121,3 +122,20 @@ def test_caches_are_found_wherever_they_are() -> None:
     for cache in (bounded, unbounded, registry, Holder.__dict__["method"]):
         assert any(cache is each for each in found)
     assert not any(each.__module__.partition(".")[0] == "torch" for each in found)
+
+
+def test_they_are_looked_for_where_one_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[object] = []
+    look = gc.get_referrers
+    monkeypatch.setattr(gc, "get_referrers", lambda one: looks.append(1) or look(one))
+    first = functools.cache(len)
+    assert function_caches()[-1] or looks
+    del looks[:]
+    assert any(each is first for each in function_caches())
+    assert not looks
+    del first
+    second = functools.cache(max)  # as many as before
+    assert any(each is second for each in function_caches())
+    assert looks
