@@ -59,7 +59,10 @@ def fake_mode() -> FakeTensorMode:
     """A mode in which tensors have shapes and types but no data."""
     from torch.fx.experimental.symbolic_shapes import ShapeEnv  # loads sympy
 
-    return FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    # To build an answer from its cache takes longer than to find it, with symbols.
+    mode.cache_enabled = False
+    return mode
 
 
 def fake_input(mode: FakeTensorMode, value: Tensor, dynamic: Sequence[bool]) -> Tensor:

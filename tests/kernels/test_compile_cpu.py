@@ -158,6 +158,7 @@ def test_a_relative_place_is_not_used(
     assert kept(folder / "home" / ".cache" / "sparsefx")
 
 
+@pytest.mark.slow
 def test_two_processes_build_one_library(folder: Path) -> None:
     code = (
         "from sparsefx.kernels import compile_cpu\n"

@@ -12,10 +12,11 @@ from sparsefx.passes import SparseDoped, SparseFactorized, SparseParallel
 from sparsefx.passes.iso_flop.record import record_of
 from tests.passes.branch_networks import MEMBERS, convs, linears
 from tests.passes.rewritten import graph_of
+from tests.some_of import some_of
 
 
 @pytest.mark.parametrize("density", [0.5, 0.1])
-@pytest.mark.parametrize("act", [None, nn.ReLU()])
+@pytest.mark.parametrize("act", some_of([None, nn.ReLU()], 2))
 @pytest.mark.parametrize("member", MEMBERS)
 def test_outputs_vary_as_the_dense_ones_at_initialisation(
     member: type[Any], act: Any, density: float

@@ -14,10 +14,11 @@ from sparsefx.errors import CaptureError, MaskError
 from sparsefx.passes import GateUnits, ShrinkUnits, find_units
 from tests.models import Attention
 from tests.passes.unit_graphs import drawn, gates_of, graph_of
+from tests.some_of import some_of
 from tests.unit_networks import NETWORKS, Gelu, Residual, awake, images, vit
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some_of(NETWORKS, 3))
 def test_gates_of_one_leave_every_bit(name: str) -> None:
     model, x = awake(NETWORKS[name]()), images()
     graph = graph_of(model)
@@ -26,7 +27,7 @@ def test_gates_of_one_leave_every_bit(name: str) -> None:
     assert torch.equal(graph(x), before)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", some_of([torch.float64, torch.float32], 2))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_cut_is_gated(name: str, dtype: torch.dtype) -> None:
     model, x = awake(NETWORKS[name]()).to(dtype).eval(), images(dtype=dtype)

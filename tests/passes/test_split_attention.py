@@ -10,6 +10,7 @@ import sparsefx
 from sparsefx.errors import CaptureError
 from sparsefx.passes import SplitAttention
 from tests.models import Attention
+from tests.some_of import some_of
 
 
 class Layer(nn.Module):
@@ -76,7 +77,7 @@ KEYS = {
 
 @pytest.mark.parametrize(
     ("pairs", "keys"),
-    [(a, b) for a in PAIRS for b in KEYS if {a, b} not in MIXED],
+    some_of(((a, b) for a in PAIRS for b in KEYS if {a, b} not in MIXED), 4),
 )
 def test_masks(pairs: str, keys: str) -> None:
     x, y = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
@@ -84,7 +85,7 @@ def test_masks(pairs: str, keys: str) -> None:
     assert_same(model, (x, y, PAIRS[pairs], KEYS[keys]))
 
 
-@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("cross", some_of([True, False], 2))
 @pytest.mark.parametrize(
     "options",
     [

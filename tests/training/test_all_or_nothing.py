@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import sparsefx
 from tests import models
 from tests.made_once import made_once
+from tests.some_of import some_of
 from tests.unit_networks import awake, images, vit
 
 PACKAGE = str(Path(sparsefx.__file__).parent)
@@ -197,7 +198,7 @@ def stepped(subject: Subject) -> sparsefx.StepReport:
     return sparsefx.step(*subject)
 
 
-@pytest.mark.parametrize(("kind", "steps"), USUAL)
+@pytest.mark.parametrize(("kind", "steps"), some_of(USUAL, 2))
 def test_a_step_happens_or_does_not(kind: str, steps: int) -> None:
     assert assert_all_or_nothing(trained(made(kind), steps), stepped) > 10
 
@@ -234,7 +235,7 @@ def files(path: Path, case: str, kind: str = "soft") -> Subject:
     return trained(made(kind), MOVING)
 
 
-@pytest.mark.parametrize("case", LOADS)
+@pytest.mark.parametrize("case", some_of(LOADS, 2))
 def test_a_load_happens_or_does_not(case: str, tmp_path: Path) -> None:
     first = files(tmp_path / "a.safetensors", case)
     assert assert_all_or_nothing(first, loaded_from(tmp_path / "a.safetensors")) > 10

@@ -1,6 +1,7 @@
 """Presets that rewrite a model before it is masked: exact cost, life cycle, errors."""
 
 import copy
+import itertools
 import pickle
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 import sparsefx
 from sparsefx.training.build_rewritten import record_of_root
 from tests.rewrites import ResNet, example
+from tests.some_of import some_of
 
 PRESETS = ("sparse_wide", "sparse_parallel", "sparse_factorized", "sparse_doped")
 
@@ -81,8 +83,10 @@ def test_any_learner_keeps_the_cost(learner: str) -> None:
         assert sparsefx.report(sparse).to_dict()["totals"]["macs"]["kept"] == dense
 
 
-@pytest.mark.parametrize("learner", ["granet", "magnitude", "soft_topk"])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("learner", "preset"),
+    some_of(itertools.product(["granet", "magnitude", "soft_topk"], PRESETS), 3),
+)
 def test_the_cost_follows_a_ramp_down_to_the_dense_models(
     preset: str, learner: str
 ) -> None:

@@ -14,6 +14,7 @@ import sparsefx
 from sparsefx.training.life import life_of
 from tests import models
 from tests.made_once import made_once
+from tests.some_of import some_of
 
 X = torch.linspace(-1, 1, 6 * 8).reshape(6, 8).sin()
 
@@ -96,7 +97,7 @@ def test_masks_of_another_kind_are_refused(case: str, path: Path) -> None:
         ({"beta": 20}, r"beta: 20\.0 in the checkpoint, 10\.0 here"),
     ],
 )
-@pytest.mark.parametrize("policy", ["cost_budget", "magnitude"])
+@pytest.mark.parametrize("policy", some_of(["cost_budget", "magnitude"], 2))
 def test_other_settings_are_told(
     policy: str, options: dict[str, object], message: str, path: Path
 ) -> None:
@@ -149,7 +150,7 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("case", PLAIN)
+@pytest.mark.parametrize("case", some_of(PLAIN, 2))
 @pytest.mark.filterwarnings("ignore:the learner")
 def test_a_plain_model_is_transformed_as_the_file_says(case: str, path: Path) -> None:
     policy, options = PLAIN[case]

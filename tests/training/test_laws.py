@@ -29,10 +29,10 @@ LAWS = itertools.count()
 
 def every(law: Callable[..., None]) -> Callable[..., None]:
     """On all presets; in a quick run each stands its turn, of vision transformers
-    every fourth, of convolutional nets every second."""
+    every fifth, of convolutional nets every third."""
     turn, names = next(LAWS), []
     for i, name in enumerate(CASES):
-        quick = (i + turn) % (4 if name.startswith("vit") else 2) == 0
+        quick = (i + turn) % (5 if name.startswith("vit") else 3) == 0
         names.append(pytest.param(name, marks=() if quick else pytest.mark.slow))
     return pytest.mark.parametrize("name", names)(law)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import sparsefx
 from sparsefx.training.history import as_curve, from_curve, longer
+from tests.some_of import some_of
 from tests.unit_networks import awake, images, vit
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,7 +39,7 @@ def made(kind: str, **options: Any) -> nn.Module:
     return sparsefx.transform(awake(vit()), policy, example_inputs=(X,), **given)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=some_of(KINDS, 2))
 def fresh(request: pytest.FixtureRequest) -> nn.Module:
     return made(request.param)
 

@@ -13,6 +13,7 @@ from sparsefx.masking.state_keys import CHILD
 from sparsefx.passes import ShrinkUnits
 from tests.made_once import made_once
 from tests.models import DataDependent
+from tests.some_of import some_of
 from tests.unit_networks import Gelu, awake, images, vit
 
 EVERY = {"units_taylor", "units_magnitude", "units_soft_topk"}
@@ -38,7 +39,7 @@ def train(sparse: nn.Module, steps: int, x: Tensor | None = None) -> float:
 
 
 @pytest.mark.parametrize("cost", ["macs", "params"])
-@pytest.mark.parametrize("share", [0.375, 0.75])
+@pytest.mark.parametrize("share", some_of([0.375, 0.75], 2))
 def test_groups_that_share_a_weight_cost_no_more_than_they_say(share, cost) -> None:
     wide = [nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU()]
     net, x = nn.Sequential(*wide, nn.Linear(40, 4)), torch.ones(5, 12)
@@ -52,7 +53,7 @@ def test_groups_that_share_a_weight_cost_no_more_than_they_say(share, cost) -> N
     assert report.totals[cost].fixed >= 0
 
 
-@pytest.mark.parametrize("learner", sorted(EVERY))
+@pytest.mark.parametrize("learner", some_of(sorted(EVERY), 3))
 def test_life_of_units(learner: str) -> None:
     ramp = {"budget_ramp": "constant"} if learner != "units_taylor" else {}
     sparse, x = transformed(learner=learner, **_moving(learner), **ramp), images(8)
