@@ -127,15 +127,19 @@ def test_caches_are_found_wherever_they_are() -> None:
 def test_they_are_looked_for_where_one_has_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looks: list[object] = []
-    look = gc.get_referrers
-    monkeypatch.setattr(gc, "get_referrers", lambda one: looks.append(1) or look(one))
+    looks, look = [0], gc.get_referrers
+
+    def counted(kind: object) -> list[object]:
+        looks[0] += 1
+        return look(kind)
+
+    monkeypatch.setattr(gc, "get_referrers", counted)
     first = functools.cache(len)
-    assert function_caches()[-1] or looks
-    del looks[:]
+    function_caches()
+    looks[0] = 0
     assert any(each is first for each in function_caches())
-    assert not looks
+    assert looks == [0]
     del first
     second = functools.cache(max)  # as many as before
     assert any(each is second for each in function_caches())
-    assert looks
+    assert looks == [1]
