@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from sparsefx.errors import MaskError
 from sparsefx.pruning.calibration import Calibration
 from sparsefx.pruning.fit import Options
+from sparsefx.tracing.example_calls import Call
+from sparsefx.tracing.preserve import tensors_of
 
 _RATE = 2e-4  # the largest learning rate of Adam
 _BETAS = (0.9, 0.98)
@@ -46,15 +49,14 @@ def distil(
     generator = torch.Generator().manual_seed(options.seed)
     warm = max(int(_WARM * steps), 1)
     with _learning(named.values()), torch.enable_grad():
-        optimizer = torch.optim.Adam(named.values(), lr=_RATE, betas=_BETAS)
+        optimizer = torch.optim.Adam(named.values(), lr=_RATE, betas=_BETAS, fused=True)
+        answers = _Answers(dense, data.calls, options.memory)
         for step in range(steps):
             rate = _RATE * min(1.0, (step + 1) / warm) * (1 - step / steps)
             optimizer.param_groups[0]["lr"] = rate
             number = int(torch.randint(len(data.calls), (), generator=generator))
             (args, kwargs), valid = data.calls[number], data.valid[number]
-            with torch.no_grad():
-                wanted = dense(*args, **kwargs)
-            loss = options.damage.of(pruned(*args, **kwargs), wanted, valid)
+            loss = options.damage.of(pruned(*args, **kwargs), answers(number), valid)
             if not loss.requires_grad or not bool(loss.isfinite()):
                 raise MaskError(
                     f"step {step} of distillation has the loss {float(loss):g}, "
@@ -67,6 +69,25 @@ def distil(
             with torch.no_grad():
                 for weight, dropped in held:
                     weight.masked_fill_(dropped, 0.0)
+
+
+class _Answers:
+    """What the dense model answers, kept as far as the memory goes."""
+
+    def __init__(self, dense: nn.Module, calls: Sequence[Call], memory: float) -> None:
+        self.dense, self.calls, self.left = dense, calls, memory
+        self.known: dict[int, Any] = {}
+
+    @torch.no_grad()
+    def __call__(self, number: int) -> Any:
+        if number in self.known:
+            return self.known[number]
+        args, kwargs = self.calls[number]
+        out = self.dense(*args, **kwargs)
+        self.left -= sum(x.nbytes for x in tensors_of(out))
+        if self.left >= 0:
+            self.known[number] = out
+        return out
 
 
 @contextmanager

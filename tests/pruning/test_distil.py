@@ -6,6 +6,11 @@ from torch import nn
 
 import sparsefx
 from sparsefx.errors import MaskError
+from sparsefx.pruning.calibration import calibration
+from sparsefx.pruning.damage import BY_KIND
+from sparsefx.pruning.distil import distil
+from sparsefx.pruning.fit import Options
+from sparsefx.pruning.methods import METHODS
 from tests.pruning import nets
 
 
@@ -42,3 +47,23 @@ def test_outputs_without_a_gradient_are_refused() -> None:
         sparsefx.prune(
             Sign(), nets.batches(), allocation="uniform", distill_steps=2, held_out=0
         )
+
+
+def test_the_dense_model_answers_once_where_answers_fit() -> None:
+    found, runs = [], []
+    for memory in (1e6, 20 * 8 * 4):  # of all batches, of one
+        dense, pruned = nets.mlp(), nets.mlp()
+        with torch.no_grad():
+            pruned[0].weight[:, ::2] = 0.0
+        mask = pruned[0].weight != 0
+        runs.append([])
+        dense.register_forward_hook(lambda *_: runs[-1].append(1))
+        data = calibration(dense, nets.batches(3), None, 0, 0)
+        options = Options(
+            method=METHODS["admm"], damp=0.01, memory=memory, seed=0, damage=BY_KIND
+        )
+        distil(dense, pruned, {"0.weight": mask}, data, 12, options)
+        found.append(pruned)
+    assert len(runs[0]) == 3 < len(runs[1]) < 12
+    for one, two in zip(found[0].parameters(), found[1].parameters(), strict=True):
+        assert torch.equal(one, two)
