@@ -106,7 +106,7 @@ def load_narrowed(folder: str | PathLike[str], **settings: Any) -> PreTrainedMod
         kind.__init__(self, config, *args, **kwargs)
         _resize(self, widths)
 
-    narrow = type(kind.__name__, (kind,), {"__init__": build})
+    narrow: Any = type(kind.__name__, (kind,), {"__init__": build})
     model: PreTrainedModel = narrow.from_pretrained(folder, config=config, **settings)
     model.__class__ = kind
     return model

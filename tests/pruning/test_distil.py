@@ -55,7 +55,7 @@ def test_the_dense_model_answers_once_where_answers_fit() -> None:
         dense, pruned = nets.mlp(), nets.mlp()
         with torch.no_grad():
             pruned[0].weight[:, ::2] = 0.0
-        mask = pruned[0].weight != 0
+        mask = pruned[0].weight.detach().bool()
         runs.append([])
         dense.register_forward_hook(lambda *_: runs[-1].append(1))
         data = calibration(dense, nets.batches(3), None, 0, 0)
