@@ -89,11 +89,33 @@ def contradiction(policy: Policy, known: Mapping[str, Setting]) -> str:
             f"unit_density {policy.unit_density:g} is for the learner soft_topk, which "
             f"masks weights inside units; this one is {learner.name}"
         )
+    if policy.execution == "sparse" and (why := _learns_on(policy)):
+        return f"execution 'sparse' stores kept weights alone, but {why}"
     everywhere = by_weights(function_of(policy.allocation))
     if policy.inclusive and (policy.keep_units or not everywhere):
         return (
             "inclusive draws one threshold through all layers; set allocation: "
             "cost_budget and keep_units: false, or inclusive: false"
+        )
+    return ""
+
+
+def _learns_on(policy: Policy) -> str:
+    """Why weights that are not kept are needed between updates; "" if they are not."""
+    learner = learner_of(policy.learner)
+    if not learner.stored or not learner.zeroes or learner.dense_gradients:
+        return (
+            f"with the learner {learner.name} more than those learn; choose rigl, set, "
+            "granet, magnitude or fixed, or set execution: masked"
+        )
+    if "dropped" in learner.reads and policy.dropped == "hold":
+        return "dropped 'hold' lets others come back; set dropped: zero"
+    if "optimizer_state" in learner.reads and policy.optimizer_state == "keep":
+        return "optimizer_state 'keep' is of others too; set optimizer_state: zero"
+    if policy.growth_momentum > 0:
+        return (
+            "growth_momentum needs gradients of all at every step; set growth_momentum "
+            "to 0, or execution: masked"
         )
     return ""
 

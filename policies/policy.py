@@ -117,6 +117,9 @@ class Policy:
     """Share of the dense cost whose weights get gradients from dual_averaging."""
     optimizer_state: Literal["zero", "keep"] = "zero"
     """What becomes of the optimizer's state where masks move."""
+    execution: Literal["masked", "sparse"] = "masked"
+    """How linear layers train: under masks, or, where that is faster, on kept weights
+    alone, which then are all that model and optimizer store."""
     seed: Natural = 0
     """Of masks and growth that are random."""
     beta: Positive = 10.0

@@ -28,6 +28,7 @@ SOURCES = tuple(
         "lanes.h",
         "convolution.cpp",
         "products.cpp",
+        "support.cpp",
         "product_rows.h",
         "activations.h",
         "panel_copy.h",

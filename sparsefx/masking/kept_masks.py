@@ -144,12 +144,24 @@ class KeptMasks(Held):
             if weight.grad is None:
                 continue
             dropped = ~self.mask(index)
-            score = weight.grad.detach().to(torch.float32, copy=True)
-            before = self.scores.get(index)
-            if before is not None:  # one that overflowed says nothing
-                score += torch.where(dropped & before.isfinite(), before, 0.0)
-            self.scores[index] = score
+            self.add(index, weight.grad, dropped)
             weight.grad.masked_fill_(dropped, 0.0)
+
+    @torch.no_grad()
+    def add(self, index: int, gradient: Tensor, among: Tensor | None = None) -> None:
+        """Adds a dense gradient to the scores of this step.
+
+        Args:
+            index: of the site.
+            gradient: in the weight's shape.
+            among: entries whose gradients have not been added up already; None is all.
+        """
+        score = gradient.detach().to(torch.float32, copy=True)
+        before = self.scores.get(index)
+        if before is not None:  # one that overflowed says nothing
+            counts = before.isfinite() if among is None else among & before.isfinite()
+            score += torch.where(counts, before, 0.0)
+        self.scores[index] = score
 
     def decayed(self, factor: float) -> dict[int, Tensor]:
         """What is left of the scores when a step has ended."""

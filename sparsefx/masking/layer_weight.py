@@ -52,13 +52,13 @@ class LayerWeight(Tensor):
     ) -> Any:
         """Runs ``func`` on the masked weight, or on the parameter where it writes."""
         given = dict(kwargs or {})
-        if _speaks_of_parameters(func):
+        if speaks_of_parameters(func):
             if getattr(func, "__self__", None) is Tensor.is_leaf:
                 _let_optimizers_take_parameters()
-            return func(*_each(args, latent_of), **_each(given, latent_of))
+            return func(*each(args, latent_of), **each(given, latent_of))
         name = func.__name__
         if "out" in given:
-            given["out"] = _each(given["out"], latent_of)
+            given["out"] = each(given["out"], latent_of)
         if name == "requires_grad_" and not isinstance(args[0]._latent, nn.Parameter):
             raise MaskError(
                 f"a masked weight of shape {tuple(args[0].shape)} cannot become "
@@ -66,12 +66,12 @@ class LayerWeight(Tensor):
                 "sparsefx.transform, or to the model that sparsefx.finalize returns "
                 "(a copy of it is weight.detach().clone())"
             )
-        if _writes(name):
-            first = _each(args[0], latent_of)
-            return func(first, *_each(args[1:], masked_of), **_each(given, masked_of))
-        plain = func(*_each(args, masked_of), **_each(given, masked_of))
-        if args and isinstance(args[0], LayerWeight) and _aliases(plain, args[0]):
-            rest = _each(args[1:], masked_of), _each(given, masked_of)
+        if writes(name):
+            first = each(args[0], latent_of)
+            return func(first, *each(args[1:], masked_of), **each(given, masked_of))
+        plain = func(*each(args, masked_of), **each(given, masked_of))
+        if args and isinstance(args[0], LayerWeight) and aliases(plain, args[0]):
+            rest = each(args[1:], masked_of), each(given, masked_of)
             return _paired(plain, func(args[0]._latent, *rest[0], **rest[1]))
         return plain
 
@@ -107,7 +107,8 @@ def masked_of(tensor: Any) -> Any:
     return tensor._masked if isinstance(tensor, LayerWeight) else tensor
 
 
-def _speaks_of_parameters(func: Callable[..., Any]) -> bool:
+def speaks_of_parameters(func: Callable[..., Any]) -> bool:
+    """Whether what a function asks or sets belongs to the parameter."""
     if func.__name__ in ("__set__", "__delete__"):
         return True
     if func.__name__ == "__get__":
@@ -116,28 +117,33 @@ def _speaks_of_parameters(func: Callable[..., Any]) -> bool:
     return home in _OF_PARAMETERS or func.__name__ in _HOOKS
 
 
-def _writes(name: str) -> bool:
+def of_initialisers(func: Callable[..., Any]) -> bool:
+    """Whether a function is one of `torch.nn.init`."""
+    return getattr(func, "__module__", None) == "torch.nn.init"
+
+
+def writes(name: str) -> bool:
     """Whether a function of that name changes its first argument."""
     if name.startswith("__"):
         return name.startswith(("__i", "__setitem__")) and name not in _READS
     return name.endswith("_")
 
 
-def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+def each(value: Any, change: Callable[[Any], Any]) -> Any:
     """The same nest of lists, tuples and dicts with every tensor changed."""
     if isinstance(value, Tensor):
         return change(value)
     if type(value) in (list, tuple):
-        return type(value)(_each(item, change) for item in value)
+        return type(value)(each(item, change) for item in value)
     if type(value) is dict:
-        return {key: _each(item, change) for key, item in value.items()}
+        return {key: each(item, change) for key, item in value.items()}
     return value
 
 
-def _aliases(result: Any, shown: LayerWeight) -> bool:
+def aliases(result: Any, shown: LayerWeight) -> bool:
     """Whether a result is a view of the masked weight, or several are."""
     if isinstance(result, (list, tuple)):
-        return bool(result) and all(_aliases(item, shown) for item in result)
+        return bool(result) and all(aliases(item, shown) for item in result)
     if type(result) is not Tensor or result.layout is not torch.strided:
         return False
     storage = shown._masked.untyped_storage()

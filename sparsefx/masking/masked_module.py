@@ -25,6 +25,7 @@ from sparsefx.masking.layer_weight import (
 )
 from sparsefx.masking.mask_node import Masks
 from sparsefx.masking.state_keys import CHILD
+from sparsefx.masking.whole_state import whole_in_state_dicts
 from sparsefx.torch_internals import is_compiling
 
 _INDEX = "_sparsefx_index"  # attribute name -> site number
@@ -130,6 +131,7 @@ def _subclass(
         "get_parameter": _get_parameter(cls),
         "register_parameter": _register_parameter(cls),
         "__setattr__": _setattr(cls),
+        **whole_in_state_dicts(cls, _MASKS),
     }
     for name in names:
         body[name] = _masked_property(name)

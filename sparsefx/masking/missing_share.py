@@ -57,13 +57,14 @@ def first_only(local: Tensor, total: Tensor, *sources: Tensor) -> tuple[Tensor, 
     return found[0], found[1]
 
 
-def take_part(mu: Tensor, index: int, weight: Tensor) -> bool:
+def take_part(mu: Tensor, index: int, weight: Tensor | None) -> bool:
     """Notes, while a gradient is computed, whose it is.
 
     Args:
         mu: the multipliers, a leaf that each whole backward pass reaches.
         index: which site.
-        weight: what stands for its weight.
+        weight: what stands for its weight; None if nothing is to be done to its
+            gradient when the pass has ended.
 
     Returns:
         Whether the pass will be whole, or nobody is interested.
@@ -76,6 +77,8 @@ def take_part(mu: Tensor, index: int, weight: Tensor) -> bool:
         if not will_reach(mu):
             return False
         passes[number] = {}
+    if weight is None:
+        return True
     parts = passes[number]
     own = weakref.ref(weight) if weight.is_leaf else None
     parts[index] = own if parts.get(index, own) is own else None
@@ -130,7 +133,7 @@ def tell_what_is_missing(mu: Tensor, index: int, weight: Tensor) -> bool:
     return whole
 
 
-def tell_of_scores(mu: Tensor, index: int, weight: Tensor) -> bool:
+def tell_of_scores(mu: Tensor, index: int, weight: Tensor | None) -> bool:
     """Whether gradients become scores; warns where they do not.
 
     Args:

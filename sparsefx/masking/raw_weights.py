@@ -10,6 +10,7 @@ from torch import nn
 from sparsefx.errors import MaskError
 from sparsefx.masking.layer_weight import LATENT
 from sparsefx.masking.masked_module import unwrapped
+from sparsefx.masking.sparse_state import SparseState
 
 
 @contextlib.contextmanager
@@ -45,6 +46,8 @@ def latent(module: nn.Module) -> Iterator[None]:
             f"{type(root).__name__} has no masks"
         )
     changed = [m for m in shown if LATENT not in m.__dict__]  # blocks within blocks
+    states = [m for m in root.modules() if isinstance(m, SparseState)]
+    made = [s.compact for s in states if s.compact is not None and s.compact.widen()]
     for one in changed:
         one.__dict__[LATENT] = True
     try:
@@ -52,3 +55,5 @@ def latent(module: nn.Module) -> Iterator[None]:
     finally:
         for one in changed:
             one.__dict__.pop(LATENT, None)
+        for compact in made:
+            compact.narrow()

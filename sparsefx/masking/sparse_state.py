@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sparsefx.kernels.bits import pack, unpack
 from sparsefx.kernels.mask_rule import MaskScalars
 from sparsefx.masking.candidates import Candidates, Values
+from sparsefx.masking.compact_weights import Compact, hear, tell
 from sparsefx.masking.cut_groups import grouping
 from sparsefx.masking.end_of_backward import complete
 from sparsefx.masking.held import Held
@@ -63,6 +64,7 @@ class SparseState(Held):
         units: gates around the weights, or None.
         candidates: the weights that may be kept; None where all may.
         shared: the weights of which other ranks hold parts; None where none are.
+        compact: those that are stored as their kept entries; None where all are whole.
     """
 
     kept: KeptMasks | None
@@ -95,13 +97,14 @@ class SparseState(Held):
         self.names, self.rules = tuple(names), list(rules)
         self.owners = [list(places) for places in owners]
         self.shared: SharedWeights | None = None
+        self.compact: Compact | None = None
         count = len(names)
         device = next(iter(self.weights()), torch.empty(0)).device
         kinds = dict.fromkeys((*FLOATS, "through"), torch.float64)
         for name, dtype in (kinds | dict.fromkeys(INTEGERS, torch.int64)).items():
             self.hold(name, torch.zeros(count, dtype=dtype, device=device))
-        dual = torch.tensor([math.nan, math.nan], dtype=torch.float64, device=device)
-        self.hold("dual", dual)
+        none = torch.full((2,), math.nan, dtype=torch.float64, device=device)
+        self.hold("dual", none)
         zeros = torch.zeros(budgets, count, dtype=torch.float64, device=device)
         self.hold("binding", zeros)
         first = math.nan if budgets > 1 and not stored else 0.0  # of several: not known
@@ -128,10 +131,12 @@ class SparseState(Held):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.names)} weights)"
 
-    # -- weights and masks ---------------------------------------------------------
-
     def weights(self) -> list[Tensor]:
-        """The latent weights, one a site; of shared ones this rank's part."""
+        """The latent weights; where kept entries are stored, made of these anew."""
+        return self.raw() if self.compact is None else self.compact.whole(self.raw())
+
+    def raw(self) -> list[Tensor]:
+        """What is stored of them, one a site; of shared ones this rank's part."""
         found: list[Tensor] = []
         parts = {} if self.shared is None else self.shared.parts
         for index, ((owner, attribute), *_) in enumerate(self.owners):
@@ -141,13 +146,10 @@ class SparseState(Held):
 
     def groups(self) -> list[Grouping | None]:
         """How each weight is cut into groups; None where it is unstructured."""
+        alike = self.raw() if self.kept is None else self.hard()
         return [
-            None
-            if granularity == "unstructured"
-            else grouping(granularity, tuple(weight.shape), op)
-            for (granularity, op), weight in zip(
-                self.rules, self.weights(), strict=True
-            )
+            None if unit == "unstructured" else grouping(unit, tuple(like.shape), op)
+            for (unit, op), like in zip(self.rules, alike, strict=True)
         ]
 
     @torch.no_grad()
@@ -202,6 +204,8 @@ class SparseState(Held):
 
     def masked_part(self, weight: Tensor, index: int) -> Tensor:
         """The same of the weight, or this rank's part of it."""
+        if self.compact is not None and self.compact.has(index, weight):
+            return self.compact.shown(weight, index)
         if self.kept is not None or self.still is not None:
             found = self._standing(weight, index)
         else:
@@ -233,8 +237,6 @@ class SparseState(Held):
             return masked_weight(weight, bits, *rule, index, own)
         return masked_groups(weight, bits, rule, index, granularity, op)
 
-    # -- what an update changes ----------------------------------------------------
-
     def vectors(self) -> dict[str, Tensor]:
         """The mask parameters as they are."""
         bits = tuple(f"bits_{i}" for i in range(len(self.names)))
@@ -247,8 +249,6 @@ class SparseState(Held):
             functools.partial(getattr(self, name).copy_, value)
             for name, value in vectors.items()
         ]
-
-    # -- the coupling term of the gradient -----------------------------------------
 
     def _arm(self) -> None:
         """Makes ``mu`` a leaf that collects its gradient and reports it."""
@@ -276,8 +276,6 @@ class SparseState(Held):
         self.mu.grad = None
         complete(self, number, total)
 
-    # -- moving, copying, loading --------------------------------------------------
-
     def _apply(
         self, fn: Callable[[Tensor], Tensor], recurse: bool = True
     ) -> SparseState:
@@ -290,9 +288,11 @@ class SparseState(Held):
     def _save_to_state_dict(self, into: Any, prefix: str, *rest: Any) -> None:
         super()._save_to_state_dict(into, prefix, *rest)
         stored(self, into, prefix)
+        tell(self, into, prefix)
 
     def _load_from_state_dict(self, found: Any, prefix: str, *rest: Any) -> None:
         unstored(self, found, prefix)
+        hear(self, found, prefix)
         super()._load_from_state_dict(found, prefix, *rest)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -89,6 +89,7 @@ class Report:
                 "granularity": layer.granularity,
                 "density": float(layer.density),
                 "costs": {name: _numbers(cost) for name, cost in layer.costs.items()},
+                "execution": layer.execution,
             }
             for layer in self.layers
         ]
@@ -162,6 +163,7 @@ class Report:
         table = text_table(header, rows, right=range(4, len(header)))
         state = f"policy {self.policy}, step {self.step}" + ", frozen" * self.frozen
         lines = [*self.budget_lines(), *self._training_lines()]
+        lines += self._execution_lines()
         blocks = [state, table, "\n".join(lines)]
         if self.coverage:
             blocks.append("\n".join(self._coverage_lines()))
@@ -195,6 +197,16 @@ class Report:
             parts.append(f"{percent(training.explored)} of weights kept at some step")
         if parts:
             yield f"training so far: {', '.join(parts)}"
+
+    def _execution_lines(self) -> Iterator[str]:
+        sparse = [layer.name for layer in self.layers if layer.execution == "sparse"]
+        if sparse:
+            first, more = ", ".join(sparse[:3]), ", ..." * (len(sparse) > 3)
+            rest = "; others are not faster so, or cannot"
+            yield (
+                f"{len(sparse)} of {len(self.layers)} layers train on kept weights "
+                f"alone ({first}{more}){rest * (len(sparse) < len(self.layers))}"
+            )
 
     def _coverage_lines(self) -> Iterator[str]:
         bare: dict[str, list[str]] = defaultdict(list)

@@ -28,6 +28,7 @@ class LayerReport:
         granularity: the unit that is kept or dropped.
         density: kept fraction, in [0, 1].
         costs: its cost by cost name, in MACs, parameters, bytes or milliseconds.
+        execution: how it trains, under its mask or on kept weights alone.
     """
 
     name: str
@@ -36,6 +37,7 @@ class LayerReport:
     granularity: str
     density: float
     costs: Mapping[str, Cost]
+    execution: Literal["masked", "sparse"] = "masked"
 
     @property
     def cells(self) -> tuple[str, str, str, str, str]:

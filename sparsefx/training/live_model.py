@@ -22,6 +22,7 @@ from sparsefx.training.build import build
 from sparsefx.training.build_rewritten import calibrate, rewritten
 from sparsefx.training.build_tokens import shortened
 from sparsefx.training.build_units import build_units
+from sparsefx.training.compact_execution import begin_compact
 from sparsefx.training.first_masks import (
     First,
     check_data,
@@ -94,7 +95,8 @@ def transform(
     Returns:
         A module of the model's class with the same parameter names and signature; with
         a policy that rewrites the structure or drops tokens, a graph module with the
-        signature and tensors of its own.
+        signature and tensors of its own. With ``execution="sparse"`` parameters of
+        linear layers are new, and may hold their kept entries alone.
 
     Raises:
         PolicyError: the policy or one of its fields is not understood.
@@ -148,6 +150,7 @@ def transform(
                 settings = life.plan.policy
         elif values:
             start_by(life, values)
+        begin_compact(life)
     except BaseException:
         restore(sparse)  # it may be the user's own
         raise
@@ -172,7 +175,8 @@ def step(
     Args:
         module: what `transform` returned, also inside DDP or ``torch.compile``.
         optimizer: always welcome; learners that set its state to zero where masks move
-            need it (magnitude, set, rigl, granet, unless ``optimizer_state="keep"``).
+            need it (magnitude, set, rigl, granet, unless ``optimizer_state="keep"``),
+            and ``execution="sparse"`` does.
         scaler: what steps the optimizer under automatic mixed precision.
 
     Raises:

@@ -46,6 +46,7 @@ def forgetting(
     return [
         partial(value.masked_fill_, entries.to(value.device), 0)
         for weight, entries in zip(weights, moved, strict=True)
+        if weight.shape == entries.shape  # of kept entries it moves with them
         for value in optimizer.state.get(weight, {}).values()
         if isinstance(value, Tensor) and value.shape == weight.shape
     ]

@@ -19,6 +19,7 @@ from sparsefx.masking.kept_masks import KeptMasks
 from sparsefx.masking.masked_groups import entries
 from sparsefx.masking.read_masks import entry_counts, entry_masks, weight_masks
 from sparsefx.settings.schedule import Phase
+from sparsefx.training.compact_execution import check_optimizer, faster_ones
 from sparsefx.training.optimizer_state import forgetting
 from sparsefx.training.part import Moment, Proposal, Write
 from sparsefx.training.stored_rules import moves_state, wide, zeroes
@@ -66,26 +67,27 @@ class StoredWeights(WeightPart):
     def propose(self, moment: Moment) -> Proposal:
         """See `Part.propose`: dropped weights stay zero, masks move."""
         if moment.frozen:
-            held = self.hold()
+            still = self.hold()
             return replace(
-                held,
-                writes=[*held.writes, *self._expects(moment, frozen=True)],
+                still,
+                writes=[*still.writes, *self._expects(moment, frozen=True)],
                 explored=self.explored(),
             )
-        plan, state, weights = self.plan, self.state, self.state.weights()
+        plan, state = self.plan, self.state
+        check_optimizer(state, moment.optimizer)
         explored = self.explored()
         momentum = 0.0 if moment.phase.frozen else plan.policy.growth_momentum
         left = self._kept.decayed(momentum)
-        before = after = self._kept.masks(len(weights))
+        before = after = self._kept.masks(len(state.names))
         zeroing = zeroes(plan.policy)
-        dropped = [~mask if zeroing else torch.zeros_like(mask) for mask in before]
+        held = before if zeroing else [torch.ones_like(mask) for mask in before]
+        last: list[Write] = []  # after what is written into whole weights
         writes: list[Write] = [
             partial(setattr, self, "told", self._warned(moment)),
             partial(setattr, self._kept, "scores", left),
         ]
         if moment.phase.update:
-            present = _without(state.present(), dropped)
-            found = self._decided(moment, present, before)
+            found = self._decided(moment, _only(state.present(), held), before)
             after = weight_masks(state, found.masks)
             none = [torch.zeros_like(mask) for mask in found.masks]
             rest = weight_masks(state, none)  # what groups keep whatever is decided
@@ -93,29 +95,35 @@ class StoredWeights(WeightPart):
             fresh = [new & ~kept for new, kept in zip(fresh, rest, strict=True)]
             moved = [old ^ new for old, new in zip(before, after, strict=True)]
             if zeroing:
-                rows = zip(dropped, after, fresh, strict=True)
-                dropped = [gone | ~new | first for gone, new, first in rows]
+                rows = zip(held, after, fresh, strict=True)
+                held = [old & new & ~first for old, new, first in rows]
             writes += self._masks(found)
+            if state.compact is not None:
+                more = faster_ones(state, plan.sites, after)
+                last += state.compact.moved(after, fresh, moment.optimizer, more)
             remembered, explored = self._kept.explored.after(after)
             writes += remembered
             if moment.optimizer is not None and moves_state(plan.policy):
                 pairs = zip(moved, fresh, strict=True)
                 started = [change | first for change, first in pairs]
-                writes += forgetting(moment.optimizer, weights, started)
+                writes += forgetting(moment.optimizer, state.raw(), started)
         if zeroing:
-            pairs = zip(weights, dropped, strict=True)
-            writes += [
-                partial(weight.masked_fill_, gone, 0.0) for weight, gone in pairs
-            ]
+            writes += self.cleared(held)
         counts = entry_counts(state, after)
-        pairs = zip(before, after, strict=True)
-        moves = sum(int((old ^ new).count_nonzero()) for old, new in pairs)
+        moves = 0
+        if after is not before:
+            pairs = zip(before, after, strict=True)
+            moves = sum(int((old ^ new).count_nonzero()) for old, new in pairs)
         if moment.phase.frozen:
-            gone = [old | ~new for old, new in zip(dropped, after, strict=True)]
-            writes += self.standing(state.vectors(), _without(weights, gone))
+            held = [old & new for old, new in zip(held, after, strict=True)]
+            writes += self.standing(state.vectors(), _only(state.weights(), held))
         mu, beta = state.dual.tolist()
         return Proposal(
-            writes=[*writes, *self._expects(moment, frozen=moment.phase.frozen)],
+            writes=[
+                *writes,
+                *last,
+                *self._expects(moment, frozen=moment.phase.frozen),
+            ],
             counts=counts,
             soft=plan.spent(counts),
             bought=float(sum(counts)),
@@ -129,13 +137,15 @@ class StoredWeights(WeightPart):
     @torch.no_grad()
     def stand(self) -> Sequence[Write]:
         """See `Part.stand`."""
-        state, weights = self.state, self.state.weights()
-        gone = [~mask for mask in state.hard()]
+        state = self.state
         wanted = partial(setattr, self._kept, "wanted", False)
-        return [*self.standing(state.vectors(), _without(weights, gone)), wanted]
+        baked = _only(state.weights(), state.hard())
+        return [*self.standing(state.vectors(), baked), wanted]
 
     def reload(self, moment: Moment) -> None:
         """See `Part.reload`."""
+        if self.state.compact is not None:
+            self.state.compact.narrow()
         for write in self._expects(moment, frozen=moment.frozen):
             write()
 
@@ -272,11 +282,9 @@ class StoredWeights(WeightPart):
         )
 
 
-def _without(weights: Sequence[Tensor], gone: Sequence[Tensor]) -> list[Tensor]:
-    """Copies in which these entries are zero."""
-    return [
-        w.masked_fill(entries, 0.0) for w, entries in zip(weights, gone, strict=True)
-    ]
+def _only(weights: Sequence[Tensor], held: Sequence[Tensor]) -> list[Tensor]:
+    """Copies in which all but these entries are zero."""
+    return [w.masked_fill(~mask, 0.0) for w, mask in zip(weights, held, strict=True)]
 
 
 def _check(names: Sequence[str], flats: Sequence[Tensor]) -> None:

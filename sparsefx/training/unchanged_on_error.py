@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sparsefx.masking.compact_weights import give
 from sparsefx.masking.state_keys import CHILD
 
 
@@ -56,7 +57,9 @@ def _tensors(root: nn.Module) -> list[Callable[[], object]]:
 
 def _written_back(tensor: Tensor, before: Tensor, version: int) -> None:
     # only then: memory that several entries share cannot be written
-    if tensor._version != version or not torch.equal(tensor.cpu(), before):
+    if tensor.shape != before.shape:  # kept entries of a weight, or all
+        give(tensor, before.to(tensor.device), None)
+    elif tensor._version != version or not torch.equal(tensor.cpu(), before):
         tensor.copy_(before)
 
 

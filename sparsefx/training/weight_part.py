@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,14 +36,11 @@ class WeightPart(Part):
     @torch.no_grad()
     def hold(self) -> Proposal:
         """A step of masks that stand still: dropped weights become zero again."""
-        masks, weights = self.state.still or self.state.hard(), self.state.weights()
+        masks = self.state.still or self.state.hard()
         counts = entry_counts(self.state, masks)
         mu, beta = self.state.dual.tolist()
         return Proposal(
-            writes=[
-                functools.partial(weight.masked_fill_, ~mask, 0.0)
-                for mask, weight in zip(masks, weights, strict=True)
-            ],
+            writes=self.cleared(masks),
             counts=counts,
             soft=self.plan.spent(counts),
             bought=float(sum(counts)),
@@ -51,6 +48,14 @@ class WeightPart(Part):
             mu=mu,
             binding=self.multiplied(self.state.multipliers[0].tolist()),
         )
+
+    def cleared(self, masks: Sequence[Tensor]) -> list[Write]:
+        """Writes that make dropped weights zero, where they are stored."""
+        return [
+            functools.partial(weight.masked_fill_, ~mask, 0.0)
+            for mask, weight in zip(masks, self.state.raw(), strict=True)
+            if weight.shape == mask.shape
+        ]
 
     def bounds(
         self, found: Sequence[tuple[int, int]], values: Sequence[Tensor]
@@ -67,9 +72,10 @@ class WeightPart(Part):
         self, vectors: dict[str, Tensor], baked: Sequence[Tensor]
     ) -> list[Write]:
         """Writes that bake masks in; kept weights take on their soft mask."""
-        pairs = zip(self.state.weights(), baked, strict=True)
+        pairs = zip(self.state.raw(), baked, strict=True)
+        whole = [(w, value) for w, value in pairs if w.shape == value.shape]
         return [
-            *(functools.partial(weight.copy_, value) for weight, value in pairs),
+            *(functools.partial(weight.copy_, value) for weight, value in whole),
             *self.state.writes(standing(self.state, vectors)),
         ]
 
@@ -79,7 +85,7 @@ class WeightPart(Part):
 
     def latent(self) -> list[Tensor]:
         """See `Part.latent`."""
-        return self.state.weights()
+        return self.state.raw()
 
     def masked(self) -> list[tuple[Tensor, Tensor]]:
         """See `Part.masked`; of weights that ranks share as tensors spread likewise."""
@@ -117,8 +123,14 @@ class WeightPart(Part):
         """See `Part.rows`; weights that stay dense follow."""
         plan = self.plan
         masked = [str(site.granularity) for site in plan.sites]
+        rows = layer_rows(plan.sites, self.counts(), costs, masked)
+        compact = self.state.compact
+        alone = frozenset[int]() if compact is None else compact.sites
         return (
-            *layer_rows(plan.sites, self.counts(), costs, masked),
+            *(
+                replace(row, execution="sparse") if index in alone else row
+                for index, row in enumerate(rows)
+            ),
             *layer_rows(plan.dense, [s.numel for s in plan.dense], costs, "dense"),
         )
 

@@ -76,6 +76,7 @@ def test_dict_has_the_promised_shape_and_plain_numbers() -> None:
             "macs": {"kept": 1152, "dense": 2304},
             "params": {"kept": 18, "dense": 36},
         },
+        "execution": "masked",
     }
     assert data["totals"]["macs"] == {
         "kept": 1216,
