@@ -157,6 +157,9 @@ class Policy:
     """How bytes are counted: values, dense, csr, bitmask, 2:4 or bsr."""
     costs: OwnCosts = field(default_factory=dict, hash=False)
     """Costs of your own: by name, the cost of a kept weight by pattern."""
+    precision: Literal["exact", "bf16", "int8", "auto"] = "exact"
+    """What `sparsefx.lower` will be asked for: budgets of milliseconds are measured in
+    it, and their shares are of the dense model in it."""
     sizes: Sizes = field(default_factory=dict, hash=False)
     """Sizes that costs are counted at, such as batch; others are the example's."""
     min_density: Density = 0.0

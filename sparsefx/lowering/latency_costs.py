@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 
 from sparsefx.errors import BudgetError
 from sparsefx.lowering.layer_latency import Latencies, can_compile, largest, measure
+from sparsefx.lowering.layer_trial import EXACT
 from sparsefx.lowering.lower_model import lower
 from sparsefx.lowering.measurement_cache import cache_file, read, write
 from sparsefx.masking.copies import duplicate
@@ -61,6 +63,7 @@ def timed(
     dense: Sequence[Site],
     *,
     every: bool = False,
+    precision: str = EXACT,
 ) -> Timed | None:
     """Measures, if a budget is of ``latency_ms`` or a policy asks.
 
@@ -71,6 +74,7 @@ def timed(
         sites: the masked weights.
         dense: maskable weights that are not masked.
         every: let all layers be sparse that can gain, and measure in any case.
+        precision: what the model will be lowered to, dense layers too.
 
     Returns:
         None where nothing asks.
@@ -88,7 +92,10 @@ def timed(
             "latency_ms is measured, and needs example_inputs; give "
             "example_inputs=(x,) of the shape that counts"
         )
-    found = measure(model, call, sites)
+    found = measure(model, call, sites, precision)
+    if precision != EXACT:
+        share = lowered_share(model, call, found, (), 1.0)
+        found = replace(found, total=found.total * share)
     limit = asked[0].limit(found.total) if asked else found.total
     chosen = worthwhile(sites, found)
     if asked and not every:
@@ -213,8 +220,12 @@ def stretched(
         return fixed, 1.0
     picked = [site for site in sites if site.name in chosen]
 
+    whole = 1.0  # what the dense model takes over what it takes in that precision
+    if found.precision != EXACT:
+        whole = lowered_share(model, inputs, found, (), 1.0)
+
     def time_of(share: float) -> float:
-        return found.total * lowered_share(model, inputs, found, picked, share)
+        return found.total / whole * lowered_share(model, inputs, found, picked, share)
 
     return through(time_of, fixed, spread, limit)
 
@@ -227,7 +238,7 @@ def lowered_share(
     chosen: Sequence[Site],
     share: float,
 ) -> float:
-    """Time of the model, cut and lowered, over that of the dense model.
+    """Time of the model, cut and lowered, over that of the dense model as it is.
 
     Every chosen layer keeps its largest weights, ``share`` of what it may keep.
     """
@@ -236,7 +247,7 @@ def lowered_share(
         (key, f"{densities.get(name, 1.0):.3f}") for name, key in found.keys.items()
     ]
     size = sum(1 for _ in model.modules())
-    text = repr((type(model).__name__, size, depends))
+    text = repr((type(model).__name__, size, depends, found.precision))
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = cache_file()
     known = read(path)
@@ -247,7 +258,16 @@ def lowered_share(
             weight = cut.get_parameter(site.name)
             weight.mul_(largest(weight, densities[site.name], site))
         device = next(cut.parameters()).device
-        fast = lower(cut, inputs, compile=can_compile(device), rounds=_ROUNDS)
+        # how much masks that nobody has trained change an output says nothing
+        bound = None if found.precision == EXACT else math.inf
+        fast = lower(
+            cut,
+            inputs,
+            compile=can_compile(device),
+            rounds=_ROUNDS,
+            precision=found.precision,
+            tolerance=bound,
+        )
         known.shares[key] = 1 / fast.report.gain
         write(path, known)
     return known.shares[key]

@@ -22,9 +22,10 @@ from sparsefx.kernels import sparse_product
 from sparsefx.kernels.compile_cpu import SOURCES, compiler_path
 from sparsefx.lowering import layer_forms
 from sparsefx.lowering.dense_layer import Dense, of_module
-from sparsefx.lowering.layer_trial import DENSE, try_layer
+from sparsefx.lowering.layer_trial import DENSE, EXACT, Asked, try_layer
 from sparsefx.lowering.lowered import compiled
 from sparsefx.lowering.measurement_cache import cache_file, read, write
+from sparsefx.lowering.precision import PRECISIONS
 from sparsefx.lowering.timing import interleaved
 from sparsefx.masking.site import Site
 from sparsefx.policies.latency_line import Line as Line
@@ -42,6 +43,7 @@ def measure_layer(
     site: Site | None = None,
     densities: Sequence[float] = DENSITIES,
     rounds: int = 5,
+    precision: str = EXACT,
 ) -> Line:
     """Times one layer, dense and sparse at a few densities, and fits a line.
 
@@ -51,6 +53,7 @@ def measure_layer(
         site: says what is dropped together; None drops single weights.
         densities: kept fractions of the random masks, at least two.
         rounds: samples of each.
+        precision: what layers may be lowered to, dense ones too.
 
     Example:
         >>> layer = Dense("w", torch.randn(64, 64), None)
@@ -65,17 +68,23 @@ def measure_layer(
     for density in densities:
         kept = largest(draw, density, site)
         cut = replace(layer, weight=layer.weight.detach() * kept)
-        found.append(try_layer(cut, x, rounds=rounds, fused=fused).times)
+        asked = Asked("auto", rounds, fused, PRECISIONS[precision])
+        found.append(try_layer(cut, x, *asked).times)
     dense = statistics.median([times.get(DENSE, 0.0) for times in found])
-    forms = set.intersection(*(set(times) for times in found)) - {DENSE}
-    if not forms or not dense:
-        if not dense:
-            dense = interleaved({DENSE: lambda: layer(x)}, x.device, rounds)[DENSE]
+    if not dense:
+        dense = interleaved({DENSE: lambda: layer(x)}, x.device, rounds)[DENSE]
         return Line(dense, dense, 0.0, 0.0, DENSE)
+    took = {
+        form: [dense * times[form] / times[DENSE] for times in found]
+        for form in sorted(set.intersection(*(set(times) for times in found)))
+    }
+    whole = [form for form in took if form.partition(" ")[0] == DENSE]
+    best = min(statistics.median(took[form]) for form in whole)
     lines = [
-        _fitted([dense * t[form] / t[DENSE] for t in found], densities, dense, form)
-        for form in sorted(forms)
+        _fitted(took[form], densities, best, form) for form in took if form not in whole
     ]
+    if not lines:
+        return Line(best, best, 0.0, 0.0, DENSE)
     return min(lines, key=lambda line: line.fixed + line.slope * densities[1])
 
 
@@ -111,11 +120,13 @@ class Latencies:
         total: the dense model, compiled where this machine can.
         lines: by parameter name, for the layers that can be sparse.
         keys: what the measurement of each depends on.
+        precision: of the layers; the model is as it was.
     """
 
     total: float
     lines: Mapping[str, Line]
     keys: Mapping[str, str] = field(default_factory=dict)
+    precision: str = EXACT
 
     def __str__(self) -> str:
         rows = [
@@ -133,6 +144,7 @@ def measure(
     model: nn.Module,
     inputs: Any,
     sites: Iterable[Site] = (),
+    precision: str = EXACT,
 ) -> Latencies:
     """Times a model and its linear and convolutional layers, each once.
 
@@ -142,6 +154,7 @@ def measure(
         model: the dense model; it runs in eval mode and is left as it was.
         inputs: a tuple of positional inputs or a dict of keyword inputs.
         sites: what is dropped together in which weight; single weights elsewhere.
+        precision: what layers may be lowered to.
     """
     call = as_call(inputs)
     of = {site.name: site for site in sites if site.granularity.kind != "n_of_m"}
@@ -151,15 +164,16 @@ def measure(
         keys: dict[str, str] = {}
         for name, (layer, x) in layers_of(model, call).items():
             site = of.get(name)
-            key = keys[name] = key_of(layer, x, site)
+            key = keys[name] = key_of(layer, x, site, precision)
             if key not in known.lines:
-                known.lines[key] = measure_layer(layer, x, site)
+                line = measure_layer(layer, x, site, precision=precision)
+                known.lines[key] = line
         device = next(model.parameters()).device
         run = compiled(model) if can_compile(device) else model
         total = interleaved({DENSE: lambda: run(*call[0], **call[1])}, device)[DENSE]
     write(path, known)
     lines = {name: known.lines[key] for name, key in keys.items()}
-    return Latencies(total, lines, keys)
+    return Latencies(total, lines, keys, precision)
 
 
 def layers_of(model: nn.Module, call: Call) -> dict[str, tuple[Dense, Tensor]]:
@@ -193,14 +207,16 @@ def can_compile(device: torch.device) -> bool:
     return device.type != "cpu" or compiler_path() is not None
 
 
-def key_of(layer: Dense, x: Tensor, site: Site | None = None) -> str:
+def key_of(
+    layer: Dense, x: Tensor, site: Site | None = None, precision: str = EXACT
+) -> str:
     """What a measurement depends on."""
     chip = torch.cuda.get_device_name(x.device) if x.is_cuda else platform.processor()
     shapes = (tuple(layer.weight.shape), tuple(x.shape), layer.window)
     machine = (x.device.type, chip, torch.__version__, torch.get_num_threads())
     cut = str(site.granularity) if site else "unstructured"
     here = (*machine, can_compile(x.device), _code())
-    return repr((layer.op, *shapes, cut, str(x.dtype), *here))
+    return repr((layer.op, *shapes, cut, str(x.dtype), precision, *here))
 
 
 def _code() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsefx.errors import MaskError
+from sparsefx.errors import MaskError, PolicyError
 from sparsefx.lowering.latency_costs import Timed, timed
 from sparsefx.masking.candidates import Candidates
 from sparsefx.masking.copies import mirror
@@ -110,7 +110,9 @@ def plan_of(
         )
     fixed = {cost: total["fixed"] for cost, total in table.totals().items()}
     asked = parse_budget(policy.budget, policy.cost, tuple(policy.costs))
-    clock = partial(timed, model, found.inputs, asked, sites, dense)
+    clock = partial(
+        timed, model, found.inputs, asked, sites, dense, precision=policy.precision
+    )
     times: Timed | None = None
 
     def latencies() -> Mapping[str, Line]:
@@ -123,6 +125,12 @@ def plan_of(
     times = times or clock()
     if times is not None:
         sites, dense = times.sites, times.dense
+    elif policy.precision != "exact":
+        raise PolicyError(
+            f"precision {policy.precision!r} is for budgets of milliseconds, and none "
+            'is asked for; set a budget of latency_ms, such as budget: "3 ms", or give '
+            "precision to sparsefx.lower alone"
+        )
     priced = found.inputs is not None
     targets = targets_of(policy, function, sites, dense, priced, fixed, times)
     covered = coverage_of(model, table, weights, chosen, found)
