@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx
@@ -14,7 +14,7 @@ from sparsefx.passes.units.owners import Owners, present, slab_dim
 from sparsefx.passes.units.size_literals import by_place
 from sparsefx.passes.units.tag_interpreter import Tags, interpret
 from sparsefx.passes.units.tags import STUCK, Ledger, compact
-from sparsefx.passes.units.unit_costs import unit_costs
+from sparsefx.passes.units.unit_costs import unit_prices
 from sparsefx.passes.units.unit_map import Kind, Share, UnitGroup, UnitMap
 from sparsefx.tracing.operations import kind_of
 
@@ -61,6 +61,10 @@ class _Draft:
     consumers: list[str] = field(default_factory=list)
     gates: list[Share] = field(default_factory=list)
     why: str = ""
+
+    @property
+    def size(self) -> int:
+        return len(self.labels)
 
 
 class _Solver:
@@ -227,10 +231,12 @@ class _Solver:
         known = owned | refused.keys() | buffers
         refused |= lost_units(self.ledger, self.label, known)
         renumber: dict[int, str] = {}
-        costs = unit_costs(self.module, self.drafts, self.layout)
-        for index, draft in enumerate(self.drafts):
+        for draft in self.drafts:
             if not draft.why and not draft.gates:
                 draft.why = "nothing in the graph uses its units alone"
+        prices = unit_prices(self.module, self.layout)
+        costs = prices.costs({i: d for i, d in enumerate(self.drafts) if not d.why})
+        for index, draft in enumerate(self.drafts):
             if draft.why:
                 refused |= {producer: draft.why for producer, _ in draft.producers}
                 continue
@@ -242,7 +248,7 @@ class _Solver:
             groups[name] = UnitGroup(
                 name=name,
                 kind=draft.kind,
-                size=len(draft.labels),
+                size=draft.size,
                 tensors=tuple(draft.tensors),
                 producers=tuple(dict.fromkeys(p for p, _ in draft.producers)),
                 consumers=tuple(dict.fromkeys(draft.consumers)),
@@ -259,4 +265,5 @@ class _Solver:
             node: [{d: (table[g], u) for d, (g, u) in part.items()} for part in parts]
             for node, parts in self.layout.items()
         }
-        return UnitMap(groups, layout, refused)
+        own = {numbers[n]: prices.fixed.get(i, 0.0) for i, n in renumber.items()}
+        return UnitMap(groups, layout, refused, replace(prices, fixed=own))

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sparsefx.passes.units.unit_costs import UnitPrices
+
 Kind = Literal["heads", "neurons", "channels"]
 
 
@@ -52,7 +54,8 @@ class UnitGroup:
         gates: the graph's values where the units are used; with a unit's entries zero
             in all of these, the model computes what it would without the unit.
         macs: multiply-accumulates that go with one unit, in the example call, half of
-            them where another group divides the same weight the other way.
+            them where another group that may close divides the same weight the other
+            way.
         params: parameters that go with one unit, likewise.
     """
 
@@ -77,11 +80,13 @@ class UnitMap:
         layout: for each node whose value units divide: by dimension, the group and the
             unit that own each index (-1 for none); a list of these for several outputs.
         refused: why weights that look removable are not, by parameter.
+        prices: what groups share, by their place in ``groups``; see `among`.
     """
 
     groups: Mapping[str, UnitGroup]
     layout: Mapping[str, list[Mapping[int, tuple[Tensor, Tensor]]]]
     refused: Mapping[str, str]
+    prices: UnitPrices
 
     def __str__(self) -> str:
         lines = [

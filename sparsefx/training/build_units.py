@@ -19,6 +19,7 @@ from sparsefx.passes.costs.cost_table import CostTable
 from sparsefx.passes.find_units import find_units
 from sparsefx.passes.gate_units import GateUnits
 from sparsefx.passes.split_attention import SplitAttention
+from sparsefx.passes.units.unit_costs import among
 from sparsefx.passes.units.unit_map import UnitGroup, UnitMap
 from sparsefx.policies import function_of
 from sparsefx.policies.policy import Policy
@@ -160,7 +161,8 @@ def _selected(
                 f"learner {learner_of(policy.learner).name} keeps or drops whole units;"
                 " leave it out, or choose a learner of weights"
             )
-    return tuple(g for g in every if chosen[g.name].selected), chosen
+    own = [group.name for group in every if chosen[group.name].selected]
+    return among(maps[-1], own), chosen
 
 
 def _told(

@@ -16,6 +16,7 @@ from sparsefx.errors import CaptureError, MaskError
 from sparsefx.learners.units import MAGNITUDE
 from sparsefx.masking.sparse_state import SparseState
 from sparsefx.passes.find_units import find_units
+from sparsefx.passes.units.unit_costs import among
 from sparsefx.passes.units.unit_map import UnitMap
 from sparsefx.policies import function_of
 from sparsefx.settings.patterns import Selection
@@ -63,21 +64,22 @@ def units_around(
         MaskError: no unit is left whose weights are all masked.
     """
     dense = left_apart(root).keys() - set(state.names)
-    groups = tuple(
-        group
+    own = [
+        group.name
         for group in maps[-1].groups.values()
         if all(name in state.names for name in group.consumers)
         and dense.isdisjoint(group.producers)
         and all(group.name in units.groups for units in maps)
-    )
+    ]
+    groups = among(maps[-1], own)
     policy = plan.policy
     if not groups:
         raise MaskError(
             f"unit_density is {policy.unit_density:g}, but {type(root).__name__} "
             "has no units behind which all weights are masked; leave it at 1"
         )
-    own = Selection(True, "", policy.min_density, policy.max_density)
-    sites = tuple(group_site(group, own) for group in groups)
+    bounds = Selection(True, "", policy.min_density, policy.max_density)
+    sites = tuple(group_site(group, bounds) for group in groups)
     cost = owned(sites, "macs")
     limit = macs - (1 - policy.unit_density) * cost
     gates = GateState(groups, parts_of(groups, state.names), scored=False)

@@ -98,7 +98,7 @@ def test_no_unit_of_a_frozen_weight_closes(frozen: str, learner: str) -> None:
     net.get_parameter(frozen).requires_grad_(False)
     before = net.get_parameter(frozen).detach().clone()
     around = {"policy": "units"} if learner == "units" else {"unit_density": 0.5}
-    sparse = sparsefx.transform(net, budget=0.85, example_inputs=(X,), **around)
+    sparse = sparsefx.transform(net, budget=0.75, example_inputs=(X,), **around)
     sparsefx.step(sparse)
     rows = sparsefx.report(sparse).to_dict()["layers"]
     left = ["4.neurons", "6.neurons"] if frozen == "0.weight" else ["6.neurons"]
@@ -110,6 +110,18 @@ def test_no_unit_of_a_frozen_weight_closes(frozen: str, learner: str) -> None:
         sparsefx.transform(chain(), **strict, strict=True)
     final = sparsefx.finalize(sparse)
     assert torch.equal(final.get_parameter(frozen), before)
+
+
+@pytest.mark.filterwarnings("ignore:weights that stay dense")
+def test_units_own_all_of_what_no_other_units_divide() -> None:
+    net = chain()
+    net[2].weight.requires_grad_(False)
+    options = {"policy": "units", "budget": 0.75, "example_inputs": (X,)}
+    (site,) = sparsefx.sites(sparsefx.transform(net, **options))
+    assert site.cost("macs") == len(X) * (8 + 2)  # its row and its column, whole
+    assert site.cost("params") == 8 + 1 + 2
+    every = sparsefx.sites(sparsefx.transform(chain(), **options))
+    assert every[-1].cost("macs") == len(X) * (4 + 2)  # the row is shared
 
 
 def test_units_of_a_frozen_weight_close_where_asked() -> None:
