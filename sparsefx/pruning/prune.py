@@ -95,7 +95,8 @@ def prune(
         damp: what is added to the moments' diagonal, as a share of its mean; above 0.
         distill_steps: so many steps of training follow, on single batches, in which
             the dense model teaches the pruned one; masks stay as they are.
-        memory: what the moments of a layer may take; above it, their root is used.
+        memory: what the moments of a layer may take, and their eigenvectors as much
+            again; above it, the moments' root is used.
         certify: the report also says how much better any other weights of as many
             entries could be, layer by layer, where a bound tells
             (`sparsefx.pruning.certificate`): exactly for depthwise kernels.
