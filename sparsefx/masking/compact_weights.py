@@ -172,7 +172,9 @@ def hear(state: SparseState, found: dict[str, Any], prefix: str) -> None:
     """Takes over what a checkpoint tells; nothing where all weights are whole."""
     numbers = found.pop(prefix + _KEY, None)
     if state.compact is not None and numbers is not None:
-        state.compact.sites = state.compact.able & set(numbers.tolist())
+        own = copy.copy(state.compact)  # the old one stays as it is: loading may fail
+        own.sites = own.able & frozenset(numbers.tolist())
+        state.compact = own
 
 
 class _Move(NamedTuple):

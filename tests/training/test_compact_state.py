@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import sparsefx
-from sparsefx.training import compact_execution
+from sparsefx.training import checkpoint, compact_execution
 from tests.training.compact_models import (
     OPTIMIZERS,
     X,
@@ -83,6 +83,27 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="size mismatch"):
         sparse.load_state_dict(state)
     assert torch.equal(sparse[0]._parameters["weight"], values)
+
+
+def test_a_load_that_fails_late_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it has been read which layers were stored as kept weights: others."""
+    pytest.importorskip("safetensors")
+    sparse = made()
+    with monkeypatch.context() as patch:
+        patch.setattr(compact_execution, "is_faster", lambda mask, *_: len(mask) < 20)
+        sparsefx.save(made(), tmp_path / "c.safetensors")
+    before = sparse(X.double())
+
+    def fails(*_: object) -> None:
+        raise sparsefx.MaskError("late")
+
+    monkeypatch.setattr(checkpoint, "_check_masks", fails)
+    with pytest.raises(sparsefx.MaskError, match="late"):
+        sparsefx.load(sparse, tmp_path / "c.safetensors")
+    assert torch.equal(sparse(X.double()), before)
+    assert sparse[0]._parameters["weight"].ndim == 3
 
 
 def test_dense_checkpoints_find_masks_anew() -> None:
