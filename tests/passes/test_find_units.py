@@ -164,3 +164,24 @@ def test_shared_layers_and_outputs_stay() -> None:
             return self.fc2(hidden), hidden
 
     assert not find_units(graph_of(Open(8, 16), torch.randn(2, 3, 8))).groups
+
+
+class Joined(nn.Module):
+    """What the first layer makes meets the input, so that its units stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 6)
+        self.last = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(F.relu(self.second(self.first(x) * x)))
+        return out
+
+
+def test_units_that_cannot_go_share_nothing() -> None:
+    units = find_units(graph_of(Joined(), torch.ones(3, 8)))
+    assert "first.weight" in units.refused
+    (group,) = units.groups.values()
+    assert group.params == 8 + 1 + 2
+    assert group.macs == 3 * (8 + 2)
