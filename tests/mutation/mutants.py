@@ -49,6 +49,7 @@ ROOMS = {
     "policies": "policies",
     "units": "passes/units",
 }
+RANKS = "tests.many_ranks"  # what tests of several processes import
 AT_MOST = 60.0  # seconds of tests a mutant, CPU time without it
 
 
@@ -109,9 +110,17 @@ def nearest_first(mutant: Mutant, tests: list[str], seconds: dict[str, float]) -
     return sorted(tests, key=far)
 
 
+def apart(tree: Path, covering: Covering) -> list[str]:
+    """Tests of several processes: what runs there alone, nobody has seen."""
+    used = {f for f in (tree / "tests").rglob("test_*.py") if RANKS in f.read_text()}
+    names = {file.relative_to(tree).as_posix() for file in used}
+    return [test for test in covering.seconds if test.partition("::")[0] in names]
+
+
 def tried(tree: Path, mutant: Mutant, covering: Covering, at_most: float) -> Trial:
     """The tests of that line, with the mutant in the copy of the tree."""
     tests = covering.tests(mutant.file, mutant.line, mutant.last)
+    tests = tests or apart(tree, covering)
     if not tests:
         return Trial(mutant, "no test", 0.0, 0, 0)
     chosen, total = [], 0.0

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from sparsefx.passes import find_units
 from sparsefx.passes.units.unit_map import UnitGroup, UnitMap
 from sparsefx.passes.units.unit_scores import magnitudes
+from sparsefx.tracing.capture import capture
 from tests.passes.unit_graphs import graph_of
 from tests.unit_networks import NETWORKS, Beside, FusedAttention, Gelu, Residual
 
@@ -185,3 +186,18 @@ def test_units_that_cannot_go_share_nothing() -> None:
     (group,) = units.groups.values()
     assert group.params == 8 + 1 + 2
     assert group.macs == 3 * (8 + 2)
+
+
+def test_two_units_that_meet_two_inputs_stay() -> None:
+    """The inputs would have to go with them, and no weight computes those."""
+
+    class Meets(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(2, 2), nn.Linear(2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x) + x)
+
+    found = find_units(capture(Meets(), (torch.randn(2),)).graphs[""])
+    assert "no weight computes" in found.refused["first.weight"]

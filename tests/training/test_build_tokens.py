@@ -271,3 +271,18 @@ def test_tokens_and_a_rewrite_are_refused_together() -> None:
 def test_the_largest_that_fits(bound: int) -> None:
     found = largest(lambda n: n <= bound, 1, 7)
     assert found == (None if bound < 1 else min(bound, 7))
+
+
+def test_blocks_are_counted_in_the_larger_of_two_stacks() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a_large = nn.Sequential(*(nn.Linear(8, 8) for _ in range(2)))
+            self.b_small = nn.Sequential(*(nn.LayerNorm(8) for _ in range(3)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b_small(self.a_large(x)).sum(1)
+
+    model, x = Two(), torch.randn(2, 5, 8)
+    graph = whole_graph(model, (x,)).graphs[""]
+    assert build_tokens._stack(model, graph) == ["a_large.0", "a_large.1"]

@@ -124,3 +124,17 @@ def test_history_stays_short(sparse: nn.Module) -> None:
     assert len(history) <= 500
     assert (history[0].step, history[-1].step) == (1, 1300)
     assert from_curve(as_curve(history)) == history
+
+
+def test_an_average_stands_still_with_its_model() -> None:
+    """What a copy made before the freeze computes after it, others having written it."""
+    model = sparsefx.transform(
+        awake(vit()), "cost_budget", example_inputs=(X,), budget=0.3, total_steps=4
+    )
+    average = copy.deepcopy(model)
+    train(model, 4)
+    with torch.no_grad():
+        for mine, theirs in zip(average.parameters(), model.parameters(), strict=True):
+            mine.copy_(theirs)
+    torch.testing.assert_close(average(X), sparsefx.finalize(average)(X))
+    torch.testing.assert_close(average(X), model(X))
