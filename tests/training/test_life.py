@@ -127,7 +127,7 @@ def test_history_stays_short(sparse: nn.Module) -> None:
 
 
 def test_an_average_stands_still_with_its_model() -> None:
-    """What a copy made before the freeze computes after it, others having written it."""
+    """A copy made before the freeze and written by others computes what it does."""
     model = sparsefx.transform(
         awake(vit()), "cost_budget", example_inputs=(X,), budget=0.3, total_steps=4
     )
