@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 _SAMPLE = 2e-3  # seconds a sample should last, above the clock's grain
+_LEAST = 1e-7  # seconds a call takes, whatever the clock says
 _MOST = 64
 _HOPELESS = 3.0  # times the first call's time
 
@@ -19,8 +20,9 @@ def interleaved(
 ) -> dict[str, float]:
     """Median milliseconds of each call, over rounds in which each has its turn.
 
-    On a CPU with one thread it is the time of the process, which other processes
-    disturb least; otherwise the wall clock, after the device is done.
+    On a CPU with one thread it is that thread's own time, which other processes disturb
+    least, and which stays fine where a limit of CPU time (``ulimit -t``) makes that of
+    the process coarse; otherwise the wall clock, after the device is done.
 
     A call that twice takes over three times as long as the first of all, which the
     others are to beat, is not measured again.
@@ -36,7 +38,7 @@ def interleaved(
         (['sum'], True)
     """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
+    clock = time.thread_time if alone else time.perf_counter
 
     def seconds(call: Callable[[], object], times: int) -> float:
         _wait(device)
@@ -44,16 +46,16 @@ def interleaved(
         for _ in range(times):
             call()
         _wait(device)
-        return (clock() - start) / times
+        return max((clock() - start) / times, _LEAST)
 
     once: dict[str, float] = {}
     for name, call in calls.items():
         call()
-        once[name] = max(seconds(call, 1), 1e-7)
+        once[name] = seconds(call, 1)
     limit = _HOPELESS * next(iter(once.values()), 0.0)
     for name, took in once.items():
         if took > limit:  # or was disturbed
-            once[name] = min(took, max(seconds(calls[name], 1), 1e-7))
+            once[name] = min(took, seconds(calls[name], 1))
     samples: dict[str, list[float]] = {
         name: [] if took <= limit else [took] for name, took in once.items()
     }
